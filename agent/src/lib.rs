@@ -1,0 +1,1 @@
+//! Decides: events, state, and the one next thing to do.

@@ -1,0 +1,1 @@
+//! Speaks: the `saga` command, the HTTP API and everything a person sees.

@@ -1,0 +1,3 @@
+//! The `saga` command.
+
+fn main() {}

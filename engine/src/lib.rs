@@ -1,0 +1,1 @@
+//! Runs mixture-of-experts and dense language models: tokens in, tokens out.

@@ -1,0 +1,1 @@
+//! Remembers: journals, blobs and notes on one append-only log.

@@ -1,0 +1,1 @@
+//! What tests share: a World that can die, a scripted mind, small repositories.
