@@ -1,1 +1,26 @@
 //! Runs mixture-of-experts and dense language models: tokens in, tokens out.
+//!
+//! An [`Engine`] opens one model file and hands out [`Timeline`]s. A timeline is one line of tokens with
+//! its KV cache: [`Timeline::sync`] makes it say exactly what the caller wants it to say, and
+//! [`Timeline::next`] samples what comes after. The crate knows tokens and nothing of messages or roles.
+
+mod engine;
+mod timeline;
+
+mod grammar;
+mod sample;
+mod tokenizer;
+
+mod worker;
+
+mod error;
+
+pub mod bench;
+pub mod catalog;
+
+pub use engine::{Engine, ModelInfo, Options, Progress, Token};
+pub use error::Error;
+pub use grammar::{Grammar, GrammarSource};
+pub use sample::Sampling;
+pub use timeline::{Synced, Timeline};
+pub use tokenizer::Tokenizer;

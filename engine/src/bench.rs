@@ -1,0 +1,1 @@
+//! Prefill and decode timing on a timeline, as `saga bench` prints it.

@@ -1,0 +1,96 @@
+//! What can go wrong in the engine, sorted by what the caller can do about it.
+
+use std::path::PathBuf;
+
+/// The engine's one error. Each message says what happened and, where there is something to do, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file is no GGUF file at all: give another one.
+    #[error("{} is not a GGUF file: {why}", path.display())]
+    NotGguf {
+        /// The file that was opened.
+        path: PathBuf,
+        /// What was found instead.
+        why: String,
+    },
+    /// The file ends before what it announces: download it again.
+    #[error("{} is cut short: {what} needs {missing} bytes more than the file has; download it again", path.display())]
+    Truncated {
+        /// The file that was opened.
+        path: PathBuf,
+        /// The tensor or the part of the header that is incomplete.
+        what: String,
+        /// How many bytes are missing.
+        missing: u64,
+    },
+    /// The file is a GGUF file whose description contradicts itself or lacks something: give another one.
+    #[error("{} cannot be used: {why}", path.display())]
+    BadModel {
+        /// The file that was opened.
+        path: PathBuf,
+        /// What is wrong with its metadata.
+        why: String,
+    },
+    /// The model's family is not known to this version.
+    #[error("models of architecture `{architecture}` are not supported; supported are: {supported}")]
+    Unsupported {
+        /// The file's `general.architecture`.
+        architecture: String,
+        /// The architectures that are supported, separated by commas.
+        supported: String,
+    },
+    /// One tensor is missing, has the wrong shape or a type without a kernel.
+    #[error("tensor `{name}`: {why}")]
+    Tensor {
+        /// The tensor's name in the file.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The tokens do not fit into the context: shorten them, or open the engine with more `context_tokens`.
+    #[error("{asked} tokens do not fit into a context of {limit}")]
+    ContextFull {
+        /// How many tokens the line would have had.
+        asked: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A token id lies outside of the model's vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocabulary} tokens")]
+    NoSuchToken {
+        /// The offending id.
+        token: u32,
+        /// The vocabulary's size; ids are below it.
+        vocabulary: usize,
+    },
+    /// The line is empty, so nothing can follow it: `sync` at least one token first.
+    #[error("the timeline is empty: sync at least one token before asking what follows")]
+    Empty,
+    /// No token may be sampled: the logits are all NaN or the grammar allows none.
+    #[error("no token can be sampled: {why}")]
+    NoChoice {
+        /// Which of the two it was, and where.
+        why: String,
+    },
+    /// The grammar's source does not compile, or its matcher has given up.
+    #[error("grammar: {0}")]
+    Grammar(String),
+    /// The model's tokenizer cannot be built from the file.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A setting cannot be obeyed.
+    #[error("bad option: {0}")]
+    Option(String),
+    /// Reading or writing a file failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The worker thread has ended, which only a defect in the engine can cause: open the engine again.
+    #[error("the engine's worker has stopped; open the model again and report this")]
+    Stopped,
+}
