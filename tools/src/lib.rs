@@ -1,1 +1,29 @@
 //! Acts: the tools a model may call and the sandbox they run in.
+//!
+//! A [`Toolbox`] holds the [`Tool`]s; a [`Call`] names one and comes back as an [`Outcome`] the model can read, also when
+//! it failed. [`Error`] means that the sandbox itself failed. Everything a tool does to files or processes happens inside
+//! a [`Sandbox`], opened under a [`Policy`] and kept for a session.
+//!
+//! A binary that opens sandboxes calls [`maybe_become_helper`] as the first line of its `main`: the sandbox starts the
+//! same binary again as its helper, with nothing inherited.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the sandbox is built on Linux namespaces, Landlock and seccomp; saga runs on Linux only");
+
+mod arguments;
+mod builtin;
+mod error;
+mod files;
+mod output;
+mod policy;
+mod sandbox;
+mod spec;
+mod tool;
+mod toolbox;
+
+pub use error::Error;
+pub use policy::{Limits, Policy};
+pub use sandbox::{Command, Ended, Layer, Ran, Sandbox, maybe_become_helper, probe};
+pub use spec::{Call, Outcome, Replay, Spec};
+pub use tool::Tool;
+pub use toolbox::Toolbox;

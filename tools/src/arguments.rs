@@ -1,0 +1,1 @@
+//! Arguments as models write them.

@@ -1,0 +1,65 @@
+//! The tools of a session, by name.
+
+use serde_json::Value;
+
+use crate::builtin;
+use crate::{Call, Error, Outcome, Sandbox, Spec, Tool};
+
+/// The tools a model may call.
+pub struct Toolbox {
+    tools: Vec<Box<dyn Tool>>,
+}
+
+impl Toolbox {
+    /// The built-in tools: `exec`, `read`, `write`, `edit`, `grep`, `glob`, `list`.
+    pub fn builtin() -> Toolbox {
+        Toolbox { tools: builtin::all() }
+    }
+
+    /// What the model is told, in the order it is told.
+    pub fn specs(&self) -> Vec<&Spec> {
+        self.tools.iter().map(|tool| tool.spec()).collect()
+    }
+
+    /// The spec of one tool.
+    pub fn spec(&self, name: &str) -> Option<&Spec> {
+        self.find(name).map(|tool| tool.spec())
+    }
+
+    fn find(&self, name: &str) -> Option<&dyn Tool> {
+        self.tools.iter().find(|tool| tool.spec().name == name).map(|tool| tool.as_ref())
+    }
+
+    /// Performs one call in a sandbox. An unknown tool and wrong arguments come back as an outcome that names what is
+    /// wrong and what is expected. Dropping the future ends the call and everything it started.
+    ///
+    /// # Errors
+    /// Only when the sandbox itself failed.
+    pub async fn perform(
+        &self,
+        call: &Call,
+        sandbox: &Sandbox,
+        out: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<Outcome, Error> {
+        let Some(tool) = self.find(&call.name) else {
+            let names: Vec<&str> = self.specs().iter().map(|spec| spec.name.as_str()).collect();
+            let name: String = call.name.chars().filter(|c| !c.is_control()).take(60).collect();
+            return Ok(Outcome::refused(format!(
+                "There is no tool named \"{name}\". The tools are: {}.",
+                names.join(", ")
+            )));
+        };
+        // Some models send the arguments as a string that holds JSON.
+        let mut outcome = match &call.arguments {
+            Value::String(text) => match serde_json::from_str::<Value>(text) {
+                Ok(value) => tool.call(&value, sandbox, out).await?,
+                Err(_) => tool.call(&call.arguments, sandbox, out).await?,
+            },
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                tool.call(&call.arguments, sandbox, out).await?
+            }
+        };
+        outcome.missing_layers = sandbox.missing().iter().map(|layer| layer.name.clone()).collect();
+        Ok(outcome)
+    }
+}
