@@ -1,1 +1,37 @@
 //! Decides: events, state, and the one next thing to do.
+//!
+//! The whole service is three lines, and each has its file:
+//!
+//! ```text
+//! state  = fold(journal)      state.rs    what has happened
+//! action = state.next()       decide.rs   the one next thing to do
+//! event  = perform(action)    drive.rs    do it, write it down, repeat
+//! ```
+//!
+//! Everything that touches the world goes through [`World`]; [`Live`] is the real one, over the engine, the memory and
+//! the tools. There is no resume code: starting is folding an empty journal, and going on after a crash is folding a
+//! longer one.
+
+mod agent;
+mod context;
+mod decide;
+pub mod dialect;
+mod drive;
+mod error;
+mod event;
+mod live;
+pub mod mind;
+mod state;
+mod world;
+
+pub use agent::{
+    Admitted, Agent, Command, Config, NewSession, SessionInfo, Status, Watch, encode, read_journal,
+};
+pub use context::{Answer, Message};
+pub use decide::Action;
+pub use drive::{Inbox, Order, drive};
+pub use error::Error;
+pub use event::{Budget, Created, End, Event, Recorded, Refused, SessionId, Stop, Usage};
+pub use live::{Live, LiveOptions};
+pub use state::State;
+pub use world::{Cancel, Progress, Said, Sink, Thought, World, Worlds};

@@ -1,1 +1,4 @@
 //! One file per promise.
+
+mod crash;
+mod sessions;

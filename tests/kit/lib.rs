@@ -1,1 +1,5 @@
-//! What tests share: a World that can die, a scripted mind, small repositories.
+//! What tests share: a small real world for the agent, with a scripted mind and a power switch.
+
+mod stage;
+
+pub use stage::{Ran, Script, Stage, call, says, thinks};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a model is told about a tool.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// The name a call uses: `[a-z_]+`.
     pub name: String,
@@ -60,7 +60,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// An outcome that says in words why nothing was done: what is wrong and what is expected.
-    pub(crate) fn refused(text: impl Into<String>) -> Outcome {
+    pub fn refused(text: impl Into<String>) -> Outcome {
         let text = text.into();
         let summary = text.lines().next().unwrap_or_default().chars().take(100).collect();
         let bytes_total = text.len() as u64;

@@ -1,0 +1,72 @@
+//! The one next thing to do. Pure: the same state always gives the same action.
+
+use tools::{Call, Replay};
+
+use crate::event::End;
+use crate::state::{Settled, State};
+
+/// What a session does next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Wait for somebody.
+    Rest,
+    /// Start the turn that the waiting inputs ask for.
+    Begin {
+        /// Its number.
+        turn: u32,
+    },
+    /// Ask the model.
+    Think {
+        /// The number of the step.
+        step: u32,
+    },
+    /// Run a call. One that was started before and may be run again is run again.
+    Act(Call),
+    /// Write down that a call's outcome is lost.
+    Lose(Call),
+    /// End the turn.
+    End {
+        /// The turn.
+        turn: u32,
+        /// Why.
+        end: End,
+    },
+}
+
+impl State {
+    /// The one next thing to do.
+    pub fn next(&self) -> Action {
+        let Some(created) = self.created() else { return Action::Rest };
+        let (turn, step) = (self.turn(), self.step() + 1);
+        if !self.running() {
+            return if self.waiting() == 0 { Action::Rest } else { Action::Begin { turn: turn + 1 } };
+        }
+        // A call that was started and never settled means that the service stopped in between. It is settled first,
+        // also when the turn was interrupted: what it did to the workspace is not known.
+        for (call, settled) in self.calls() {
+            match settled {
+                Settled::Started(Replay::Unsafe) => return Action::Lose(call.clone()),
+                Settled::Started(Replay::Safe) if !self.interrupted() => return Action::Act(call.clone()),
+                Settled::Waiting if !self.interrupted() => return Action::Act(call.clone()),
+                Settled::Started(Replay::Safe) | Settled::Waiting | Settled::Answered(_) => {}
+            }
+        }
+        let end = |end| Action::End { turn, end };
+        if self.interrupted() {
+            return end(End::Interrupted);
+        }
+        if self.answered() {
+            return end(End::Done);
+        }
+        let budget = &created.budget;
+        if self.turn_steps() >= budget.steps_max {
+            return end(End::Budget { limit: format!("{} steps in a turn", budget.steps_max) });
+        }
+        if self.turn_output_tokens() >= budget.output_tokens_max {
+            return end(End::Budget {
+                limit: format!("{} sampled tokens in a turn", budget.output_tokens_max),
+            });
+        }
+        Action::Think { step }
+    }
+}

@@ -1,0 +1,96 @@
+//! Chat formats: how a conversation is shown to a model, and how its reply is read.
+//!
+//! A dialect is one folder here. Rendering gives [`Piece`]s rather than a string, so that text stays data: only a
+//! dialect can place a special token, whatever a file or a tool prints. Reading a rendered reply gives it back.
+
+use tools::{Call, Spec};
+
+use crate::context::Message;
+use crate::event::Refused;
+
+pub mod hermes;
+
+/// A part of a rendered prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    /// A special token by its name; plain text for a vocabulary that has no such token.
+    Special(&'static str),
+    /// Text, in which nothing is special.
+    Text(String),
+    /// Tokens as they were sampled.
+    Sampled(Vec<engine::Token>),
+}
+
+/// A reply as read from its text.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parsed {
+    /// The text outside the calls.
+    pub text: String,
+    /// The calls, their ids still empty.
+    pub calls: Vec<Call>,
+    /// Calls that cannot be read.
+    pub refused: Vec<Refused>,
+}
+
+/// A chat format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// ChatML turns with Hermes tool calls: Qwen2.5, Hermes and many others.
+    Hermes,
+}
+
+impl Dialect {
+    /// The dialect of a model, by the chat template its file carries.
+    pub fn of_template(template: &str) -> Option<Dialect> {
+        template.contains("<|im_start|>").then_some(Dialect::Hermes)
+    }
+
+    /// The dialect of a name written by [`Dialect::name`].
+    pub fn named(name: &str) -> Option<Dialect> {
+        match name {
+            "hermes" => Some(Dialect::Hermes),
+            _ => None,
+        }
+    }
+
+    /// The name that journals store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Hermes => "hermes",
+        }
+    }
+
+    /// The prompt for the next reply to a conversation. A longer conversation's prompt begins with a shorter one's,
+    /// up to the reply that was sampled there.
+    pub fn render(self, conversation: &[Message]) -> Vec<Piece> {
+        match self {
+            Dialect::Hermes => hermes::render(conversation),
+        }
+    }
+
+    /// Reads a reply. `whole` is false for one that was cut off.
+    pub fn parse(self, reply: &str, whole: bool) -> Parsed {
+        match self {
+            Dialect::Hermes => hermes::parse(reply, whole),
+        }
+    }
+
+    /// The grammar of a reply: free text, then none or more calls that fit the tools' schemas. `special` tells which
+    /// names the vocabulary has as one token.
+    pub fn grammar(
+        self,
+        tools: &[Spec],
+        special: impl Fn(&str) -> Option<engine::Token>,
+    ) -> engine::GrammarSource {
+        match self {
+            Dialect::Hermes => engine::GrammarSource::Lark(hermes::grammar(tools, special)),
+        }
+    }
+
+    /// Where the text of a reply ends and its calls begin.
+    pub fn call_marker(self) -> &'static str {
+        match self {
+            Dialect::Hermes => hermes::CALL,
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Do the next thing, write it down, repeat.
+//!
+//! One driver per session, and it alone appends to the session's journal: people's inputs reach it through its inbox,
+//! also while a thought or a call is under way.
+
+use std::sync::Arc;
+
+use memory::Seq;
+use tokio::sync::{mpsc, oneshot, watch};
+use tools::Outcome;
+
+use crate::agent::Admitted;
+use crate::decide::Action;
+use crate::event::{End, Event, Recorded, Refused, Stop};
+use crate::state::State;
+use crate::world::{Cancel, Sink, World};
+use crate::{Error, SessionId};
+
+/// What people ask of a running session. Each is answered once it is durable.
+#[derive(Debug)]
+pub enum Order {
+    /// Say something.
+    Input {
+        /// The client's id for it.
+        id: String,
+        /// What is said.
+        text: String,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Stop the running turn.
+    Interrupt {
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+}
+
+/// Where a driver receives orders.
+pub type Inbox = mpsc::Receiver<Order>;
+
+/// Inputs that may wait for a turn; more are refused with [`Error::Busy`].
+const WAITING_MAX: usize = 64;
+
+/// Drives a session until its inbox is closed or the world fails.
+///
+/// `state` is the fold of the journal and stays so; `wrote` is told each event once it is durable. When the inbox is
+/// closed a thought is abandoned, while a running call is cancelled and its outcome written.
+pub async fn drive(
+    id: &SessionId,
+    world: &dyn World,
+    state: &mut State,
+    inbox: &mut Inbox,
+    wrote: &(dyn Fn(&State, Arc<Recorded>) + Send + Sync),
+    out: &Sink,
+) -> Result<(), Error> {
+    let mut driver = Driver { id, world, state, inbox, wrote, out, closing: false };
+    while driver.step().await? {}
+    Ok(())
+}
+
+struct Driver<'a> {
+    id: &'a SessionId,
+    world: &'a dyn World,
+    state: &'a mut State,
+    inbox: &'a mut Inbox,
+    wrote: &'a (dyn Fn(&State, Arc<Recorded>) + Send + Sync),
+    out: &'a Sink,
+    closing: bool,
+}
+
+impl Driver<'_> {
+    /// Does the next thing; false once there is nobody left to do it for.
+    async fn step(&mut self) -> Result<bool, Error> {
+        if self.closing {
+            return Ok(false);
+        }
+        // What has arrived since is heard first, so that an interrupt never waits behind another thought.
+        while let Ok(order) = self.inbox.try_recv() {
+            self.obey(order, None).await?;
+        }
+        match self.state.next() {
+            Action::Rest => {
+                self.world.rest().await;
+                match self.inbox.recv().await {
+                    Some(order) => self.obey(order, None).await?,
+                    None => return Ok(false),
+                }
+            }
+            Action::Begin { turn } => self.record(Event::TurnStarted { turn }).await?,
+            Action::Think { step } => self.think(step).await?,
+            Action::Act(call) => self.act(call).await?,
+            Action::Lose(call) => self.record(Event::CallLost { id: call.id }).await?,
+            Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
+        }
+        Ok(true)
+    }
+
+    async fn think(&mut self, step: u32) -> Result<(), Error> {
+        self.record(Event::StepStarted { step }).await?;
+        let conversation = self.state.conversation().clone();
+        let created = self.state.created().expect("only a created session thinks").clone();
+        let (switch, cancel) = Cancel::pair();
+        let (world, out) = (self.world, self.out);
+        let thought = world.think(&conversation, &created, &cancel, out);
+        let Some(thought) = self.until(thought, &switch, Abandon::Yes).await? else { return Ok(()) };
+        match thought {
+            Ok(mut thought) => {
+                for (i, call) in thought.calls.iter_mut().enumerate() {
+                    call.id = format!("c{step}.{}", i + 1);
+                }
+                let stop = thought.stop.unwrap_or(Stop::End);
+                if stop == Stop::Length && thought.calls.is_empty() && thought.refused.is_empty() {
+                    thought.refused.push(Refused {
+                        text: String::new(),
+                        why: format!(
+                            "your reply was cut off after {} tokens. Go on from where it stopped, in smaller pieces.",
+                            thought.usage.output_tokens
+                        ),
+                    });
+                }
+                self.record(Event::Reply {
+                    step,
+                    tokens: thought.tokens,
+                    text: thought.text,
+                    calls: thought.calls,
+                    refused: thought.refused,
+                    stop,
+                    usage: thought.usage,
+                })
+                .await
+            }
+            Err(Error::ContextFull { asked, limit }) => self.end(End::ContextFull { asked, limit }).await,
+            Err(Error::Stopping) => Err(Error::Stopping),
+            Err(error) => self.end(End::Failed { error: in_full(&error) }).await,
+        }
+    }
+
+    async fn act(&mut self, call: tools::Call) -> Result<(), Error> {
+        let replay = self.world.replay(&call.name);
+        self.record(Event::CallStarted { id: call.id.clone(), replay }).await?;
+        let (switch, cancel) = Cancel::pair();
+        let (world, out) = (self.world, self.out);
+        let outcome = world.act(&call, &cancel, out);
+        let Some(outcome) = self.until(outcome, &switch, Abandon::No).await? else { return Ok(()) };
+        match outcome {
+            Ok(outcome) => self.record(Event::CallFinished { id: call.id, outcome }).await,
+            Err(Error::Stopping) => Err(Error::Stopping),
+            Err(error) => {
+                // The tool itself never ran or its sandbox broke: the model cannot mend that, a person can.
+                let outcome = Outcome::refused(format!("not run: {}", in_full(&error)));
+                self.record(Event::CallFinished { id: call.id, outcome }).await?;
+                self.end(End::Failed { error: in_full(&error) }).await
+            }
+        }
+    }
+
+    async fn end(&mut self, end: End) -> Result<(), Error> {
+        self.record(Event::TurnEnded { turn: self.state.turn(), end }).await
+    }
+
+    /// Waits for an effect while hearing orders. Nothing, when the inbox closed and the effect was abandoned.
+    async fn until<T>(
+        &mut self,
+        effect: impl Future<Output = T>,
+        switch: &watch::Sender<bool>,
+        abandon: Abandon,
+    ) -> Result<Option<T>, Error> {
+        tokio::pin!(effect);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut effect => return Ok(Some(done)),
+                order = self.inbox.recv(), if !self.closing => match order {
+                    Some(order) => self.obey(order, Some(switch)).await?,
+                    None => {
+                        self.closing = true;
+                        switch.send_replace(true);
+                        if abandon == Abandon::Yes {
+                            return Ok(None);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    async fn obey(&mut self, order: Order, switch: Option<&watch::Sender<bool>>) -> Result<(), Error> {
+        match order {
+            Order::Input { id, text, done } => {
+                let known = self.state.input(&id).map(|(seq, old)| (seq, old == text));
+                let answer = match known {
+                    Some((seq, true)) => Ok(Admitted { seq, fresh: false }),
+                    Some((_, false)) => Err(Error::InputIdReused { id }),
+                    None if self.state.waiting() >= WAITING_MAX => Err(Error::Busy(self.id.clone())),
+                    None => match self.write(Event::Input { id, text }).await {
+                        Ok(seq) => Ok(Admitted { seq, fresh: true }),
+                        Err(error) => return refuse(done, error),
+                    },
+                };
+                // Whoever asked may have gone; the input is durable all the same.
+                let _ = done.send(answer);
+            }
+            Order::Interrupt { done } => {
+                let fresh = self.state.running() && !self.state.interrupted();
+                let seq = if fresh {
+                    match self.write(Event::Interrupted).await {
+                        Ok(seq) => seq,
+                        Err(error) => return refuse(done, error),
+                    }
+                } else {
+                    self.state.last().unwrap_or(Seq(0))
+                };
+                if let Some(switch) = switch {
+                    switch.send_replace(true);
+                }
+                let _ = done.send(Ok(Admitted { seq, fresh }));
+            }
+        }
+        Ok(())
+    }
+
+    async fn record(&mut self, event: Event) -> Result<(), Error> {
+        self.write(event).await.map(|_| ())
+    }
+
+    async fn write(&mut self, event: Event) -> Result<Seq, Error> {
+        let at_ms = self.world.now_ms();
+        let seq = self.world.append(at_ms, &event).await?;
+        let recorded = Arc::new(Recorded { seq, at_ms, event });
+        self.state.apply(&recorded);
+        (self.wrote)(self.state, recorded);
+        Ok(seq)
+    }
+}
+
+/// Whether an effect is dropped when the service stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Abandon {
+    /// It leaves nothing behind and is done again.
+    Yes,
+    /// It may have changed something: it is cancelled and its outcome awaited.
+    No,
+}
+
+/// Tells whoever asked that it could not be written, and stops the driver: the journal is the truth, and the next
+/// driver folds it again.
+fn refuse(done: oneshot::Sender<Result<Admitted, Error>>, error: Error) -> Result<(), Error> {
+    let why = in_full(&error);
+    let _ = done.send(Err(error));
+    Err(Error::NotWritten(why))
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,74 @@
+//! What can go wrong in the agent, named by what the caller can do about it.
+
+use std::path::PathBuf;
+
+use crate::SessionId;
+
+/// An error of the agent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such session.
+    #[error("there is no session {0}; `saga sessions list` shows those there are")]
+    NoSession(SessionId),
+    /// A session of that id exists and is not the one asked for.
+    #[error("a session {0} exists already; leave the id out to get a new one")]
+    Exists(SessionId),
+    /// The request cannot be carried out as it stands.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The workspace lies outside the folders sessions may work in.
+    #[error(
+        "the workspace {path} is not under an allowed root ({roots}); start the service with `--root {path}` or add it to `workspace_roots` in the configuration"
+    )]
+    OutsideRoots {
+        /// The folder asked for.
+        path: PathBuf,
+        /// The folders allowed, for people.
+        roots: String,
+    },
+    /// An input id was used before with another text.
+    #[error("input id {id:?} was used before for another text; send a new id")]
+    InputIdReused {
+        /// The id.
+        id: String,
+    },
+    /// The session's queue of inputs is full.
+    #[error("session {0} has too many inputs waiting; wait for its turn to end or interrupt it")]
+    Busy(SessionId),
+    /// The service is stopping.
+    #[error("the service is stopping; send the request again when it is back")]
+    Stopping,
+    /// An event could not be written; the session stops until it can be.
+    #[error("the session's journal cannot be written: {0}")]
+    NotWritten(String),
+    /// A journal holds something this version cannot read.
+    #[error(
+        "event {seq} of session {id} cannot be read ({why}); it was written by another version or is damaged"
+    )]
+    Unreadable {
+        /// The session.
+        id: SessionId,
+        /// The event's place.
+        seq: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The prompt does not fit the model's context.
+    #[error("the prompt needs {asked} tokens, the context holds {limit}")]
+    ContextFull {
+        /// Tokens asked for.
+        asked: u64,
+        /// Tokens there are.
+        limit: u64,
+    },
+    /// The memory failed.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The sandbox failed.
+    #[error(transparent)]
+    Tools(#[from] tools::Error),
+}

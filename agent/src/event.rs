@@ -1,0 +1,301 @@
+//! The shared vocabulary: the facts a session's journal is made of.
+//!
+//! An event is written once and never edited. Its JSON form is what the journal stores and what the API sends, so a
+//! change here is a change of both: fields may be added with a default, never renamed or removed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use memory::Seq;
+use serde::{Deserialize, Serialize};
+use tools::{Call, Outcome, Replay, Spec};
+
+use crate::Error;
+
+/// One fact in the life of a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The session exists. Always the first event, and the only one of its kind.
+    Created(Box<Created>),
+    /// Somebody said something to the session.
+    Input {
+        /// The client's own id for this input: sending it again changes nothing.
+        id: String,
+        /// What was said.
+        text: String,
+    },
+    /// The agent took up the inputs that were waiting.
+    TurnStarted {
+        /// 1, 2, 3 … within the session.
+        turn: u32,
+    },
+    /// The model is about to be asked. What came before this event is in the prompt; what comes between it and the
+    /// reply is told to the model at the next step.
+    StepStarted {
+        /// 1, 2, 3 … within the session. A step that was cut off by a crash is started again under a new number.
+        step: u32,
+    },
+    /// The model answered.
+    Reply {
+        /// The step this answers.
+        step: u32,
+        /// What was sampled, exactly. The prompt is built from these and never from the text.
+        tokens: Vec<engine::Token>,
+        /// What the reply says outside its calls.
+        text: String,
+        /// The calls it asks for, in order.
+        calls: Vec<Call>,
+        /// Calls that could not be read, with the reason the model is told.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<Refused>,
+        /// Why the reply ended.
+        stop: Stop,
+        /// What it cost.
+        usage: Usage,
+    },
+    /// A call is about to run. Durable before the tool sees it.
+    CallStarted {
+        /// [`Call::id`].
+        id: String,
+        /// Whether it may be run again when its outcome is lost.
+        replay: Replay,
+    },
+    /// A call has run.
+    CallFinished {
+        /// [`Call::id`].
+        id: String,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// A call was started, but the service stopped before its outcome was written. What it did is unknown.
+    CallLost {
+        /// [`Call::id`].
+        id: String,
+    },
+    /// Somebody asked the running turn to stop.
+    Interrupted,
+    /// The agent rests.
+    TurnEnded {
+        /// The turn that ended.
+        turn: u32,
+        /// Why.
+        end: End,
+    },
+}
+
+/// What a session is, fixed when it is made. With the events that follow it is all the prompt is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Created {
+    /// The folder the session works in.
+    pub workspace: PathBuf,
+    /// The model's id in the catalog, or the path of its file.
+    pub model: String,
+    /// The chat format the model was trained on: the name of a folder in `dialect`.
+    pub dialect: String,
+    /// The system prompt, as rendered when the session was made.
+    pub system: String,
+    /// The tools the model may call, as described to it.
+    pub tools: Vec<Spec>,
+    /// Limits of each turn.
+    pub budget: Budget,
+    /// How replies are sampled.
+    pub sampling: engine::Sampling,
+    /// Milliseconds since 1970 when it was made.
+    pub at_ms: u64,
+}
+
+/// Limits of one turn. A limit that is reached ends the turn cleanly; the next input starts a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Most steps (replies of the model) in a turn.
+    pub steps_max: u32,
+    /// Most tokens sampled in a turn.
+    pub output_tokens_max: u64,
+    /// Most tokens sampled in one reply.
+    pub reply_tokens_max: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        // 40 steps is about twice what small repairs were seen to need; a reply of 4,096 tokens holds a 300-line file.
+        Budget { steps_max: 40, output_tokens_max: 32_768, reply_tokens_max: 4_096 }
+    }
+}
+
+/// A call the agent could not read, as the model wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The text of the call.
+    pub text: String,
+    /// What is wrong with it, in words the model can act on.
+    pub why: String,
+}
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// The model ended it.
+    End,
+    /// [`Budget::reply_tokens_max`] was reached.
+    Length,
+    /// Somebody interrupted the turn; what had been sampled is kept.
+    Interrupted,
+}
+
+/// What a reply cost, counted exactly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens in the prompt.
+    pub prompt_tokens: u64,
+    /// Of those, tokens whose KV was already there.
+    pub cached_tokens: u64,
+    /// Tokens sampled.
+    pub output_tokens: u64,
+    /// Milliseconds spent on the prompt.
+    pub prefill_ms: u64,
+    /// Milliseconds spent sampling.
+    pub decode_ms: u64,
+}
+
+impl Usage {
+    /// The sum of two costs.
+    pub fn plus(self, other: Usage) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            cached_tokens: self.cached_tokens + other.cached_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+            prefill_ms: self.prefill_ms + other.prefill_ms,
+            decode_ms: self.decode_ms + other.decode_ms,
+        }
+    }
+}
+
+/// Why a turn ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum End {
+    /// The model replied without asking for a call.
+    Done,
+    /// Somebody interrupted it.
+    Interrupted,
+    /// A limit of [`Budget`] was reached.
+    Budget {
+        /// Which, in words.
+        limit: String,
+    },
+    /// The prompt no longer fits the model's context.
+    ContextFull {
+        /// Tokens the prompt needs.
+        asked: u64,
+        /// Tokens the context holds.
+        limit: u64,
+    },
+    /// Something the agent cannot mend by itself.
+    Failed {
+        /// What, and what to do about it.
+        error: String,
+    },
+}
+
+/// An event with its place in the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Its place: 1, 2, 3 … without gaps.
+    pub seq: Seq,
+    /// Milliseconds since 1970 when it was written.
+    pub at_ms: u64,
+    /// The fact.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// A session's name: short, sorted by the time it was made, and safe in a path and a URL.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SessionId(String);
+
+impl SessionId {
+    /// The longest id a caller may choose.
+    pub const CHARS_MAX: usize = 48;
+
+    /// A new id from a time in milliseconds and random bits: `s-` and 13 letters or digits, sorted by time.
+    pub fn new(now_ms: u64, random: u64) -> SessionId {
+        // 41 bits of milliseconds reach the year 2039 and keep sorting until then; 24 random bits tell apart what
+        // was made in one millisecond. 65 bits are 13 digits of 5 bits.
+        let bits = (u128::from(now_ms & ((1 << 41) - 1)) << 24) | u128::from(random & 0xff_ffff);
+        let digits: String =
+            (0..13).rev().map(|i| char::from(ALPHABET[((bits >> (5 * i)) & 31) as usize])).collect();
+        SessionId(format!("s-{digits}"))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Crockford's base 32 in lower case: no letter is taken for a digit, and text order is number order.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+impl FromStr for SessionId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<SessionId, Error> {
+        let fits = !text.is_empty()
+            && text.len() <= SessionId::CHARS_MAX
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        if fits {
+            Ok(SessionId(text.to_string()))
+        } else {
+            Err(Error::BadRequest(format!(
+                "a session id has 1 to {} characters of a-z, 0-9, '-' and '_'; got {text:?}",
+                SessionId::CHARS_MAX
+            )))
+        }
+    }
+}
+
+impl TryFrom<String> for SessionId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<SessionId, Error> {
+        text.parse()
+    }
+}
+
+impl From<SessionId> for String {
+    fn from(id: SessionId) -> String {
+        id.0
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_the_time_they_were_made() {
+        // The list of sessions is shown newest last without reading one of them.
+        let early = SessionId::new(1_795_000_000_000, u64::MAX);
+        let late = SessionId::new(1_795_000_000_001, 0);
+        assert!(early < late, "{early} {late}");
+        assert_eq!(early.as_str().len(), 15);
+        assert_eq!(early.as_str().parse::<SessionId>().unwrap(), early);
+    }
+
+    #[test]
+    fn an_id_is_safe_in_a_path_and_a_url() {
+        for bad in ["", "../x", "a/b", "A", "a b", "é", &"x".repeat(49)] {
+            assert!(bad.parse::<SessionId>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The real world: the journal in memory, thoughts from the engine, calls in the sandbox.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use engine::Engine;
+use memory::{Journal, Memory, Seq};
+use tokio::sync::Mutex;
+use tools::{Call, Outcome, Policy, Replay, Sandbox, Toolbox};
+
+use crate::Error;
+use crate::agent::{NewSession, blocking, encode};
+use crate::context::Message;
+use crate::dialect::Dialect;
+use crate::event::{Budget, Created, Event, SessionId};
+use crate::mind::LocalMind;
+use crate::world::{Cancel, Progress, Sink, Thought, World, Worlds};
+
+/// What the real world is made of.
+#[derive(Debug, Clone)]
+pub struct LiveOptions {
+    /// The folder models are pulled into.
+    pub models: PathBuf,
+    /// The model of sessions that name none: an id of the catalog or a path.
+    pub model: String,
+    /// Folders that workspaces must lie in.
+    pub roots: Vec<PathBuf>,
+    /// How engines are opened.
+    pub threads: usize,
+    /// Tokens of context; the model's own when left out.
+    pub context_tokens: Option<usize>,
+    /// Limits of each turn of sessions that name none.
+    pub budget: Budget,
+    /// How replies are sampled.
+    pub sampling: engine::Sampling,
+    /// Sandbox layers the operator lets be missing.
+    pub lowered: Vec<String>,
+    /// The binary that becomes the sandbox's processes; this one when left out.
+    pub helper: Option<PathBuf>,
+    /// Bytes of KV that resting sessions may hold together.
+    pub kv_bytes_max: u64,
+}
+
+/// The real [`Worlds`].
+pub struct Live {
+    options: LiveOptions,
+    memory: Memory,
+    toolbox: Arc<Toolbox>,
+    engines: Mutex<BTreeMap<PathBuf, Engine>>,
+    minds: std::sync::Mutex<Vec<Weak<Thinking>>>,
+    clock: AtomicU64,
+}
+
+/// Engines open at once. Each maps its whole file; a service thinks with one or two models.
+const ENGINES_MAX: usize = 4;
+
+/// A session's mind once it has one, and when it was used last.
+#[derive(Default)]
+struct Thinking {
+    mind: Mutex<Option<LocalMind>>,
+    used: AtomicU64,
+}
+
+impl Live {
+    /// The real world over `memory`.
+    pub fn new(options: LiveOptions, memory: Memory) -> Arc<Live> {
+        Arc::new(Live {
+            options,
+            memory,
+            toolbox: Arc::new(Toolbox::builtin()),
+            engines: Mutex::default(),
+            minds: std::sync::Mutex::default(),
+            clock: AtomicU64::new(0),
+        })
+    }
+
+    /// The engine of a model, opened at first use. `out` sees the loading.
+    pub async fn engine(&self, model: &str, out: &Sink) -> Result<Engine, Error> {
+        let path = file_of(model, &self.options.models)?;
+        // Held while a model loads: two sessions that want it load it once.
+        let mut engines = self.engines.lock().await;
+        if let Some(engine) = engines.get(&path) {
+            return Ok(engine.clone());
+        }
+        if engines.len() >= ENGINES_MAX {
+            return Err(Error::BadRequest(format!(
+                "{ENGINES_MAX} models are open already; use one of them or restart the service"
+            )));
+        }
+        let options =
+            engine::Options { threads: self.options.threads, context_tokens: self.options.context_tokens };
+        let (file, out) = (path.clone(), out.clone());
+        let engine = blocking(move || {
+            let mut on = |progress| {
+                if let engine::Progress::Loading { done_bytes, total_bytes } = progress {
+                    out.say(Progress::Loading { done_bytes, total_bytes });
+                }
+            };
+            Ok(Engine::open(&file, options, &mut on)?)
+        })
+        .await?;
+        engines.insert(path, engine.clone());
+        Ok(engine)
+    }
+
+    /// Keeps the KV of resting sessions within its bytes: the one unused for longest forgets first.
+    fn trim(&self, current: &Arc<Thinking>) {
+        let mut minds = self.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        minds.retain(|mind| mind.strong_count() > 0);
+        let mut resting: Vec<Arc<Thinking>> = minds.iter().filter_map(Weak::upgrade).collect();
+        resting.sort_by_key(|thinking| thinking.used.load(Ordering::Relaxed));
+        let mut held = 0;
+        for thinking in resting.iter().rev() {
+            // One that is thinking just now is locked, and counts when it comes here itself.
+            let Ok(mut mind) = thinking.mind.try_lock() else { continue };
+            let Some(mind) = mind.as_mut() else { continue };
+            held += mind.kv_bytes();
+            if held > self.options.kv_bytes_max && !Arc::ptr_eq(thinking, current) {
+                mind.forget();
+            }
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    // A clock before 1970 is a broken clock; the journal's order does not depend on it.
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_millis() as u64).unwrap_or_default()
+}
+
+#[async_trait]
+impl Worlds for Arc<Live> {
+    async fn plan(&self, new: &NewSession, now_ms: u64) -> Result<Created, Error> {
+        let workspace = workspace(&new.workspace, &self.options.roots)?;
+        let model = new.model.clone().unwrap_or_else(|| self.options.model.clone());
+        let engine = self.engine(&model, &Sink::none()).await?;
+        let facts = engine.model();
+        let dialect = match &facts.chat_template {
+            Some(template) => Dialect::of_template(template).ok_or_else(|| {
+                Error::BadRequest(format!("the model {model} uses a chat format that is not supported; use an instruct model with ChatML turns"))
+            })?,
+            None => {
+                return Err(Error::BadRequest(format!(
+                    "the model {model} carries no chat template, so it cannot hold a conversation; use an instruct model"
+                )));
+            }
+        };
+        let tools = self.toolbox.specs().into_iter().cloned().collect();
+        Ok(Created {
+            system: system_prompt(&workspace, new.instructions.as_deref()),
+            workspace,
+            model,
+            dialect: dialect.name().to_string(),
+            tools,
+            budget: new.budget.unwrap_or(self.options.budget),
+            sampling: self.options.sampling.clone(),
+            at_ms: now_ms,
+        })
+    }
+
+    async fn open(&self, id: &SessionId, created: &Created) -> Result<Arc<dyn World>, Error> {
+        let (memory, name) = (self.memory.clone(), id.clone());
+        let journal = blocking(move || Ok(memory.journal(name.as_str())?)).await?;
+        let thinking = Arc::new(Thinking::default());
+        self.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::downgrade(&thinking));
+        let policy = Policy {
+            lowered: self.options.lowered.clone(),
+            helper: self.options.helper.clone(),
+            ..Policy::new(&created.workspace)
+        };
+        Ok(Arc::new(LiveWorld { live: self.clone(), journal, thinking, policy, sandbox: Mutex::default() }))
+    }
+
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+}
+
+/// One session's real world.
+struct LiveWorld {
+    live: Arc<Live>,
+    journal: Journal,
+    thinking: Arc<Thinking>,
+    policy: Policy,
+    sandbox: Mutex<Option<Arc<Sandbox>>>,
+}
+
+impl LiveWorld {
+    async fn sandbox(&self) -> Result<Arc<Sandbox>, Error> {
+        let mut sandbox = self.sandbox.lock().await;
+        if let Some(sandbox) = sandbox.as_ref() {
+            return Ok(sandbox.clone());
+        }
+        let opened = Arc::new(Sandbox::open(self.policy.clone()).await?);
+        *sandbox = Some(opened.clone());
+        Ok(opened)
+    }
+}
+
+#[async_trait]
+impl World for LiveWorld {
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+
+    async fn append(&self, at_ms: u64, event: &Event) -> Result<Seq, Error> {
+        let (journal, record) = (self.journal.clone(), encode(at_ms, event));
+        blocking(move || Ok(journal.append(&record)?)).await
+    }
+
+    fn replay(&self, tool: &str) -> Replay {
+        // A tool nobody knows does nothing, so its refusal may be given again.
+        self.live.toolbox.spec(tool).map_or(Replay::Safe, |spec| spec.replay)
+    }
+
+    async fn think(
+        &self,
+        conversation: &[Message],
+        created: &Created,
+        cancel: &Cancel,
+        out: &Sink,
+    ) -> Result<Thought, Error> {
+        let mut mind = self.thinking.mind.lock().await;
+        self.thinking.used.store(self.live.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        let thought = async {
+            let mind = match &mut *mind {
+                Some(mind) => mind,
+                none => none.insert(LocalMind::new(self.live.engine(&created.model, out).await?, created)?),
+            };
+            mind.think(conversation, created, cancel, out).await
+        }
+        .await;
+        drop(mind);
+        self.live.trim(&self.thinking);
+        thought
+    }
+
+    async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error> {
+        let sandbox = self.sandbox().await?;
+        let (id, sink) = (call.id.clone(), out.clone());
+        let show = move |text: &str| sink.say(Progress::Output { call: id.clone(), text: text.to_string() });
+        let done = tokio::select! {
+            biased;
+            done = self.live.toolbox.perform(call, &sandbox, &show) => done,
+            // Dropping the call kills what it started.
+            () = cancel.set() => return Ok(Outcome::refused("stopped: the turn was interrupted while this was running")),
+        };
+        if done.is_err() {
+            // A sandbox that failed once is not trusted again; the next call gets a new one.
+            *self.sandbox.lock().await = None;
+        }
+        Ok(done?)
+    }
+}
+
+/// The file of a model.
+fn file_of(model: &str, models: &Path) -> Result<PathBuf, Error> {
+    [PathBuf::from(model), models.join(model)].into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        Error::BadRequest(format!("there is no model {model}; `saga model pull {model}` fetches it"))
+    })
+}
+
+/// The folder a session works in, checked: it exists, is a folder, and lies under a root once every link is followed.
+fn workspace(asked: &Path, roots: &[PathBuf]) -> Result<PathBuf, Error> {
+    if !asked.is_absolute() {
+        return Err(Error::BadRequest(format!("the workspace {} is not an absolute path", asked.display())));
+    }
+    let real = asked.canonicalize().map_err(|error| {
+        Error::BadRequest(format!("the workspace {} cannot be used: {error}", asked.display()))
+    })?;
+    if !real.is_dir() {
+        return Err(Error::BadRequest(format!("the workspace {} is not a folder", asked.display())));
+    }
+    if real.parent().is_none() {
+        return Err(Error::BadRequest(
+            "the root of the file system is no workspace; choose a project's folder".to_string(),
+        ));
+    }
+    let inside = roots.iter().any(|root| root.canonicalize().is_ok_and(|root| real.starts_with(root)));
+    if inside {
+        return Ok(real);
+    }
+    let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
+    Err(Error::OutsideRoots { path: real, roots: roots.join(", ") })
+}
+
+/// The system prompt of a new session.
+fn system_prompt(workspace: &Path, instructions: Option<&str>) -> String {
+    let mut text =
+        include_str!("prompts/system.md").trim().replace("{workspace}", &workspace.display().to_string());
+    if let Some(instructions) = instructions.map(str::trim).filter(|text| !text.is_empty()) {
+        text.push_str("\n\n# Instructions from the user\n\n");
+        text.push_str(instructions);
+    }
+    text
+}

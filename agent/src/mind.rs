@@ -1,0 +1,5 @@
+//! Minds: what thinks. Today the embedded engine; a cluster behind an HTTP API is another file beside it.
+
+mod local;
+
+pub use local::LocalMind;

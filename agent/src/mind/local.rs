@@ -1,0 +1,242 @@
+//! Thinking with the embedded engine: render, prefill what is new, sample under the grammar, read.
+
+use std::time::Instant;
+
+use engine::{Engine, Grammar, Timeline, Token, Tokenizer};
+
+use crate::Error;
+use crate::context::Message;
+use crate::dialect::{Dialect, Piece};
+use crate::event::{Created, Stop, Usage};
+use crate::world::{Cancel, Progress, Sink, Thought};
+
+/// One session's mind: a timeline that keeps what has been computed, and the grammar of its replies.
+pub struct LocalMind {
+    engine: Engine,
+    dialect: Dialect,
+    grammar: Grammar,
+    timeline: Timeline,
+}
+
+impl LocalMind {
+    /// A mind with nothing computed yet. Fails when the tools' schemas make no grammar.
+    pub fn new(engine: Engine, created: &Created) -> Result<LocalMind, Error> {
+        let dialect = Dialect::named(&created.dialect).ok_or_else(|| {
+            Error::BadRequest(format!(
+                "this session speaks the dialect {:?}, which this version does not know",
+                created.dialect
+            ))
+        })?;
+        let source = dialect.grammar(&created.tools, |name| engine.tokenizer().special(name));
+        let grammar = engine.grammar(&source)?;
+        let timeline = engine.timeline();
+        Ok(LocalMind { engine, dialect, grammar, timeline })
+    }
+
+    /// The bytes of KV that are held.
+    pub fn kv_bytes(&self) -> u64 {
+        self.timeline.tokens().len() as u64 * self.engine.model().kv_bytes_per_token as u64
+    }
+
+    /// Lets go of what has been computed; the next thought computes it again.
+    pub fn forget(&mut self) {
+        self.timeline = self.engine.timeline();
+    }
+
+    /// Replies to a conversation.
+    pub async fn think(
+        &mut self,
+        conversation: &[Message],
+        created: &Created,
+        cancel: &Cancel,
+        out: &Sink,
+    ) -> Result<Thought, Error> {
+        let tokenizer = self.engine.tokenizer().clone();
+        let prompt = tokens(&tokenizer, &self.dialect.render(conversation));
+        let limit = self.engine.model().context_tokens;
+        // A reply needs room too: a prompt that leaves less than this is full.
+        const ROOM: usize = 256;
+        if prompt.len() + ROOM > limit {
+            return Err(Error::ContextFull { asked: (prompt.len() + ROOM) as u64, limit: limit as u64 });
+        }
+        let mut usage = Usage { prompt_tokens: prompt.len() as u64, ..Usage::default() };
+        let started = Instant::now();
+        let synced = tokio::select! {
+            biased;
+            () = cancel.set() => return Ok(Thought { stop: Some(Stop::Interrupted), usage, ..Thought::default() }),
+            synced = self.timeline.sync(&prompt, |progress| out.say(seen(progress))) => synced?,
+        };
+        usage.cached_tokens = synced.cached as u64;
+        usage.prefill_ms = started.elapsed().as_millis() as u64;
+
+        let mut grammar = self.grammar.clone();
+        let room = (limit - prompt.len()).min(created.budget.reply_tokens_max as usize);
+        let mut reply: Vec<Token> = Vec::new();
+        let mut shown = Shown::new(self.dialect.call_marker());
+        let decoding = Instant::now();
+        let stop = loop {
+            if reply.len() >= room {
+                break Stop::Length;
+            }
+            let next = tokio::select! {
+                biased;
+                () = cancel.set() => break Stop::Interrupted,
+                next = self.timeline.next(&created.sampling, Some(&mut grammar)) => next?,
+            };
+            usage.output_tokens += 1;
+            if tokenizer.ends().contains(&next) {
+                break Stop::End;
+            }
+            reply.push(next);
+            shown.add(tokenizer.bytes(next), out);
+            out.say(Progress::Speed {
+                output_tokens: usage.output_tokens,
+                decode_ms: decoding.elapsed().as_millis() as u64,
+            });
+            if grammar.ended() {
+                break Stop::End;
+            }
+        };
+        shown.finish(out);
+        usage.decode_ms = decoding.elapsed().as_millis() as u64;
+        let parsed = self.dialect.parse(&tokenizer.decode(&reply), stop == Stop::End);
+        Ok(Thought {
+            tokens: reply,
+            text: parsed.text,
+            calls: parsed.calls,
+            refused: if stop == Stop::Interrupted { Vec::new() } else { parsed.refused },
+            stop: Some(stop),
+            usage,
+        })
+    }
+}
+
+/// The tokens of a rendered prompt. Text never becomes a special token.
+fn tokens(tokenizer: &Tokenizer, pieces: &[Piece]) -> Vec<Token> {
+    let mut out = Vec::new();
+    let mut text = String::new();
+    for piece in pieces {
+        match piece {
+            // Neighbouring texts are one text to the tokenizer, as they are to the model's own template.
+            Piece::Text(more) => text.push_str(more),
+            Piece::Special(name) => match tokenizer.special(name) {
+                Some(token) => {
+                    out.extend(tokenizer.encode(&std::mem::take(&mut text)));
+                    out.push(token);
+                }
+                None => text.push_str(name),
+            },
+            Piece::Sampled(tokens) => {
+                out.extend(tokenizer.encode(&std::mem::take(&mut text)));
+                out.extend(tokens);
+            }
+        }
+    }
+    out.extend(tokenizer.encode(&text));
+    out
+}
+
+fn seen(progress: engine::Progress) -> Progress {
+    match progress {
+        engine::Progress::Loading { done_bytes, total_bytes } => {
+            Progress::Loading { done_bytes, total_bytes }
+        }
+        engine::Progress::Prefilling { done_tokens, total_tokens } => {
+            Progress::Prefilling { done_tokens: done_tokens as u64, total_tokens: total_tokens as u64 }
+        }
+    }
+}
+
+/// What of a reply has been shown: whole characters only, and no beginning of a call taken for text.
+struct Shown {
+    marker: &'static str,
+    pending: Vec<u8>,
+    calling: bool,
+}
+
+impl Shown {
+    fn new(marker: &'static str) -> Shown {
+        Shown { marker, pending: Vec::new(), calling: false }
+    }
+
+    fn add(&mut self, bytes: &[u8], out: &Sink) {
+        self.pending.extend_from_slice(bytes);
+        if !self.calling {
+            if let Some(at) = find(&self.pending, self.marker.as_bytes()) {
+                let text: Vec<u8> = self.pending.drain(..at).collect();
+                say_text(&text, out);
+                self.calling = true;
+            } else {
+                let held = (1..self.marker.len())
+                    .rev()
+                    .find(|n| self.pending.ends_with(&self.marker.as_bytes()[..*n]))
+                    .unwrap_or(0);
+                let whole = whole_characters(&self.pending[..self.pending.len() - held]);
+                let text: Vec<u8> = self.pending.drain(..whole).collect();
+                say_text(&text, out);
+                return;
+            }
+        }
+        let whole = whole_characters(&self.pending);
+        let text: Vec<u8> = self.pending.drain(..whole).collect();
+        if !text.is_empty() {
+            out.say(Progress::Calling { text: String::from_utf8_lossy(&text).into_owned() });
+        }
+    }
+
+    fn finish(self, out: &Sink) {
+        if !self.calling {
+            say_text(&self.pending, out);
+        }
+    }
+}
+
+fn say_text(text: &[u8], out: &Sink) {
+    if !text.is_empty() {
+        out.say(Progress::Text { text: String::from_utf8_lossy(text).into_owned() });
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// How many bytes of `bytes` end at a character's border. What can never become a character counts as whole.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len(),
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        Err(_) => bytes.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_text_without_call_marks_or_broken_characters() {
+        // Tokens cut characters and marks anywhere; what is shown must not.
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let sink = {
+            let said = said.clone();
+            Sink::new(move |progress| said.lock().unwrap().push(progress))
+        };
+        let mut shown = Shown::new("<tool_call>");
+        for byte in "a < b, 日<tool_call>\n{\"x\"".as_bytes() {
+            shown.add(&[*byte], &sink);
+        }
+        shown.finish(&sink);
+        let (mut text, mut call) = (String::new(), String::new());
+        for progress in said.lock().unwrap().iter() {
+            match progress {
+                Progress::Text { text: more } => text.push_str(more),
+                Progress::Calling { text: more } => call.push_str(more),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((text.as_str(), call.as_str()), ("a < b, 日", "<tool_call>\n{\"x\""));
+    }
+}

@@ -1,0 +1,175 @@
+//! The one seam: every effect the agent has goes through [`World`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use memory::Seq;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tools::{Call, Outcome};
+
+use crate::Error;
+use crate::agent::NewSession;
+use crate::context::Message;
+use crate::event::{Created, Event, Recorded, Refused, SessionId, Stop, Usage};
+
+/// Everything outside the agent, as one session meets it: its journal, its mind, its tools and its clock.
+///
+/// Dropping the future of an effect abandons the effect: a thought leaves nothing behind, a call's processes are killed.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> u64;
+
+    /// Writes an event at the end of the journal. Durable when it returns.
+    async fn append(&self, at_ms: u64, event: &Event) -> Result<Seq, Error>;
+
+    /// Whether a call of this tool may be run again when its outcome is lost.
+    fn replay(&self, tool: &str) -> tools::Replay;
+
+    /// Lets the model reply to the conversation. Ends early, with what there is and [`Stop::Interrupted`], once `cancel` is set.
+    async fn think(
+        &self,
+        conversation: &[Message],
+        limits: &Created,
+        cancel: &Cancel,
+        out: &Sink,
+    ) -> Result<Thought, Error>;
+
+    /// Runs one call. Ends early, with an outcome that says so, once `cancel` is set.
+    async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error>;
+
+    /// The session rests: what it holds only for speed may be let go.
+    async fn rest(&self) {}
+}
+
+/// Makes the [`World`] of each session.
+#[async_trait]
+pub trait Worlds: Send + Sync {
+    /// Checks what is asked for and settles what the session will be.
+    async fn plan(&self, new: &NewSession, now_ms: u64) -> Result<Created, Error>;
+
+    /// Opens the world of one session.
+    async fn open(&self, id: &SessionId, created: &Created) -> Result<Arc<dyn World>, Error>;
+
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> u64;
+}
+
+/// One reply of the model, before it is an event.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Thought {
+    /// What was sampled, exactly.
+    pub tokens: Vec<engine::Token>,
+    /// What it says outside its calls.
+    pub text: String,
+    /// The calls it asks for. Their ids are set by the driver.
+    pub calls: Vec<Call>,
+    /// Calls that could not be read.
+    pub refused: Vec<Refused>,
+    /// Why it ended.
+    pub stop: Option<Stop>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// What happens between two events: shown live, never written down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Progress {
+    /// The model's file is being read.
+    Loading {
+        /// Bytes read so far.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// The prompt is being computed.
+    Prefilling {
+        /// Tokens computed so far in this step.
+        done_tokens: u64,
+        /// Tokens to compute in this step.
+        total_tokens: u64,
+    },
+    /// The model wrote some text.
+    Text {
+        /// The new text.
+        text: String,
+    },
+    /// The model is writing a call.
+    Calling {
+        /// The new text of the call, in the dialect's syntax.
+        text: String,
+    },
+    /// A running call printed something.
+    Output {
+        /// [`Call::id`].
+        call: String,
+        /// The new text.
+        text: String,
+    },
+    /// How the step is going.
+    Speed {
+        /// Tokens sampled so far in this step.
+        output_tokens: u64,
+        /// Milliseconds since the first of them.
+        decode_ms: u64,
+    },
+}
+
+/// Where progress goes. Never blocks; a slow reader misses some of it.
+#[derive(Clone)]
+pub struct Sink(Arc<dyn Fn(Progress) + Send + Sync>);
+
+impl Sink {
+    /// A sink that hands each piece to `f`.
+    pub fn new(f: impl Fn(Progress) + Send + Sync + 'static) -> Sink {
+        Sink(Arc::new(f))
+    }
+
+    /// A sink nobody reads.
+    pub fn none() -> Sink {
+        Sink(Arc::new(|_| ()))
+    }
+
+    /// Says what is happening.
+    pub fn say(&self, progress: Progress) {
+        (self.0)(progress);
+    }
+}
+
+/// A request to end an effect early. Once set it stays set.
+#[derive(Debug, Clone)]
+pub struct Cancel(watch::Receiver<bool>);
+
+impl Cancel {
+    /// A pair: the switch, and what listens to it.
+    pub fn pair() -> (watch::Sender<bool>, Cancel) {
+        let (set, get) = watch::channel(false);
+        (set, Cancel(get))
+    }
+
+    /// Whether it is set now.
+    pub fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Ends once it is set; never, if its switch is gone without having been set.
+    pub async fn set(&self) {
+        let mut get = self.0.clone();
+        if get.wait_for(|set| *set).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What watchers of a session receive, in order.
+#[derive(Debug, Clone)]
+pub enum Said {
+    /// An event was written.
+    Recorded(Arc<Recorded>),
+    /// Something is happening.
+    Progress(Progress),
+    /// The watcher was too slow and missed something: it reads the journal to catch up.
+    Lagged,
+}

@@ -1,0 +1,187 @@
+//! Every decision, as a table: what has happened, and the one next thing to do.
+
+use agent::{Action, Budget, Created, End, Event, Recorded, State, Stop, Usage};
+use expect_test::{Expect, expect};
+use memory::Seq;
+use tools::{Call, Outcome, Replay};
+
+/// Folds a history told in words and says what comes next.
+fn check(history: &str, expect: Expect) {
+    let state = State::fold(&events(history));
+    expect.assert_eq(&say(&state.next()));
+}
+
+fn events(history: &str) -> Vec<Recorded> {
+    let mut step = 0;
+    let mut turn = 0;
+    history
+        .split_whitespace()
+        .enumerate()
+        .map(|(i, word)| {
+            let (word, rest) = word.split_once(':').unwrap_or((word, ""));
+            let event = match word {
+                "created" => Event::from(created()),
+                "ask" => Event::Input { id: format!("i{i}"), text: "Do it.".into() },
+                "turn" => {
+                    turn += 1;
+                    Event::TurnStarted { turn }
+                }
+                "step" => {
+                    step += 1;
+                    Event::StepStarted { step }
+                }
+                "reply" => Event::Reply {
+                    step,
+                    tokens: vec![1],
+                    text: "Well.".into(),
+                    calls: rest.split(',').filter(|name| !name.is_empty()).map(call).collect(),
+                    refused: Vec::new(),
+                    stop: Stop::End,
+                    usage: Usage { output_tokens: 10, ..Usage::default() },
+                },
+                "cut" => Event::Reply {
+                    step,
+                    tokens: vec![1],
+                    text: "We".into(),
+                    calls: Vec::new(),
+                    refused: Vec::new(),
+                    stop: Stop::Interrupted,
+                    usage: Usage::default(),
+                },
+                "start" => Event::CallStarted { id: rest.into(), replay: Replay::Unsafe },
+                "peek" => Event::CallStarted { id: rest.into(), replay: Replay::Safe },
+                "done" => Event::CallFinished { id: rest.into(), outcome: Outcome::refused("no") },
+                "lost" => Event::CallLost { id: rest.into() },
+                "stop" => Event::Interrupted,
+                "end" => Event::TurnEnded { turn, end: End::Done },
+                other => panic!("no such word: {other}"),
+            };
+            Recorded { seq: Seq(i as u64 + 1), at_ms: i as u64, event }
+        })
+        .collect()
+}
+
+fn created() -> Created {
+    Created {
+        workspace: "/w".into(),
+        model: "m".into(),
+        dialect: "hermes".into(),
+        system: "s".into(),
+        tools: Vec::new(),
+        budget: Budget { steps_max: 3, output_tokens_max: 25, reply_tokens_max: 100 },
+        sampling: engine::Sampling::default(),
+        at_ms: 0,
+    }
+}
+
+fn call(id: &str) -> Call {
+    Call { id: id.into(), name: "exec".into(), arguments: serde_json::json!({}) }
+}
+
+fn say(action: &Action) -> String {
+    match action {
+        Action::Rest => "rest".into(),
+        Action::Begin { turn } => format!("begin turn {turn}"),
+        Action::Think { step } => format!("think step {step}"),
+        Action::Act(call) => format!("act {}", call.id),
+        Action::Lose(call) => format!("lose {}", call.id),
+        Action::End { turn, end } => format!("end turn {turn}: {}", serde_json::to_string(end).unwrap()),
+    }
+}
+
+#[test]
+fn nothing_asked_nothing_done() {
+    check("", expect!["rest"]);
+    check("created", expect!["rest"]);
+}
+
+#[test]
+fn a_turn_runs_from_the_question_to_the_reply_without_calls() {
+    check("created ask", expect!["begin turn 1"]);
+    check("created ask turn", expect!["think step 1"]);
+    check("created ask turn step reply:a,b", expect!["act a"]);
+    check("created ask turn step reply:a,b start:a done:a", expect!["act b"]);
+    check("created ask turn step reply:a start:a done:a", expect!["think step 2"]);
+    check(
+        "created ask turn step reply:a start:a done:a step reply",
+        expect![[r#"end turn 1: {"why":"done"}"#]],
+    );
+    check("created ask turn step reply end", expect!["rest"]);
+    check("created ask turn step reply end ask", expect!["begin turn 2"]);
+}
+
+#[test]
+fn what_a_crash_left_open_is_settled_first() {
+    check("created ask turn step", expect!["think step 2"]);
+    check("created ask turn step reply:a,b start:a", expect!["lose a"]);
+    check("created ask turn step reply:a,b start:a lost:a", expect!["act b"]);
+    check("created ask turn step reply:a,b peek:a", expect!["act a"]);
+    check("created ask turn step reply:a start:a stop", expect!["lose a"]);
+}
+
+#[test]
+fn an_interrupt_ends_the_turn_whatever_is_left() {
+    check("created ask turn stop", expect![[r#"end turn 1: {"why":"interrupted"}"#]]);
+    check("created ask turn step reply:a,b stop", expect![[r#"end turn 1: {"why":"interrupted"}"#]]);
+    check("created ask turn step stop cut", expect![[r#"end turn 1: {"why":"interrupted"}"#]]);
+    // An interrupt that came after the end stops nothing.
+    check("created ask turn step reply end stop ask", expect!["begin turn 2"]);
+}
+
+#[test]
+fn an_input_during_the_last_reply_is_answered_in_the_same_turn() {
+    check("created ask turn step ask reply", expect!["think step 2"]);
+    check("created ask turn step reply ask", expect!["think step 2"]);
+}
+
+#[test]
+fn a_budget_ends_the_turn_before_the_next_thought() {
+    let step = "step reply:a start:a done:a ";
+    check(
+        &format!("created ask turn {}", "step ".repeat(3)),
+        expect![[r#"end turn 1: {"why":"budget","limit":"3 steps in a turn"}"#]],
+    );
+    check(&format!("created ask turn {}", step.repeat(2)), expect!["think step 3"]);
+    check(
+        &format!("created ask turn {}", step.repeat(3)),
+        expect![[r#"end turn 1: {"why":"budget","limit":"3 steps in a turn"}"#]],
+    );
+    // The next turn has a budget of its own.
+    check(&format!("created ask turn {} end ask turn", step.repeat(3)), expect!["think step 4"]);
+}
+
+#[test]
+fn any_journal_folds() {
+    // Journals outlive versions and habits: every order of events must fold and decide without a panic.
+    let words = [
+        "created",
+        "ask",
+        "turn",
+        "step",
+        "reply:a,b",
+        "cut",
+        "start:a",
+        "peek:b",
+        "done:a",
+        "lost:b",
+        "stop",
+        "end",
+    ];
+    let mut seed = 1_u64;
+    for _ in 0..20_000 {
+        let mut history = String::new();
+        for _ in 0..12 {
+            // A linear congruential step is random enough to shuffle words.
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            history.push_str(words[(seed >> 33) as usize % words.len()]);
+            history.push(' ');
+        }
+        let events = events(&history);
+        let mut state = State::default();
+        for event in &events {
+            state.apply(event);
+            state.next();
+        }
+        assert_eq!(say(&state.next()), say(&State::fold(&events).next()));
+    }
+}

@@ -1,0 +1,139 @@
+//! Whatever moment the service dies at, the session goes on to its end, and no unsafe call runs twice.
+
+use std::sync::Arc;
+
+use agent::{End, Event, Order, Recorded, SessionId, Sink, State, drive};
+use kit::{Ran, Script, Stage, says, thinks};
+use memory::{Memory, Seq};
+use tokio::sync::{mpsc, oneshot};
+
+/// The script every life follows: a look, two changes in one step of which one fails, another look, the end.
+fn script() -> Script {
+    Script(vec![
+        thinks("I look.", &["safe_look"]),
+        thinks("I change.", &["change", "change_fails", "safe_look"]),
+        thinks("I look again.", &["safe_look", "change"]),
+        says("Done."),
+    ])
+}
+
+fn journal(memory: &Memory, id: &SessionId) -> Vec<Recorded> {
+    agent::read_journal(memory, id).unwrap()
+}
+
+/// One life of the service: fold, hand in the input if it has not been accepted yet, drive until rest or death.
+async fn live(stage: &Arc<Stage>, memory: &Memory, id: &SessionId) -> Result<(), agent::Error> {
+    let world = stage.seat(id)?;
+    let mut state = State::fold(&journal(memory, id));
+    if state.created().is_none() {
+        let event = Event::from(Stage::created(std::path::Path::new("/nowhere")));
+        let seq = world.append(world.now_ms(), &event).await?;
+        state.apply(&Recorded { seq, at_ms: 0, event });
+    }
+    let (orders, mut inbox) = mpsc::channel(4);
+    let (done, answer) = oneshot::channel();
+    orders.try_send(Order::Input { id: "one".into(), text: "Do it.".into(), done }).unwrap();
+    // The inbox closes once the turn has ended, which ends the life.
+    let orders = std::sync::Mutex::new(Some(orders));
+    let wrote = move |_: &State, recorded: Arc<Recorded>| {
+        if matches!(recorded.event, Event::TurnEnded { .. }) {
+            orders.lock().unwrap().take();
+        }
+    };
+    if state.ended().is_some() {
+        return Ok(());
+    }
+    let result = drive(id, &*world, &mut state, &mut inbox, &wrote, &Sink::none()).await;
+    drop(answer);
+    result
+}
+
+#[tokio::test]
+async fn a_crash_at_any_effect_loses_nothing_and_repeats_nothing() {
+    // The heart of the house: intent before effect, and state folded from the journal alone.
+    for last_effect_happens in [false, true] {
+        let mut fuse = 1;
+        loop {
+            let folder = tempfile::tempdir().unwrap();
+            let memory = Memory::open(folder.path()).unwrap();
+            let id: SessionId = "s-crash".parse().unwrap();
+            let first = Stage::new(memory.clone(), script(), fuse, last_effect_happens);
+            let died = live(&first, &memory, &id).await.is_err();
+            let before = journal(&memory, &id);
+            let second = Stage::new(memory.clone(), script(), usize::MAX, false);
+            live(&second, &memory, &id).await.unwrap();
+            let after = journal(&memory, &id);
+            check(fuse, &before, &after, &first.ran(), &second.ran());
+            if !died {
+                break;
+            }
+            fuse += 1;
+        }
+        // Created, input, turn start, 4 steps, 4 replies, 6 calls with start, run and finish, turn end, 4 thoughts.
+        assert_eq!(
+            fuse,
+            1 + 1 + 1 + 4 + 4 + 6 * 3 + 1 + 4 + 1,
+            "the script has as many crash points as it has effects"
+        );
+    }
+}
+
+fn check(fuse: usize, before: &[Recorded], after: &[Recorded], first: &[Ran], second: &[Ran]) {
+    assert_eq!(&after[..before.len()], before, "fuse {fuse}: an event was changed");
+    let seqs: Vec<Seq> = after.iter().map(|recorded| recorded.seq).collect();
+    let expected: Vec<Seq> = (1..=after.len() as u64).map(Seq).collect();
+    assert_eq!(seqs, expected, "fuse {fuse}");
+    let ends: Vec<&End> = after
+        .iter()
+        .filter_map(|recorded| match &recorded.event {
+            Event::TurnEnded { end, .. } => Some(end),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends, [&End::Done], "fuse {fuse}: the turn ends once and well");
+    let inputs = after.iter().filter(|recorded| matches!(recorded.event, Event::Input { .. })).count();
+    assert_eq!(inputs, 1, "fuse {fuse}: the input was accepted once");
+    for ran in second {
+        let twice = first.contains(ran);
+        assert!(!twice || ran.name.starts_with("safe"), "fuse {fuse}: {ran:?} ran twice");
+    }
+    // Every call that ran has its intent in the journal before; every call of a reply is settled exactly once.
+    for ran in first.iter().chain(second) {
+        let started = after
+            .iter()
+            .any(|recorded| matches!(&recorded.event, Event::CallStarted { id, .. } if *id == ran.id));
+        assert!(started, "fuse {fuse}: {ran:?} ran without its intent being durable");
+    }
+    for recorded in after {
+        let Event::Reply { calls, .. } = &recorded.event else { continue };
+        for call in calls {
+            let settled = after
+                .iter()
+                .filter(|recorded| match &recorded.event {
+                    Event::CallFinished { id, .. } | Event::CallLost { id } => *id == call.id,
+                    _ => false,
+                })
+                .count();
+            assert_eq!(settled, 1, "fuse {fuse}: {call:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_call_is_told_to_the_model() {
+    // The model must look for itself; pretending success or failure would both be lies.
+    let folder = tempfile::tempdir().unwrap();
+    let memory = Memory::open(folder.path()).unwrap();
+    let id: SessionId = "s-lost".parse().unwrap();
+    let script = Script(vec![thinks("I change.", &["change"]), says("Done.")]);
+    // Created, input, turn, step, thought, reply, call started, and the call itself: it runs, then the power fails.
+    let first = Stage::new(memory.clone(), script.clone(), 8, true);
+    live(&first, &memory, &id).await.unwrap_err();
+    assert_eq!(first.ran().len(), 1);
+    let second = Stage::new(memory.clone(), script, usize::MAX, false);
+    live(&second, &memory, &id).await.unwrap();
+    assert_eq!(second.ran(), []);
+    let state = State::fold(&journal(&memory, &id));
+    let told = serde_json::to_string(&**state.conversation()).unwrap();
+    assert!(told.contains("outcome unknown"), "{told}");
+}

@@ -1,0 +1,230 @@
+//! A world on a stage: the mind follows a script, tools are closures, the journal is real, and the power can fail
+//! before or after any effect.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent::{
+    Budget, Cancel, Created, Error, Event, Message, NewSession, SessionId, Sink, Stop, Thought, Usage, World,
+    Worlds,
+};
+use async_trait::async_trait;
+use memory::{Journal, Memory, Seq};
+use tools::{Call, Outcome, Replay, Spec};
+
+/// What the mind says: its nth reply of the session, whatever it is asked.
+#[derive(Debug, Clone, Default)]
+pub struct Script(pub Vec<Thought>);
+
+/// A call that a tool has really run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// [`Call::id`].
+    pub id: String,
+    /// The tool.
+    pub name: String,
+}
+
+/// The world of one or more sessions. Tools whose name begins with `safe` may be run again; those whose name ends
+/// with `fails` fail.
+pub struct Stage {
+    memory: Memory,
+    script: Script,
+    /// Effects until the power fails; `usize::MAX` for never.
+    fuse: AtomicUsize,
+    /// Whether the last effect still happens when the power fails.
+    last_effect_happens: bool,
+    ran: Mutex<Vec<Ran>>,
+    clock: AtomicUsize,
+    /// How long a thought or a call takes, so that others can come in between.
+    pub takes: std::time::Duration,
+}
+
+impl Stage {
+    /// A stage whose power fails at the `fuse`th effect: before it, or right after it has happened.
+    pub fn new(memory: Memory, script: Script, fuse: usize, last_effect_happens: bool) -> Arc<Stage> {
+        Arc::new(Stage {
+            memory,
+            script,
+            fuse: AtomicUsize::new(fuse),
+            last_effect_happens,
+            ran: Mutex::default(),
+            clock: AtomicUsize::new(1_000),
+            takes: std::time::Duration::ZERO,
+        })
+    }
+
+    /// A stage whose power never fails and whose effects take a while.
+    pub fn lasting(memory: Memory, script: Script, takes: std::time::Duration) -> Arc<Stage> {
+        Arc::new(Stage {
+            memory,
+            script,
+            fuse: AtomicUsize::new(usize::MAX),
+            last_effect_happens: false,
+            ran: Mutex::default(),
+            clock: AtomicUsize::new(1_000),
+            takes,
+        })
+    }
+
+    /// The calls that tools have run, in order.
+    pub fn ran(&self) -> Vec<Ran> {
+        self.ran.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the power has failed.
+    pub fn dark(&self) -> bool {
+        self.fuse.load(Ordering::SeqCst) == 0
+    }
+
+    /// What the sessions here are created as.
+    pub fn created(workspace: &Path) -> Created {
+        let tool = |name: &str, replay| Spec {
+            name: name.to_string(),
+            description: format!("The tool {name}."),
+            parameters: serde_json::json!({"type": "object", "properties": {}, "additionalProperties": false}),
+            replay,
+        };
+        Created {
+            workspace: workspace.to_path_buf(),
+            model: "script".to_string(),
+            dialect: "hermes".to_string(),
+            system: "You follow a script.".to_string(),
+            tools: vec![
+                tool("safe_look", Replay::Safe),
+                tool("change", Replay::Unsafe),
+                tool("change_fails", Replay::Unsafe),
+            ],
+            budget: Budget::default(),
+            sampling: engine::Sampling::default(),
+            at_ms: 1_000,
+        }
+    }
+
+    /// Does one effect, unless the power has failed or fails here.
+    fn effect<T>(&self, happen: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let left = self.fuse.load(Ordering::SeqCst);
+        if left == 0 {
+            return Err(Error::Stopping);
+        }
+        if left != usize::MAX {
+            self.fuse.store(left - 1, Ordering::SeqCst);
+        }
+        if left == 1 {
+            if self.last_effect_happens {
+                happen()?;
+            }
+            return Err(Error::Stopping);
+        }
+        happen()
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::SeqCst) as u64
+    }
+}
+
+/// A stage and the journal of one session on it.
+struct Seat {
+    stage: Arc<Stage>,
+    journal: Journal,
+}
+
+impl Stage {
+    /// The world of one session.
+    pub fn seat(self: &Arc<Stage>, id: &SessionId) -> Result<Arc<dyn World>, Error> {
+        Ok(Arc::new(Seat { stage: self.clone(), journal: self.memory.journal(id.as_str())? }))
+    }
+}
+
+#[async_trait]
+impl World for Seat {
+    fn now_ms(&self) -> u64 {
+        self.stage.now()
+    }
+
+    async fn append(&self, at_ms: u64, event: &Event) -> Result<Seq, Error> {
+        self.stage.effect(|| Ok(self.journal.append(&agent::encode(at_ms, event))?))
+    }
+
+    fn replay(&self, tool: &str) -> Replay {
+        if tool.starts_with("safe") { Replay::Safe } else { Replay::Unsafe }
+    }
+
+    async fn think(
+        &self,
+        conversation: &[Message],
+        _: &Created,
+        cancel: &Cancel,
+        _: &Sink,
+    ) -> Result<Thought, Error> {
+        let said = conversation.iter().filter(|message| matches!(message, Message::Assistant { .. })).count();
+        let thought = self
+            .stage
+            .effect(|| Ok(self.stage.script.0.get(said).cloned().unwrap_or_else(|| says("Done."))))?;
+        tokio::select! {
+            () = tokio::time::sleep(self.stage.takes) => Ok(thought),
+            () = cancel.set() => Ok(Thought { stop: Some(Stop::Interrupted), ..Thought::default() }),
+        }
+    }
+
+    async fn act(&self, call: &Call, cancel: &Cancel, _: &Sink) -> Result<Outcome, Error> {
+        let outcome = self.stage.effect(|| {
+            let ran = Ran { id: call.id.clone(), name: call.name.clone() };
+            self.stage.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
+            Ok(())
+        });
+        outcome?;
+        tokio::select! {
+            () = tokio::time::sleep(self.stage.takes) => {}
+            () = cancel.set() => return Ok(Outcome::refused("stopped")),
+        }
+        if call.name.ends_with("fails") {
+            return Ok(Outcome::refused("it does not work"));
+        }
+        Ok(Outcome { ok: true, ..Outcome::refused(format!("{} went well", call.name)) })
+    }
+}
+
+#[async_trait]
+impl Worlds for Arc<Stage> {
+    async fn plan(&self, new: &NewSession, _: u64) -> Result<Created, Error> {
+        Ok(Stage::created(&new.workspace))
+    }
+
+    async fn open(&self, id: &SessionId, _: &Created) -> Result<Arc<dyn World>, Error> {
+        self.seat(id)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now()
+    }
+}
+
+/// A reply that only says something.
+pub fn says(text: &str) -> Thought {
+    thinks(text, &[])
+}
+
+/// A reply that says something and asks for calls.
+pub fn thinks(text: &str, calls: &[&str]) -> Thought {
+    Thought {
+        tokens: text.bytes().map(u32::from).collect(),
+        text: text.to_string(),
+        calls: calls.iter().map(|name| call(name)).collect(),
+        refused: Vec::new(),
+        stop: Some(Stop::End),
+        usage: Usage {
+            prompt_tokens: 10,
+            cached_tokens: 5,
+            output_tokens: text.len() as u64,
+            ..Usage::default()
+        },
+    }
+}
+
+/// A call without arguments.
+pub fn call(name: &str) -> Call {
+    Call { id: String::new(), name: name.to_string(), arguments: serde_json::json!({}) }
+}
