@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{Agent, Command, Config, End, Error, Event, NewSession, Said, SessionId, Status};
-use kit::{Script, Stage, says, thinks};
+use kit::{Script, Stage, Theatre, says, thinks};
 use memory::{Memory, Seq};
 
 async fn agent(script: Script, takes: Duration) -> (tempfile::TempDir, Arc<Stage>, Agent) {
     let folder = tempfile::tempdir().unwrap();
     let memory = Memory::open(folder.path()).unwrap();
     let stage = Stage::lasting(memory.clone(), script, takes);
-    let agent = Agent::open(Config::default(), memory, Arc::new(stage.clone())).await.unwrap();
+    let agent = Agent::open(Config::default(), memory, Arc::new(Theatre(stage.clone()))).await.unwrap();
     (folder, stage, agent)
 }
 
@@ -105,19 +105,21 @@ async fn sessions_are_there_after_a_restart_and_gone_after_a_delete() {
     let folder = tempfile::tempdir().unwrap();
     let memory = Memory::open(folder.path()).unwrap();
     let stage = Stage::lasting(memory.clone(), Script(vec![says("Hello.")]), Duration::ZERO);
-    let agent = Agent::open(Config::default(), memory.clone(), Arc::new(stage.clone())).await.unwrap();
+    let agent =
+        Agent::open(Config::default(), memory.clone(), Arc::new(Theatre(stage.clone()))).await.unwrap();
     let id = agent.create(new()).await.unwrap().id;
     agent.submit(&id, input("a", "hi")).await.unwrap();
     until_idle(&agent, &id).await;
     let info = agent.get(&id).unwrap();
     agent.stop().await;
     drop(agent);
-    let agent = Agent::open(Config::default(), memory.clone(), Arc::new(stage.clone())).await.unwrap();
+    let agent =
+        Agent::open(Config::default(), memory.clone(), Arc::new(Theatre(stage.clone()))).await.unwrap();
     assert_eq!(agent.list(), [info]);
     agent.delete(&id).await.unwrap();
     assert!(matches!(agent.get(&id), Err(Error::NoSession(_))));
     drop(agent);
-    let agent = Agent::open(Config::default(), memory, Arc::new(stage)).await.unwrap();
+    let agent = Agent::open(Config::default(), memory, Arc::new(Theatre(stage))).await.unwrap();
     assert_eq!(agent.list(), []);
 }
 

@@ -2,4 +2,4 @@
 
 mod stage;
 
-pub use stage::{Ran, Script, Stage, call, says, thinks};
+pub use stage::{Ran, Script, Stage, Theatre, call, says, thinks};

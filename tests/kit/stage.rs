@@ -187,18 +187,21 @@ impl World for Seat {
     }
 }
 
+/// The worlds of all sessions on one stage.
+pub struct Theatre(pub Arc<Stage>);
+
 #[async_trait]
-impl Worlds for Arc<Stage> {
+impl Worlds for Theatre {
     async fn plan(&self, new: &NewSession, _: u64) -> Result<Created, Error> {
         Ok(Stage::created(&new.workspace))
     }
 
     async fn open(&self, id: &SessionId, _: &Created) -> Result<Arc<dyn World>, Error> {
-        self.seat(id)
+        self.0.seat(id)
     }
 
     fn now_ms(&self) -> u64 {
-        self.now()
+        self.0.now()
     }
 }
 
