@@ -1,12 +1,41 @@
 //! The sandbox of a session: what a command may see, and how it is started, watched and ended.
+//!
+//! The service (this file) starts a helper, the same binary with nothing inherited, and talks to it over one socket:
+//!
+//! ```text
+//! service ── keeper ── anchor ─┬─ init ── command and what it starts
+//!            outside   pid 1   ├─ init ── …
+//!                      of the  └─ file helper
+//!                      session
+//! ```
+//!
+//! Session-wide, set up once: user, mount, ipc, uts, cgroup, network (loopback only) and pid namespaces; a tmpfs root of
+//! allow-listed read-only mounts with the workspace as the one writable folder of the host's; memory and process limits.
+//! For each command: a pid namespace and /proc of its own, no capabilities, no new privileges, Landlock, seccomp, rlimits,
+//! and an environment that is built, not inherited. A command ends with everything it started.
 
+mod anchor;
+mod cgroup;
+mod command;
+mod confine;
+mod file_helper;
+mod keeper;
+mod launch;
 mod layers;
+mod root;
+mod run;
+mod sys;
+mod syscalls;
+mod toolchains;
+mod wire;
 
-pub use layers::{Layer, probe};
+pub use layers::Layer;
 
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::{Error, Policy};
+use crate::files::{Answer, Request};
+use crate::{Error, Limits, Policy};
 
 /// A command to run inside.
 #[derive(Debug, Clone)]
@@ -81,7 +110,14 @@ pub enum Ended {
 /// One session's sandbox, kept open between commands. Dropping it kills whatever still runs in it.
 #[derive(Debug)]
 pub struct Sandbox {
+    /// The anchor's end is watched by the anchor: closing this one ends the session.
+    control: UnixStream,
+    /// The keeper; the runtime reaps it after it has cleaned up.
+    _keeper: tokio::process::Child,
+    workspace: String,
+    limits: Limits,
     missing: Vec<Layer>,
+    cgroup: Option<cgroup::Place>,
 }
 
 impl Sandbox {
@@ -90,12 +126,8 @@ impl Sandbox {
     /// # Errors
     /// [`Error::Missing`] when the host lacks a layer and the policy does not lower it; [`Error::Workspace`] when the
     /// folder cannot be used; [`Error::Helper`] when the helper binary is none.
-    #[expect(
-        clippy::unused_async,
-        reason = "the launcher that waits lands with the next commit; the face is fixed now"
-    )]
     pub async fn open(policy: Policy) -> Result<Sandbox, Error> {
-        Err(Error::Workspace { path: policy.workspace, why: "this build has no launcher yet".to_owned() })
+        launch::open(policy).await
     }
 
     /// Runs a command to its end. Dropping the future kills it and everything it started.
@@ -110,16 +142,17 @@ impl Sandbox {
     ///
     /// # Errors
     /// Only when the sandbox itself failed.
-    #[expect(
-        clippy::unused_async,
-        reason = "the launcher that waits lands with the next commit; the face is fixed now"
-    )]
     pub async fn run_streaming(
         &self,
-        _command: Command,
-        _on: &(dyn Fn(&str) + Send + Sync),
+        command: Command,
+        on: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Ran, Error> {
-        Err(Error::Gone("this build has no launcher yet".to_owned()))
+        run::command(self, command, on).await
+    }
+
+    /// Does a file operation in the workspace, inside the sandbox.
+    pub(crate) async fn files(&self, request: &Request) -> Result<Answer, Error> {
+        run::files(self, request).await
     }
 
     /// The layers that do not hold here although the policy lets the sandbox be open.
@@ -127,9 +160,27 @@ impl Sandbox {
         &self.missing
     }
 
+    /// The workspace's path: the same inside as on the host.
+    pub fn workspace(&self) -> &str {
+        &self.workspace
+    }
+
     /// Removes what sandboxes of a killed service left behind on this host. Call it once at start.
-    pub fn sweep() {}
+    pub fn sweep() {
+        cgroup::sweep();
+    }
 }
 
-/// Becomes the sandbox's helper if this process was started as one, and then never returns. The first line of `main`.
-pub fn maybe_become_helper() {}
+/// The layers on this host, in the order they are set up, and the toolchains commands will find: what `saga doctor`
+/// shows. It opens a sandbox on an empty folder and reports how far it came. Blocks for some milliseconds.
+pub fn probe() -> Vec<Layer> {
+    launch::probe(None)
+}
+
+/// Becomes the sandbox's helper if this process was started as one, and then never returns. The first line of `main`:
+/// before it, no thread may be started and no descriptor opened.
+pub fn maybe_become_helper() {
+    if std::env::args_os().next().is_some_and(|name| name == wire::HELPER) {
+        keeper::main();
+    }
+}

@@ -1,0 +1,250 @@
+//! The anchor: pid 1 of a session. It builds the sandbox's root, and then forks a child for each job the service sends:
+//! the init of a command, or a file helper. It never looks at anything the model or the workspace says: a job's words
+//! go straight from the service to the child.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::thread::CapabilitySets;
+
+use super::confine::Confinement;
+use super::keeper::{INSIDE_ID, Stop};
+use super::layers::{Ledger, Name};
+use super::sys::{self, Fork};
+use super::wire::{self, Kind, Report, Setup};
+use super::{Layer, cgroup, command, file_helper, root};
+
+/// The keeper's word to go on: whether supplementary groups can be given up (an unprivileged mapping forbids it).
+pub(super) const KEEP_GROUPS: u8 = 1;
+pub(super) const DROP_GROUPS: u8 = 2;
+
+/// What the anchor's children inherit.
+pub(super) struct Session {
+    pub(super) setup: Setup,
+    pub(super) confinement: Confinement,
+    /// Whether a cgroup limits the session's memory; a watchdog does otherwise.
+    pub(super) memory_is_limited: bool,
+}
+
+/// Enters the namespaces one by one, so that each that is missing can be named, and forks the anchor in them as a child
+/// of the keeper's. Returns in the process that is then no longer needed.
+pub(super) fn enter(
+    control: &UnixStream,
+    setup: &Setup,
+    mut ledger: Ledger,
+    workspace: Option<OwnedFd>,
+    group: Option<&cgroup::Place>,
+    keeper: &UnixStream,
+) -> Result<(), Stop> {
+    let mut step = |name: Name, flag: libc::c_int| {
+        let what = format!("unshare({})", name.text());
+        ledger.tried(name, &what, sys::unshare(flag)).map_err(|layer| missing(&ledger, layer))
+    };
+    step(Name::User, libc::CLONE_NEWUSER)?;
+    let mut keeper = keeper;
+    let mut word = [0];
+    keeper
+        .write_all(&[1])
+        .and_then(|()| keeper.read_exact(&mut word))
+        .map_err(Stop::failed("waiting for the user mapping"))?;
+    step(Name::Mount, libc::CLONE_NEWNS)?;
+    step(Name::Ipc, libc::CLONE_NEWIPC)?;
+    step(Name::Uts, libc::CLONE_NEWUTS)?;
+    step(Name::Cgroup, libc::CLONE_NEWCGROUP)?;
+    step(Name::Network, libc::CLONE_NEWNET)?;
+    step(Name::Pid, libc::CLONE_NEWPID)?;
+    // Still with the service's rights to look paths up: a toolchain may lie in a folder only its owner may enter.
+    let pieces = root::make_private().and_then(|()| root::take(setup, workspace));
+    let pieces = pieces.map_err(|error| missing(&ledger, Name::Root.layer(&Err(error.to_string()))))?;
+
+    match sys::fork(libc::CLONE_PARENT).map_err(Stop::failed("forking the anchor"))? {
+        Fork::Parent(anchor) => keeper
+            .write_all(&anchor.as_raw_nonzero().get().to_le_bytes())
+            .map_err(Stop::failed("naming the anchor")),
+        Fork::Child => {
+            let drop_groups = word[0] == DROP_GROUPS;
+            let report = match settle(setup, &mut ledger, pieces, drop_groups, keeper) {
+                Ok(confinement) => {
+                    let ready = Report::Ready { layers: ledger.layers, cgroup: group.cloned() };
+                    if wire::send(control, &ready).is_err() {
+                        sys::exit(1);
+                    }
+                    let session =
+                        Session { setup: setup.clone(), confinement, memory_is_limited: group.is_some() };
+                    serve(control, session)
+                }
+                Err(Stop::Missing(layers, layer)) => Report::Missing { layers, layer },
+                Err(Stop::Failed(what)) => Report::Failed { what },
+            };
+            let _ = wire::send(control, &report);
+            sys::exit(1)
+        }
+    }
+}
+
+fn missing(ledger: &Ledger, layer: Layer) -> Stop {
+    Stop::Missing(ledger.layers.clone(), layer)
+}
+
+/// Becomes the inside user, builds the root and moves into it.
+fn settle(
+    setup: &Setup,
+    ledger: &mut Ledger,
+    pieces: root::Pieces,
+    drop_groups: bool,
+    keeper: &UnixStream,
+) -> Result<Confinement, Stop> {
+    become_inside_user(drop_groups).map_err(Stop::failed("becoming the inside user"))?;
+    // After the last change of credentials, which clears it; and then checked, since the keeper may have died before.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| Stop::Failed(format!("setting the parent-death signal: {error}")))?;
+    if has_ended(keeper) {
+        sys::exit(1);
+    }
+
+    // The name is only for people who look; failing to set it harms nothing.
+    let _ = rustix::system::sethostname(b"saga");
+    if let Err(error) = sys::loopback_up() {
+        note_network(ledger, &error)?;
+    }
+    let built = root::enter(pieces, setup).map(|()| "tmpfs root, pivot_root, fresh /proc".to_owned());
+    let found = built.map_err(|error| error.to_string());
+    ledger.note(Name::Root, found).map_err(|layer| missing(ledger, layer))?;
+
+    // When the whole host runs out of memory, a sandbox goes before the service. The children inherit it.
+    let _ = fs::write("/proc/self/oom_score_adj", "300");
+    // What children must not do to the anchor or to each other's inits: look into memory or /proc.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| Stop::Failed(format!("becoming undumpable: {error}")))?;
+
+    let landlock = sys::landlock_abi();
+    let found =
+        if landlock > 0 { Ok(format!("ABI {landlock}")) } else { Err("the kernel offers none".to_owned()) };
+    ledger.note(Name::Landlock, found).map_err(|layer| missing(ledger, layer))?;
+    let seccomp = seccomp_available();
+    let found =
+        if seccomp { Ok("allow-list".to_owned()) } else { Err("the kernel offers no filters".to_owned()) };
+    ledger.note(Name::Seccomp, found).map_err(|layer| missing(ledger, layer))?;
+
+    let workspace =
+        setup.workspace.to_str().ok_or_else(|| Stop::Failed("the workspace's path".to_owned()))?;
+    Confinement::prepare(workspace, &[workspace, "/tmp", "/dev/shm", root::HOME], landlock > 0, seccomp)
+        .map_err(Stop::failed("preparing the confinement"))
+}
+
+/// Whether the keeper has ended: it holds the other end of this socket for as long as it lives. (Its pid cannot be asked
+/// for: it lies outside the pid namespace.)
+fn has_ended(keeper: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(keeper, PollFlags::RDHUP)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+fn note_network(ledger: &mut Ledger, error: &io::Error) -> Result<(), Stop> {
+    ledger
+        .note(Name::Network, Err(format!("bringing loopback up: {error}")))
+        .map_err(|layer| missing(ledger, layer))
+}
+
+/// Takes the inside uid and gid, keeping the capabilities over the namespaces just made.
+fn become_inside_user(drop_groups: bool) -> io::Result<()> {
+    use rustix::process::{Gid, Uid};
+    let (uid, gid) = (Uid::from_raw(INSIDE_ID), Gid::from_raw(INSIDE_ID));
+    rustix::thread::set_keep_capabilities(true)?;
+    if drop_groups {
+        rustix::thread::set_thread_groups(&[])?;
+    }
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    let kept = rustix::thread::capabilities(None)?;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: kept.permitted,
+            permitted: kept.permitted,
+            inheritable: kept.inheritable,
+        },
+    )?;
+    Ok(())
+}
+
+fn seccomp_available() -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nSeccomp:"))
+}
+
+/// A job under way: the child, and our copy of its channel, which tells when the service lets go of it.
+struct Job {
+    pid: Pid,
+    pidfd: OwnedFd,
+    channel: OwnedFd,
+}
+
+/// Forks a child for each job, kills those the service lets go of, and ends when the service does. When this process
+/// ends, the kernel kills everything in the session.
+fn serve(control: &UnixStream, session: Session) -> ! {
+    let mut jobs: Vec<Job> = Vec::new();
+    loop {
+        let mut fds = vec![PollFd::new(control, PollFlags::IN | PollFlags::RDHUP)];
+        for job in &jobs {
+            fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
+            fds.push(PollFd::new(&job.channel, PollFlags::RDHUP));
+        }
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => sys::exit(1),
+        }
+        let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        let mut happened = ready.into_iter();
+        let asked = happened.next().unwrap_or(PollFlags::empty());
+        jobs.retain(|job| {
+            let ended = happened.next().is_some_and(|flags| !flags.is_empty());
+            let let_go = happened.next().is_some_and(|flags| !flags.is_empty());
+            if ended || let_go {
+                // Reaping before the channel is closed: when the service sees it close, nothing of the job is left.
+                let _ = rustix::process::pidfd_send_signal(&job.pidfd, Signal::KILL);
+                let _ = rustix::process::waitpid(Some(job.pid), WaitOptions::empty());
+            }
+            !(ended || let_go)
+        });
+        if asked.is_empty() {
+            continue;
+        }
+        let (kind, fds) = match wire::receive_with(control) {
+            Ok(Some((byte, fds))) => match Kind::of(byte) {
+                Some(kind) if fds.len() == kind.descriptors() => (kind, fds),
+                Some(_) | None => sys::exit(1),
+            },
+            Ok(None) | Err(_) => sys::exit(0),
+        };
+        let mut fds = fds.into_iter();
+        let Some(channel) = fds.next() else { sys::exit(1) };
+        let namespaces = match kind {
+            Kind::Command | Kind::CommandWithInput => libc::CLONE_NEWPID | libc::CLONE_NEWNS,
+            Kind::Files => 0,
+        };
+        match sys::fork(namespaces) {
+            Ok(Fork::Child) => {
+                // Another job's channel held open here would keep the service waiting for that job's end.
+                drop(jobs);
+                match (kind, fds.next()) {
+                    (Kind::Files, _) => file_helper::main(session, channel),
+                    (Kind::Command | Kind::CommandWithInput, Some(output)) => {
+                        command::init(session, channel, output, fds.next())
+                    }
+                    (Kind::Command | Kind::CommandWithInput, None) => sys::exit(1),
+                }
+            }
+            Ok(Fork::Parent(pid)) => match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(pidfd) => jobs.push(Job { pid, pidfd, channel }),
+                Err(_) => sys::exit(1),
+            },
+            // The channel closes without a word; the service says what that means.
+            Err(_) => drop(channel),
+        }
+    }
+}

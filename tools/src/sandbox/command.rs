@@ -1,0 +1,221 @@
+//! The init of a command: pid 1 of the command's own pid namespace. It starts the command, reaps what is orphaned, says
+//! how the command ended, and takes everything down with it when it ends.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+
+use super::SHELL;
+use super::anchor::Session;
+use super::confine::{self, Purpose};
+use super::root;
+use super::sys::{self, Fork};
+use super::wire::{self, Start, Status};
+
+/// How often the watchdog looks at the memory in use, and orphans are reaped. Milliseconds.
+const TICK_MS: i64 = 100;
+
+/// Runs one command. Never returns: the process ends when nothing of the command is left.
+pub(super) fn init(session: Session, channel: OwnedFd, output: OwnedFd, input: Option<OwnedFd>) -> ! {
+    let channel = UnixStream::from(channel);
+    let status = match begin(session, &channel, output, input) {
+        Ok(()) => sys::exit(0),
+        Err(error) => Status::Broken(error.to_string()),
+    };
+    // If the service has let go, nobody waits for this word.
+    let _ = wire::send(&channel, &status);
+    sys::exit(1)
+}
+
+fn begin(session: Session, channel: &UnixStream, output: OwnedFd, input: Option<OwnedFd>) -> io::Result<()> {
+    let start: Start = wire::receive(channel)?;
+    root::mount_proc()?;
+    let (errors, to_errors) = io::pipe()?;
+    let memory_bytes = (!session.memory_is_limited).then_some(session.setup.limits.memory_bytes);
+    match sys::fork(0)? {
+        Fork::Child => {
+            drop(errors);
+            let status = run(session, &start, &output, input);
+            let _ = wire::send(to_errors, &status);
+            sys::exit(127)
+        }
+        Fork::Parent(main) => {
+            drop((to_errors, output, input, session));
+            confine::drop_capabilities()?;
+            rustix::thread::set_no_new_privs(true)?;
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            let status = match not_started(errors) {
+                Some(status) => status,
+                None => wait(main, memory_bytes)?,
+            };
+            wire::send(channel, &status)?;
+            // What the command left behind lives until the service lets go, which kills this process and so all.
+            loop {
+                match rustix::process::wait(WaitOptions::empty()) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(_) => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Why the program was not started; `None` when it was, which closes the pipe.
+fn not_started(mut errors: io::PipeReader) -> Option<Status> {
+    let mut bytes = Vec::new();
+    errors.read_to_end(&mut bytes).ok()?;
+    wire::receive(bytes.as_slice()).ok()
+}
+
+/// Waits for the main process, reaping others that end and watching the memory where nothing else limits it.
+fn wait(main: Pid, memory_bytes: Option<u64>) -> io::Result<Status> {
+    let pidfd = rustix::process::pidfd_open(main, PidfdFlags::empty())?;
+    let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
+    loop {
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&tick)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == main => return Ok(ended(status)),
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if memory_bytes.is_some_and(|limit| memory_in_use() > limit) {
+            return Ok(Status::OutOfMemory);
+        }
+    }
+}
+
+fn ended(status: WaitStatus) -> Status {
+    match status.terminating_signal() {
+        Some(signal) => Status::Signalled(signal),
+        None => Status::Exited(status.exit_status().unwrap_or(-1)),
+    }
+}
+
+/// Memory that the processes of this pid namespace hold for themselves. Bytes.
+fn memory_in_use() -> u64 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let statuses = processes.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+    let kilobytes = statuses.map(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
+    });
+    kilobytes.sum::<u64>() * 1024
+}
+
+/// Becomes the command. Returns only to say why that was not possible.
+fn run(session: Session, start: &Start, output: &OwnedFd, input: Option<OwnedFd>) -> Status {
+    let broken = |what: &str, error: io::Error| Status::Broken(format!("{what}: {error}"));
+    let streams = || -> io::Result<()> {
+        match &input {
+            Some(input) => sys::dup_to(input.as_fd(), 0)?,
+            None => sys::dup_to(fs::File::open("/dev/null")?.as_fd(), 0)?,
+        }
+        sys::dup_to(output.as_fd(), 1)?;
+        sys::dup_to(output.as_fd(), 2)
+    };
+    if let Err(error) = streams() {
+        return broken("setting up the streams", error);
+    }
+    if let Err(error) = rustix::process::setsid() {
+        return broken("starting a process session", error.into());
+    }
+    if let Err(error) = enter_folder(&session.setup.workspace, start.cwd.as_deref()) {
+        let folder = start.cwd.as_deref().unwrap_or(".");
+        return Status::NotStarted(format!("the folder {folder} cannot be entered: {error}"));
+    }
+    let env = environment(&session, start);
+    let candidates = match candidates(start, &env) {
+        Ok(candidates) => candidates,
+        Err(error) => return Status::NotStarted(error.to_string()),
+    };
+    let words = |words: &[String]| words.iter().map(sys::c_string).collect::<io::Result<Vec<_>>>();
+    let pairs: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let (mut argv, env) = match (words(&start.argv), words(&pairs)) {
+        (Ok(argv), Ok(env)) => (argv, env),
+        (Err(error), _) | (_, Err(error)) => return Status::NotStarted(format!("the command: {error}")),
+    };
+    if let Err(error) =
+        session.confinement.apply(Purpose::Command, &session.setup.limits, session.memory_is_limited)
+    {
+        return broken("confining the command", error);
+    }
+    if let Err(error) = sys::close_from(3, true) {
+        return broken("closing descriptors", error);
+    }
+    sys::default_signals();
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        return broken("setting the parent-death signal", error.into());
+    }
+    let mut denied = None;
+    for program in candidates {
+        let Ok(program) = sys::c_string(program) else { continue };
+        if start.argv[0] == SHELL {
+            argv[0].clone_from(&program);
+        }
+        let error = sys::exec(&program, &argv, &env);
+        if error.kind() != io::ErrorKind::NotFound {
+            denied = Some(error);
+        }
+    }
+    let name = if start.argv[0] == SHELL { "the shell" } else { &start.argv[0] };
+    Status::NotStarted(match denied {
+        Some(error) => format!("{name} cannot be run: {error}"),
+        None => format!("{name}: there is no such program"),
+    })
+}
+
+/// Enters the working folder: the workspace or one below it, whatever symlinks say.
+fn enter_folder(workspace: &Path, cwd: Option<&str>) -> io::Result<()> {
+    let folder = sys::open_path(workspace)?;
+    let folder = match cwd {
+        None | Some("" | ".") => folder,
+        Some(cwd) => rustix::fs::openat2(
+            folder,
+            cwd,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        )?,
+    };
+    Ok(rustix::process::fchdir(folder)?)
+}
+
+/// The sandbox's environment with the command's additions in place of what they rename.
+fn environment(session: &Session, start: &Start) -> Vec<(String, String)> {
+    let added = |name: &String| start.env.iter().any(|(other, _)| other == name);
+    let built = session.setup.env.iter().filter(|(name, _)| !added(name));
+    built.chain(&start.env).cloned().collect()
+}
+
+/// The files the program may be, in order.
+fn candidates(start: &Start, env: &[(String, String)]) -> io::Result<Vec<String>> {
+    let program = match start.argv.first().map(String::as_str) {
+        None | Some("") => return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty")),
+        Some(SHELL) => {
+            return Ok(vec!["/bin/bash".to_owned(), "/usr/bin/bash".to_owned(), "/bin/sh".to_owned()]);
+        }
+        Some(program) => program,
+    };
+    if program.contains('/') {
+        return Ok(vec![program.to_owned()]);
+    }
+    let path = env.iter().find(|(name, _)| name == "PATH").map_or("/usr/bin:/bin", |(_, value)| value);
+    Ok(path
+        .split(':')
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| format!("{folder}/{program}"))
+        .collect())
+}
