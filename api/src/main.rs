@@ -1,3 +1,9 @@
 //! The `saga` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Sandboxes start this binary again as their helper, which must not begin as anything else.
+    tools::maybe_become_helper();
+    api::run()
+}

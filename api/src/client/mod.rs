@@ -1,0 +1,303 @@
+//! The other end of the API, for `saga run`, `resume`, `sessions` and the demo.
+//!
+//! It speaks plain HTTP over one connection per request with the same library that serves it: the service is on this
+//! machine, or at the end of a tunnel that does the encrypting.
+
+mod sse;
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::auth::Key;
+use crate::error::ProblemBody;
+use crate::failure::Failure;
+use crate::wire;
+
+pub(crate) use sse::{Heard, Stream};
+
+/// How long a service on this machine or behind a tunnel may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a request may take. Making a session may wait until a large model is loaded.
+const ANSWER: Duration = Duration::from_secs(600);
+/// The largest answer that is read. A page of events holds the replies' tokens too.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A way to one service.
+#[derive(Clone)]
+pub(crate) struct Client {
+    /// `host:port`, as it stands in the URL.
+    authority: String,
+    host: String,
+    port: u16,
+    key: Option<Key>,
+}
+
+/// Why a request was not answered as hoped.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The service said no.
+    Problem(ProblemBody),
+    /// There is no service, or the connection was lost.
+    Lost(Failure),
+}
+
+impl Refusal {
+    pub(crate) fn code(&self) -> Option<&str> {
+        match self {
+            Refusal::Problem(problem) => Some(&problem.code),
+            Refusal::Lost(_) => None,
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        match refusal {
+            Refusal::Lost(failure) => failure,
+            Refusal::Problem(problem) if problem.status == 401 => {
+                Failure::new(problem.detail).next("set SAGA_KEY to the service's key")
+            }
+            Refusal::Problem(problem) => Failure::new(problem.detail),
+        }
+    }
+}
+
+impl Client {
+    /// A client of the service at `url`.
+    pub(crate) fn new(url: &str, key: Option<Key>) -> Result<Client, Failure> {
+        let wrong = |why: &str| {
+            Failure::new(format!("the server address {url:?} {why}"))
+                .next("write it like http://127.0.0.1:7777")
+        };
+        if url.starts_with("https://") {
+            return Err(Failure::new(format!(
+                "{url} asks for encryption, which this client leaves to others"
+            ))
+            .next("open a tunnel (ssh -L 7777:127.0.0.1:7777 HOST) and use http://127.0.0.1:7777"));
+        }
+        let text = if url.contains("://") { url.to_string() } else { format!("http://{url}") };
+        let uri: Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(wrong("does not begin with http://"));
+        }
+        let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("must not hold a user or password; the key goes into SAGA_KEY"));
+        }
+        if !matches!(uri.path(), "" | "/") {
+            return Err(wrong("has a path, and services are at the root"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_string();
+        let port = authority.port_u16().unwrap_or(80);
+        Ok(Client { authority: authority.to_string(), host, port, key })
+    }
+
+    /// The service's address as a URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
+    /// Whether the service can think.
+    pub(crate) async fn ready(&self) -> Result<wire::Readiness, Refusal> {
+        let response = self.send(Method::GET, "/ready", None, &[]).await?;
+        // Both answers, 200 and 503, have the same body.
+        self.body(response).await
+    }
+
+    pub(crate) async fn create(&self, new: &wire::NewSession) -> Result<wire::Session, Refusal> {
+        self.ask(Method::POST, "/v1/sessions", Some(json(new))).await
+    }
+
+    pub(crate) async fn sessions(&self, cursor: Option<&str>) -> Result<wire::SessionPage, Refusal> {
+        let path = match cursor {
+            Some(cursor) => format!("/v1/sessions?limit=200&cursor={cursor}"),
+            None => "/v1/sessions?limit=200".to_string(),
+        };
+        self.ask(Method::GET, &path, None).await
+    }
+
+    pub(crate) async fn session(&self, id: &str) -> Result<wire::Session, Refusal> {
+        self.ask(Method::GET, &session_path(id, ""), None).await
+    }
+
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), Refusal> {
+        let response = self.send(Method::DELETE, &session_path(id, ""), None, &[]).await?;
+        self.good(response).await.map(|_| ())
+    }
+
+    pub(crate) async fn input(&self, id: &str, input: &wire::NewInput) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/inputs"), Some(json(input))).await
+    }
+
+    pub(crate) async fn interrupt(&self, id: &str) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/interrupt"), None).await
+    }
+
+    /// A page of the events after `after`.
+    pub(crate) async fn events(&self, id: &str, after: u64) -> Result<wire::EventPage, Refusal> {
+        self.ask(
+            Method::GET,
+            &session_path(id, &format!("/events?format=json&limit=500&after={after}")),
+            None,
+        )
+        .await
+    }
+
+    /// The events after `after`, then those that come.
+    pub(crate) async fn follow(&self, id: &str, after: u64) -> Result<Stream, Refusal> {
+        let path = session_path(id, &format!("/events?after={after}"));
+        let response = self.send(Method::GET, &path, None, &[(header::ACCEPT, "text/event-stream")]).await?;
+        Ok(Stream::new(self.good(response).await?.into_body()))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<T, Refusal> {
+        let response = self.send(method, path, body, &[]).await?;
+        let response = self.good(response).await?;
+        self.body(response).await
+    }
+
+    /// The response if it is a success, else what the service says about it.
+    async fn good(&self, response: Response<Incoming>) -> Result<Response<Incoming>, Refusal> {
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = self.bytes(response).await?;
+        match serde_json::from_slice::<ProblemBody>(&bytes) {
+            Ok(problem) => Err(Refusal::Problem(problem)),
+            Err(_) => Err(self.strange(status)),
+        }
+    }
+
+    async fn body<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, Refusal> {
+        let status = response.status();
+        let bytes = self.bytes(response).await?;
+        serde_json::from_slice(&bytes).map_err(|_| self.strange(status))
+    }
+
+    async fn bytes(&self, response: Response<Incoming>) -> Result<Bytes, Refusal> {
+        let whole = timeout(ANSWER, Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect()).await;
+        match whole {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) => Err(self.lost(&error.to_string())),
+            Err(_) => Err(self.lost("no answer came")),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        headers: &[(header::HeaderName, &'static str)],
+    ) -> Result<Response<Incoming>, Refusal> {
+        let connect = timeout(CONNECT, TcpStream::connect((self.host.as_str(), self.port))).await;
+        let stream = match connect {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.lost(&error.to_string())),
+            Err(_) => return Err(self.lost("no connection within 10 s")),
+        };
+        // Small requests and answers go back and forth: waiting to fill packets would only slow them. If it cannot be
+        // set, they are slower.
+        let _ = stream.set_nodelay(true);
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error.to_string()))?;
+        // Ends with the response's body or when it is dropped; what goes wrong in it is seen by the reader too.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        if let Some(key) = &self.key {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.as_str())).map_err(|_| {
+                Refusal::Lost(Failure::new("the key holds characters that no key has").next("check SAGA_KEY"))
+            })?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|error| Refusal::Lost(Failure::new(format!("{path} cannot be asked for: {error}"))))?;
+        match timeout(ANSWER, sender.send_request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(self.lost(&error.to_string())),
+            Err(_) => Err(self.lost("no answer came")),
+        }
+    }
+
+    fn lost(&self, why: &str) -> Refusal {
+        Refusal::Lost(
+            Failure::new(format!("the service at {} cannot be reached: {why}", self.url()))
+                .next("start it with `saga up`, or leave --server and SAGA_SERVER out"),
+        )
+    }
+
+    fn strange(&self, status: StatusCode) -> Refusal {
+        Refusal::Lost(
+            Failure::new(format!("what is at {} answered {status} and is no saga service", self.url()))
+                .next("check the address"),
+        )
+    }
+}
+
+fn json(body: &impl Serialize) -> Bytes {
+    serde_json::to_vec(body).expect("requests have only string keys").into()
+}
+
+/// The path of a session. An id that is none is left for the service to refuse, but must not change the path.
+fn session_path(id: &str, rest: &str) -> String {
+    let safe: String = id
+        .bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(b).to_string(),
+            b => format!("%{b:02X}"),
+        })
+        .collect();
+    format!("/v1/sessions/{safe}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_checked_before_it_is_used() {
+        let url = |text: &str| {
+            Client::new(text, None).map(|client| client.url()).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(url("http://127.0.0.1:7777/").unwrap(), "http://127.0.0.1:7777");
+        assert_eq!(url("localhost:7777").unwrap(), "http://localhost:7777");
+        assert_eq!(url("http://[::1]:7777").unwrap(), "http://[::1]:7777");
+        assert!(url("https://host").unwrap_err().contains("ssh -L"));
+        for wrong in ["http://", "ftp://host", "http://host/v1", "http://me:secret@host"] {
+            assert!(url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_id_cannot_leave_its_path() {
+        assert_eq!(session_path("s-1", "/inputs"), "/v1/sessions/s-1/inputs");
+        assert_eq!(session_path("../x?y", ""), "/v1/sessions/%2E%2E%2Fx%3Fy");
+    }
+}

@@ -1,0 +1,415 @@
+//! What an operator may turn: one TOML file, then the environment, then flags; the later wins.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent::Budget;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// The settings of a service, as its TOML file spells them. Every field may be left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where `saga up` listens: an IP address and a port.
+    pub listen: SocketAddr,
+    /// Folders that sessions may work in. Empty: the folder `saga up` is started in.
+    pub workspace_roots: Vec<PathBuf>,
+    /// The model of sessions that name none: an id of the catalog or the path of a GGUF file.
+    pub model: String,
+    /// Threads that compute; 0 means one per physical core.
+    pub threads: usize,
+    /// The longest line of tokens a session may reach; left out, the model's own limit, but at most 32,768.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<usize>,
+    /// How long a resting session keeps its timeline and its sandbox. Seconds.
+    pub idle_secs: u64,
+    /// Limits of each turn of sessions that name none.
+    pub budget: BudgetConfig,
+    /// The sandbox that commands run in.
+    pub sandbox: SandboxConfig,
+}
+
+/// Limits of each turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// Most steps (replies of the model) in a turn.
+    pub steps_max: u32,
+    /// Most tokens sampled in a turn.
+    pub output_tokens_max: u64,
+    /// Most tokens sampled in one reply.
+    pub reply_tokens_max: u32,
+}
+
+/// The sandbox that commands run in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// Layers that may be missing on this host, by the names `saga doctor` shows. Each one named here makes every
+    /// session weaker.
+    pub lowered: Vec<String>,
+    /// More folders that commands may read, such as a toolchain in an unusual place.
+    pub read_only: Vec<PathBuf>,
+}
+
+/// The model a fresh installation thinks with: the smallest that calls tools usefully.
+pub(crate) const DEFAULT_MODEL: &str = "qwen2.5-coder-1.5b";
+/// The port of a service that is told none.
+const DEFAULT_PORT: u16 = 7777;
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            workspace_roots: Vec::new(),
+            model: DEFAULT_MODEL.to_string(),
+            threads: 0,
+            context_tokens: None,
+            idle_secs: agent::Config::default().idle.as_secs(),
+            budget: BudgetConfig::default(),
+            sandbox: SandboxConfig::default(),
+        }
+    }
+}
+
+impl Default for BudgetConfig {
+    fn default() -> BudgetConfig {
+        let Budget { steps_max, output_tokens_max, reply_tokens_max } = Budget::default();
+        BudgetConfig { steps_max, output_tokens_max, reply_tokens_max }
+    }
+}
+
+impl BudgetConfig {
+    pub(crate) fn budget(&self) -> Budget {
+        Budget {
+            steps_max: self.steps_max,
+            output_tokens_max: self.output_tokens_max,
+            reply_tokens_max: self.reply_tokens_max,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`; the defaults when there is none.
+    ///
+    /// # Errors
+    /// [`Failure`] with the file, the line and what is wrong there.
+    pub fn read(path: &Path) -> Result<Config, Failure> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Config::parse(&text, path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+            Err(error) => Err(Failure::new(format!("cannot read {}: {error}", path.display()))
+                .next("make the file readable, or remove it to run with the defaults")),
+        }
+    }
+
+    /// Reads a file's text; `path` is only named in errors.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Config, Failure> {
+        let config: Config = toml::from_str(text).map_err(|error| {
+            let place = error.span().map(|span| Place::of(text, span.start));
+            let place = place.map(|place| format!(":{place}")).unwrap_or_default();
+            Failure::new(format!("{}{place}: {}", path.display(), error.message().replace('\n', " ")))
+                .next("`saga config print` shows every setting with its value")
+        })?;
+        config.check().map_err(|why| {
+            Failure::new(format!("{}: {why}", path.display()))
+                .next("`saga config print` shows every setting with its value")
+        })?;
+        Ok(config)
+    }
+
+    /// Whether the values make sense together.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.model.trim().is_empty() {
+            return Err(
+                "model is empty; name one of `saga model list` or the path of a GGUF file".to_string()
+            );
+        }
+        if self.context_tokens == Some(0) {
+            return Err("context_tokens is 0; leave it out to use what the model can".to_string());
+        }
+        if self.threads > 1024 {
+            return Err(format!("threads is {}; use 0 for one per physical core", self.threads));
+        }
+        let BudgetConfig { steps_max, output_tokens_max, reply_tokens_max } = self.budget;
+        if steps_max == 0 || output_tokens_max == 0 || reply_tokens_max == 0 {
+            return Err("a budget of 0 would end every turn before it begins; give 1 or more".to_string());
+        }
+        if let Some(root) = self.workspace_roots.iter().find(|root| !root.is_absolute()) {
+            return Err(format!("the workspace root {} is not absolute; write it from / on", root.display()));
+        }
+        Ok(())
+    }
+
+    /// The file this configuration would be read from.
+    pub(crate) fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("the settings are plain tables, numbers and strings")
+    }
+
+    pub(crate) fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_secs)
+    }
+}
+
+/// A place in a text, as editors count.
+struct Place {
+    line: usize,
+    column: usize,
+}
+
+impl Place {
+    fn of(text: &str, offset: usize) -> Place {
+        let before = text.get(..offset).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Place { line, column }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// Where everything lives on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folders {
+    /// The settings' file.
+    pub config_file: PathBuf,
+    /// What the service writes: the memory, its key, the demo's samples.
+    pub data: PathBuf,
+    /// Pulled models.
+    pub models: PathBuf,
+}
+
+impl Folders {
+    /// The folders the environment asks for: all under `SAGA_HOME` when it is set, else where the XDG base directory
+    /// specification puts them.
+    ///
+    /// # Errors
+    /// [`Failure`] when neither `SAGA_HOME` nor `HOME` is set.
+    pub fn from_env() -> Result<Folders, Failure> {
+        Folders::from_vars(|name| std::env::var_os(name).map(PathBuf::from))
+    }
+
+    fn from_vars(var: impl Fn(&str) -> Option<PathBuf>) -> Result<Folders, Failure> {
+        // The specification says that an empty or relative value counts as unset.
+        let absolute = |name: &str| var(name).filter(|path| path.is_absolute());
+        if let Some(home) = var("SAGA_HOME").filter(|home| !home.as_os_str().is_empty()) {
+            let home = std::path::absolute(&home)
+                .map_err(|error| Failure::new(format!("SAGA_HOME={}: {error}", home.display())))?;
+            return Ok(Folders {
+                config_file: home.join("config.toml"),
+                data: home.join("data"),
+                models: home.join("models"),
+            });
+        }
+        let home = absolute("HOME");
+        let base = |name: &str, under_home: &str| {
+            absolute(name).or_else(|| Some(home.as_ref()?.join(under_home))).ok_or_else(|| {
+                Failure::new("there is no home folder to keep data in")
+                    .next("set SAGA_HOME to a folder that this user may write")
+            })
+        };
+        let data = base("XDG_DATA_HOME", ".local/share")?.join("saga");
+        let config_file = base("XDG_CONFIG_HOME", ".config")?.join("saga/config.toml");
+        Ok(Folders { config_file, models: data.join("models"), data })
+    }
+
+    /// Where the memory keeps its log and its indexes.
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.data.join("memory")
+    }
+}
+
+/// Flags, and the environment variables behind them, that change settings for one run.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Settings (each also in the configuration file)")]
+pub(crate) struct Overrides {
+    /// The model to think with: an id of `saga model list` or the path of a GGUF file.
+    #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Threads that compute; 0 means one per physical core.
+    #[arg(long, env = "SAGA_THREADS", value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// The longest line of tokens a session may reach.
+    #[arg(long, env = "SAGA_CONTEXT_TOKENS", value_name = "N")]
+    pub(crate) context_tokens: Option<usize>,
+    /// A sandbox layer that may be missing (repeatable); `saga doctor` names them. Makes sessions weaker.
+    #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
+    pub(crate) lowered: Vec<String>,
+}
+
+/// Where a service listens and what it lets sessions touch.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Settings (each also in the configuration file)")]
+pub(crate) struct ServiceOverrides {
+    /// Where to listen: an IP address and a port.
+    #[arg(long, env = "SAGA_LISTEN", value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// A folder that sessions may work in (repeatable); the current folder when none is set.
+    #[arg(long = "root", env = "SAGA_WORKSPACE_ROOTS", value_name = "DIR", value_delimiter = ':')]
+    pub(crate) roots: Vec<PathBuf>,
+}
+
+impl Overrides {
+    /// The model asked for. A file's path is made absolute: a service may stand in another folder.
+    pub(crate) fn model(&self) -> Result<Option<String>, Failure> {
+        let Some(model) = &self.model else { return Ok(None) };
+        if !model.contains('/') && !model.ends_with(".gguf") {
+            return Ok(Some(model.clone()));
+        }
+        let path =
+            std::path::absolute(model).map_err(|error| Failure::new(format!("model {model}: {error}")))?;
+        match path.into_os_string().into_string() {
+            Ok(path) => Ok(Some(path)),
+            Err(_) => {
+                Err(Failure::new(format!("the path of the model {model} is not UTF-8"))
+                    .next("rename its folder"))
+            }
+        }
+    }
+
+    pub(crate) fn apply(&self, config: &mut Config) -> Result<(), Failure> {
+        if let Some(model) = self.model()? {
+            config.model = model;
+        }
+        if let Some(threads) = self.threads {
+            config.threads = threads;
+        }
+        if self.context_tokens.is_some() {
+            config.context_tokens = self.context_tokens;
+        }
+        if !self.lowered.is_empty() {
+            config.sandbox.lowered = self.lowered.clone();
+        }
+        config.check().map_err(Failure::new)
+    }
+}
+
+impl ServiceOverrides {
+    pub(crate) fn apply(&self, config: &mut Config) -> Result<(), Failure> {
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        if !self.roots.is_empty() {
+            config.workspace_roots = self
+                .roots
+                .iter()
+                .map(|root| {
+                    std::path::absolute(root)
+                        .map_err(|e| Failure::new(format!("root {}: {e}", root.display())))
+                })
+                .collect::<Result<_, _>>()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    fn check(text: &str, expected: Expect) {
+        let said = match Config::parse(text, Path::new("/etc/saga.toml")) {
+            Ok(config) => config.to_toml(),
+            Err(failure) => failure.to_string(),
+        };
+        expected.assert_eq(&said);
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        // What `saga config print` shows is also the reference of the settings.
+        check(
+            "",
+            expect![[r#"
+                listen = "127.0.0.1:7777"
+                workspace_roots = []
+                model = "qwen2.5-coder-1.5b"
+                threads = 0
+                idle_secs = 600
+
+                [budget]
+                steps_max = 40
+                output_tokens_max = 32768
+                reply_tokens_max = 4096
+
+                [sandbox]
+                lowered = []
+                read_only = []
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        let config = Config { context_tokens: Some(8192), ..Config::default() };
+        assert_eq!(Config::parse(&config.to_toml(), Path::new("x")).unwrap(), config);
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_place() {
+        // A misspelt setting that is silently ignored costs an afternoon.
+        check(
+            "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
+            expect![
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+            ],
+        );
+        check(
+            "listen = \"localhost\"\n",
+            expect![
+                "/etc/saga.toml:1:10: invalid socket address syntax; `saga config print` shows every setting with its value"
+            ],
+        );
+        check(
+            "[budget]\nsteps_max = 0\n",
+            expect![
+                "/etc/saga.toml: a budget of 0 would end every turn before it begins; give 1 or more; `saga config print` shows every setting with its value"
+            ],
+        );
+        check(
+            "workspace_roots = [\"src\"]\n",
+            expect![
+                "/etc/saga.toml: the workspace root src is not absolute; write it from / on; `saga config print` shows every setting with its value"
+            ],
+        );
+        check(
+            "threads = \n",
+            expect![
+                "/etc/saga.toml:1:11: string values must be quoted, expected literal string; `saga config print` shows every setting with its value"
+            ],
+        );
+    }
+
+    #[test]
+    fn saga_home_overrides_every_folder() {
+        let folders = |vars: &[(&str, &str)]| {
+            let found = Folders::from_vars(|name| {
+                vars.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
+            });
+            found.map_err(|failure| failure.to_string())
+        };
+        let home = folders(&[("SAGA_HOME", "/s"), ("XDG_DATA_HOME", "/d"), ("HOME", "/h")]).unwrap();
+        assert_eq!(home.config_file, Path::new("/s/config.toml"));
+        assert_eq!(
+            (home.data.as_path(), home.models.as_path()),
+            (Path::new("/s/data"), Path::new("/s/models"))
+        );
+        let xdg = folders(&[("SAGA_HOME", ""), ("XDG_DATA_HOME", "/d"), ("HOME", "/h")]).unwrap();
+        assert_eq!(
+            (xdg.data.as_path(), xdg.config_file.as_path()),
+            (Path::new("/d/saga"), Path::new("/h/.config/saga/config.toml"))
+        );
+        let relative = folders(&[("XDG_DATA_HOME", "d"), ("HOME", "/h")]).unwrap();
+        assert_eq!(relative.data, Path::new("/h/.local/share/saga"));
+        assert!(folders(&[]).unwrap_err().contains("set SAGA_HOME"));
+    }
+}

@@ -1,0 +1,119 @@
+//! Facts about this machine.
+
+use std::path::Path;
+
+/// The machine's memory. Bytes.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+/// What programs could use of it now. Bytes.
+pub(crate) fn memory_free_bytes() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
+fn meminfo(field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Room for files of this user under `path`, or under the nearest folder above it that exists. Bytes.
+pub(crate) fn disk_free_bytes(path: &Path) -> Option<u64> {
+    let there = path.ancestors().find(|dir| dir.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The processor's name.
+pub(crate) fn cpu_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+/// Instruction sets that make the engine fast, each with whether this processor has it.
+pub(crate) fn cpu_features() -> Vec<(&'static str, bool)> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        vec![
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("f16c", std::arch::is_x86_feature_detected!("f16c")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+            ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+        ]
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        vec![
+            ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+            ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+            ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ]
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        Vec::new()
+    }
+}
+
+/// Bytes as people read them: `1.1 GB`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A number as people read it: `12,345`.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Seconds as people read them: `0.4 s`, `12 s`, `3 min 5 s`.
+pub(crate) fn seconds(s: f64) -> String {
+    if s < 10.0 {
+        return format!("{s:.1} s");
+    }
+    let whole = s.round() as u64;
+    match (whole / 60, whole % 60) {
+        (0, s) => format!("{s} s"),
+        (m, s) if m < 60 => format!("{m} min {s} s"),
+        (m, _) => format!("{} h {} min", m / 60, m % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!([bytes(999), bytes(1_117_320_768)], ["999 B", "1.1 GB"]);
+        assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [seconds(0.44), seconds(59.6), seconds(185.0), seconds(7260.0)],
+            ["0.4 s", "1 min 0 s", "3 min 5 s", "2 h 1 min"]
+        );
+    }
+
+    #[test]
+    fn this_machine_tells_its_memory_and_disk() {
+        assert!(memory_bytes().unwrap() >= memory_free_bytes().unwrap());
+        assert!(disk_free_bytes(Path::new("/no/such/folder")).is_some());
+    }
+}

@@ -1,0 +1,97 @@
+//! The table of routes; nothing else.
+
+use std::sync::LazyLock;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, Uri};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::{Json, Router};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::error::Problem;
+use crate::service::Service;
+use crate::{health, sessions, stream};
+
+/// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
+pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// What anybody may ask.
+fn open() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::version))
+        .routes(routes!(openapi))
+}
+
+/// What needs the key.
+fn guarded() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(sessions::create, sessions::list))
+        .routes(routes!(sessions::get, sessions::delete))
+        .routes(routes!(sessions::input))
+        .routes(routes!(sessions::interrupt))
+        .routes(routes!(stream::events))
+}
+
+/// The service as a router, ready to be served.
+pub fn router(service: Service) -> Router {
+    let guard = from_fn_with_state(service.clone(), guard);
+    let table = open().merge(guarded().route_layer(guard));
+    let (router, _) = table.split_for_parts();
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(service)
+}
+
+async fn guard(State(service): State<Service>, request: Request, next: Next) -> Result<Response, Problem> {
+    service.auth().check(request.headers(), request.uri())?;
+    Ok(next.run(request).await)
+}
+
+async fn no_route(uri: Uri) -> Problem {
+    Problem::no_route(uri.path())
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem::wrong_method(method.as_str(), uri.path())
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "service", security(()),
+    responses((status = 200, description = "The API, described for machines", content_type = "application/json")))]
+async fn openapi() -> Json<&'static OpenApi> {
+    Json(document())
+}
+
+/// The API, described for machines: what `/openapi.json` sends and what is checked in as `api/openapi.json`.
+pub(crate) fn document() -> &'static OpenApi {
+    static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(|| {
+        let about = InfoBuilder::new()
+            .title("saga")
+            .version(env!("CARGO_PKG_VERSION"))
+            .description(Some(
+                "A coding agent that lives on your machine: sessions, their inputs and their events.",
+            ))
+            .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
+        let keys = ComponentsBuilder::new()
+            .security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)))
+            .security_scheme("key", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("x-api-key"))));
+        let any = ["bearer", "key"].map(|name| SecurityRequirement::new(name, Vec::<String>::new()));
+        let base = OpenApiBuilder::new()
+            .info(about.build())
+            .components(Some(keys.build()))
+            .security(Some(any))
+            .build();
+        OpenApiRouter::with_openapi(base).merge(open()).merge(guarded()).into_openapi()
+    });
+    &DOCUMENT
+}

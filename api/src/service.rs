@@ -1,0 +1,85 @@
+//! The service behind the routes: the agent, who may ask it, and whether it is ready.
+
+use std::sync::Arc;
+
+use agent::{Agent, Budget};
+use tokio::sync::watch;
+
+use crate::auth::Auth;
+use crate::error::Problem;
+use crate::wire;
+
+/// What the routes speak for. A cheap handle.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    agent: Agent,
+    auth: Auth,
+    model: String,
+    budget: Budget,
+    state: watch::Receiver<Readiness>,
+    closing: watch::Receiver<bool>,
+}
+
+/// Whether the service can think.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not yet; what it is doing.
+    Starting(String),
+    /// It can.
+    Ready,
+    /// Not without help; what is wrong.
+    Failed(String),
+}
+
+/// The ends of a service that its server holds.
+pub struct Switches {
+    /// Says whether the service can think.
+    pub readiness: watch::Sender<Readiness>,
+    /// Set once the service stops: streams end.
+    pub closing: watch::Sender<bool>,
+}
+
+impl Service {
+    /// A service over `agent`; `model` and `budget` are what sessions get that ask for none.
+    pub fn new(agent: Agent, auth: Auth, model: String, budget: Budget) -> (Service, Switches) {
+        let (readiness, state) = watch::channel(Readiness::Starting("starting".to_string()));
+        let (close, closing) = watch::channel(false);
+        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing }));
+        (service, Switches { readiness, closing: close })
+    }
+
+    /// The sessions.
+    pub fn agent(&self) -> &Agent {
+        &self.0.agent
+    }
+
+    pub(crate) fn auth(&self) -> &Auth {
+        &self.0.auth
+    }
+
+    pub(crate) fn budget(&self) -> Budget {
+        self.0.budget
+    }
+
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.0.closing.clone()
+    }
+
+    pub(crate) fn readiness(&self) -> wire::Readiness {
+        let (ready, detail) = match &*self.0.state.borrow() {
+            Readiness::Ready => (true, None),
+            Readiness::Starting(what) | Readiness::Failed(what) => (false, Some(what.clone())),
+        };
+        wire::Readiness { ready, model: self.0.model.clone(), detail }
+    }
+
+    /// Refuses what needs the default model while it is not there.
+    pub(crate) fn must_be_ready(&self) -> Result<(), Problem> {
+        match &*self.0.state.borrow() {
+            Readiness::Ready => Ok(()),
+            Readiness::Starting(what) | Readiness::Failed(what) => Err(Problem::starting(what)),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A session as a person follows it: text as it is written, each call as one line with its outcome.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use agent::{End, Event, Progress, Recorded};
+use serde_json::Value;
+use tools::{Call, Outcome};
+
+use crate::client::Heard;
+use crate::host::{count, seconds};
+use crate::term::{Ink, Screen, clean, one_line};
+
+/// The view of one session.
+pub(crate) struct Show {
+    screen: Screen,
+    /// Calls asked for and not yet ended.
+    calls: BTreeMap<String, Call>,
+    /// Text of this step that has been shown already.
+    streamed: String,
+    doing: Doing,
+    since: Instant,
+}
+
+/// What the line at the bottom says.
+enum Doing {
+    Nothing,
+    Waiting,
+    Loading { percent: u64 },
+    Reading { done: u64, total: u64 },
+    Thinking { tokens: u64, decode_ms: u64 },
+    Calling { chars: usize },
+    Running { call: String, last: String },
+}
+
+impl Show {
+    pub(crate) fn new(screen: Screen) -> Show {
+        Show {
+            screen,
+            calls: BTreeMap::new(),
+            streamed: String::new(),
+            doing: Doing::Nothing,
+            since: Instant::now(),
+        }
+    }
+
+    /// Shows one thing a stream has said; gives the event back if it was one.
+    pub(crate) fn hear(&mut self, heard: &Heard) -> Option<Recorded> {
+        if heard.kind == "progress" {
+            // Kinds of progress that a newer service has are passed over.
+            if let Ok(progress) = serde_json::from_str(&heard.data) {
+                self.progress(progress);
+            }
+            return None;
+        }
+        heard.id?;
+        let recorded: Recorded = serde_json::from_str(&heard.data).ok()?;
+        self.event(&recorded);
+        Some(recorded)
+    }
+
+    /// Redraws the line at the bottom.
+    pub(crate) fn tick(&self) {
+        if let Some(line) = self.status() {
+            self.screen.status(&line);
+        }
+    }
+
+    fn do_now(&mut self, doing: Doing) {
+        if std::mem::discriminant(&doing) != std::mem::discriminant(&self.doing) {
+            self.since = Instant::now();
+        }
+        self.doing = doing;
+        self.tick();
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        match progress {
+            Progress::Loading { done_bytes, total_bytes } => {
+                self.do_now(Doing::Loading {
+                    percent: (done_bytes * 100).checked_div(total_bytes).unwrap_or(0),
+                });
+            }
+            Progress::Prefilling { done_tokens, total_tokens } => {
+                self.do_now(Doing::Reading { done: done_tokens, total: total_tokens });
+            }
+            Progress::Text { text } => {
+                if matches!(self.doing, Doing::Waiting | Doing::Reading { .. } | Doing::Loading { .. }) {
+                    self.do_now(Doing::Thinking { tokens: 0, decode_ms: 0 });
+                }
+                if self.screen.live() {
+                    // A reply's leading line breaks are of no use to a reader.
+                    let shown = if self.streamed.trim().is_empty() { text.trim_start() } else { &text };
+                    self.screen.text(&clean(shown));
+                    self.streamed.push_str(&text);
+                }
+            }
+            Progress::Calling { text } => {
+                self.screen.end_text();
+                let before = if let Doing::Calling { chars } = self.doing { chars } else { 0 };
+                self.do_now(Doing::Calling { chars: before + text.chars().count() });
+            }
+            Progress::Output { call, text } => {
+                let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+                self.do_now(Doing::Running { call, last: one_line(last, 200) });
+            }
+            Progress::Speed { output_tokens, decode_ms } => match &self.doing {
+                Doing::Calling { .. } => self.tick(),
+                _ => self.do_now(Doing::Thinking { tokens: output_tokens, decode_ms }),
+            },
+        }
+    }
+
+    fn event(&mut self, recorded: &Recorded) {
+        let screen = self.screen.clone();
+        match &recorded.event {
+            Event::Created(_) | Event::TurnStarted { .. } => {}
+            Event::Input { text, .. } => {
+                screen.line(&format!(
+                    "{} {}",
+                    screen.ink(Ink::Accent, "›"),
+                    screen.ink(Ink::Bold, clean(text).trim())
+                ));
+            }
+            Event::StepStarted { .. } => {
+                self.streamed.clear();
+                self.do_now(Doing::Waiting);
+            }
+            Event::Reply { text, calls, refused, .. } => {
+                // What was not streamed, because nobody watched or the stream began in between, is shown now.
+                let rest = text.trim().strip_prefix(self.streamed.trim()).unwrap_or_default();
+                if self.streamed.trim().is_empty() && !text.trim().is_empty() {
+                    screen.line(clean(text).trim());
+                } else {
+                    screen.text(&clean(rest));
+                    screen.end_text();
+                }
+                self.streamed.clear();
+                for refusal in refused {
+                    let why = one_line(&refusal.why, screen.width().saturating_sub(28));
+                    screen.line(&format!("{} a call that cannot be read: {why}", screen.ink(Ink::Bad, "●")));
+                }
+                self.calls.extend(calls.iter().map(|call| (call.id.clone(), call.clone())));
+                self.do_now(Doing::Waiting);
+            }
+            Event::CallStarted { id, .. } => {
+                self.do_now(Doing::Running { call: id.clone(), last: String::new() })
+            }
+            Event::CallFinished { id, outcome } => {
+                let line = self.call_line(id, Some(outcome));
+                screen.line(&line);
+                self.calls.remove(id);
+                self.do_now(Doing::Waiting);
+            }
+            Event::CallLost { id } => {
+                let line = self.call_line(id, None);
+                screen.line(&line);
+                self.calls.remove(id);
+            }
+            Event::Interrupted => screen.line(&screen.ink(Ink::Warn, "interrupted")),
+            Event::TurnEnded { end, .. } => {
+                self.doing = Doing::Nothing;
+                screen.quiet();
+                screen.end_text();
+                match end {
+                    End::Done | End::Interrupted => {}
+                    End::Budget { .. } | End::ContextFull { .. } | End::Failed { .. } => {
+                        screen.line(&screen.ink(Ink::Bad, &end_in_words(end)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `● exec cargo test … exit 1 · 2.1 s`
+    fn call_line(&self, id: &str, outcome: Option<&Outcome>) -> String {
+        let (ink, summary) = match outcome {
+            Some(outcome) if outcome.ok => (Ink::Good, one_line(&outcome.summary, 120)),
+            Some(outcome) => (Ink::Bad, one_line(&outcome.summary, 120)),
+            None => (Ink::Warn, "outcome unknown: the service stopped while it ran".to_string()),
+        };
+        // Bullet, spaces and the dots around what the call is about.
+        let room = self.screen.width().saturating_sub(summary.chars().count() + 6).max(24);
+        let what = self.calls.get(id).map_or_else(|| "call".to_string(), |call| in_words(call, room));
+        let (dot, dots) = (self.screen.ink(ink, "●"), self.screen.ink(Ink::Dim, "…"));
+        format!("{dot} {what} {dots} {}", self.screen.ink(ink, &summary))
+    }
+
+    fn status(&self) -> Option<String> {
+        let s = self.since.elapsed().as_secs_f64();
+        let rate = |tokens: u64, s: f64| {
+            if s > 0.2 { format!(" · {:.0} tokens/s", tokens as f64 / s) } else { String::new() }
+        };
+        Some(match &self.doing {
+            Doing::Nothing => return None,
+            Doing::Waiting => format!("working · {}", seconds(s)),
+            Doing::Loading { percent } => format!("loading the model · {percent} %"),
+            Doing::Reading { done, total } => {
+                format!("reading · {} of {} tokens{}", count(*done), count(*total), rate(*done, s))
+            }
+            Doing::Thinking { tokens, decode_ms } => {
+                format!("thinking · {} tokens{}", count(*tokens), rate(*tokens, *decode_ms as f64 / 1000.0))
+            }
+            Doing::Calling { chars } => {
+                format!("writing a call · {} characters · {}", count(*chars as u64), seconds(s))
+            }
+            Doing::Running { call, last } => {
+                let what =
+                    self.calls.get(call).map_or_else(|| "a call".to_string(), |call| in_words(call, 60));
+                let last = if last.is_empty() { String::new() } else { format!(" · {last}") };
+                format!("{what} · {}{last}", seconds(s))
+            }
+        })
+    }
+}
+
+/// A call in a few words: its tool and what it is about.
+pub(crate) fn in_words(call: &Call, width: usize) -> String {
+    // The first of these that a call has says what it is about, for any tool.
+    let told = ["command", "path", "pattern", "query", "file", "url"];
+    let arguments = call.arguments.as_object();
+    let about = arguments.and_then(|arguments| {
+        let named = told.iter().find_map(|name| arguments.get(*name)?.as_str());
+        named.or_else(|| arguments.values().find_map(Value::as_str))
+    });
+    match about {
+        Some(about) => one_line(&format!("{} {about}", call.name), width),
+        None => one_line(&call.name, width),
+    }
+}
+
+/// Why a turn ended, as a sentence.
+pub(crate) fn end_in_words(end: &End) -> String {
+    match end {
+        End::Done => "done".to_string(),
+        End::Interrupted => "interrupted".to_string(),
+        End::Budget { limit } => format!("stopped at a limit: {limit}"),
+        End::ContextFull { asked, limit } => format!(
+            "stopped: the prompt needs {} tokens and the context holds {}; begin a new session",
+            count(*asked),
+            count(*limit)
+        ),
+        End::Failed { error } => format!("failed: {}", clean(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_call_says_what_it_is_about() {
+        let say = |name: &str, arguments: Value| {
+            in_words(&Call { id: "1".into(), name: name.into(), arguments }, 30)
+        };
+        assert_eq!(
+            say("exec", json!({"timeout": 3, "command": "cargo  test\n--all"})),
+            "exec cargo test --all"
+        );
+        assert_eq!(say("edit", json!({"old": "a", "path": "src/a.py"})), "edit src/a.py");
+        assert_eq!(say("odd", json!({"n": 3, "what": "thing"})), "odd thing");
+        assert_eq!(say("odd", json!([])), "odd");
+        assert_eq!(say("exec", json!({"command": "x".repeat(99)})).chars().count(), 30);
+    }
+}

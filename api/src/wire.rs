@@ -1,0 +1,360 @@
+//! The bodies of requests and answers, as JSON spells them. Fields may be added, never renamed or removed; unknown ones
+//! are ignored.
+
+use std::path::PathBuf;
+
+use agent::{Recorded, SessionInfo};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::error::Problem;
+
+/// A session to be made.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct NewSession {
+    /// The folder it works in: absolute, and under one of the service's workspace roots.
+    #[schema(value_type = String, example = "/home/me/src/project")]
+    pub(crate) workspace: PathBuf,
+    /// The model's id in the catalog or the path of its file; the service's default when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "qwen2.5-coder-1.5b")]
+    pub(crate) model: Option<String>,
+    /// What the session is told beyond the system prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instructions: Option<String>,
+    /// The id it gets, to make a repeated request harmless; a new one when left out. 1 to 48 of a-z, 0-9, '-' and '_'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    /// Limits of each turn; the service's default when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) budget: Option<Budget>,
+}
+
+/// Limits of one turn. What is left out is as the service has it by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Budget {
+    /// Most steps (replies of the model) in a turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub(crate) steps_max: Option<u32>,
+    /// Most tokens sampled in a turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub(crate) output_tokens_max: Option<u64>,
+    /// Most tokens sampled in one reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub(crate) reply_tokens_max: Option<u32>,
+}
+
+impl Budget {
+    pub(crate) fn over(self, default: agent::Budget) -> agent::Budget {
+        agent::Budget {
+            steps_max: self.steps_max.unwrap_or(default.steps_max),
+            output_tokens_max: self.output_tokens_max.unwrap_or(default.output_tokens_max),
+            reply_tokens_max: self.reply_tokens_max.unwrap_or(default.reply_tokens_max),
+        }
+    }
+}
+
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    /// It waits for somebody.
+    Idle,
+    /// A turn is running.
+    Running,
+    /// Its last turn failed, or its journal cannot be read or written; `error` says why.
+    Failed,
+}
+
+/// Why a turn ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub(crate) enum End {
+    /// The model replied without asking for a call.
+    Done,
+    /// Somebody interrupted it.
+    Interrupted,
+    /// A limit of the budget was reached.
+    Budget {
+        /// Which, in words.
+        limit: String,
+    },
+    /// The prompt no longer fits the model's context.
+    ContextFull {
+        /// Tokens the prompt needs.
+        asked: u64,
+        /// Tokens the context holds.
+        limit: u64,
+    },
+    /// Something the agent cannot mend by itself.
+    Failed {
+        /// What, and what to do about it.
+        error: String,
+    },
+}
+
+impl From<agent::End> for End {
+    fn from(end: agent::End) -> End {
+        match end {
+            agent::End::Done => End::Done,
+            agent::End::Interrupted => End::Interrupted,
+            agent::End::Budget { limit } => End::Budget { limit },
+            agent::End::ContextFull { asked, limit } => End::ContextFull { asked, limit },
+            agent::End::Failed { error } => End::Failed { error },
+        }
+    }
+}
+
+/// What all replies of a session have cost, counted exactly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Usage {
+    /// Tokens in the prompts.
+    pub(crate) prompt_tokens: u64,
+    /// Of those, tokens that had been computed before.
+    pub(crate) cached_tokens: u64,
+    /// Tokens sampled.
+    pub(crate) output_tokens: u64,
+    /// Milliseconds spent on prompts.
+    pub(crate) prefill_ms: u64,
+    /// Milliseconds spent sampling.
+    pub(crate) decode_ms: u64,
+}
+
+impl From<agent::Usage> for Usage {
+    fn from(usage: agent::Usage) -> Usage {
+        let agent::Usage { prompt_tokens, cached_tokens, output_tokens, prefill_ms, decode_ms } = usage;
+        Usage { prompt_tokens, cached_tokens, output_tokens, prefill_ms, decode_ms }
+    }
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Session {
+    /// Its name.
+    #[schema(example = "s-1m5k3f8q2z0ab")]
+    pub(crate) id: String,
+    /// The first line of its first input.
+    pub(crate) title: Option<String>,
+    /// The folder it works in.
+    pub(crate) workspace: String,
+    /// The model it thinks with.
+    pub(crate) model: String,
+    /// What it is doing.
+    pub(crate) status: Status,
+    /// What is wrong, when it has failed.
+    pub(crate) error: Option<String>,
+    /// How its last turn ended; null while one runs.
+    pub(crate) ended: Option<End>,
+    /// Turns started.
+    pub(crate) turns: u32,
+    /// Steps started.
+    pub(crate) steps: u32,
+    /// Inputs the model has not been shown.
+    pub(crate) waiting: usize,
+    /// Calls that have ended.
+    pub(crate) tool_calls: u32,
+    /// Calls that have ended badly.
+    pub(crate) tool_errors: u32,
+    /// What all replies have cost.
+    pub(crate) usage: Usage,
+    /// Milliseconds since 1970 when it was made.
+    pub(crate) created_ms: u64,
+    /// Milliseconds since 1970 of its last event.
+    pub(crate) updated_ms: u64,
+    /// The seq of its last event.
+    pub(crate) last: u64,
+}
+
+impl From<SessionInfo> for Session {
+    fn from(info: SessionInfo) -> Session {
+        Session {
+            id: info.id.to_string(),
+            title: info.title,
+            workspace: info.workspace.display().to_string(),
+            model: info.model,
+            status: match info.status {
+                agent::Status::Idle => Status::Idle,
+                agent::Status::Running => Status::Running,
+                agent::Status::Failed => Status::Failed,
+            },
+            error: info.error,
+            ended: info.ended.map(End::from),
+            turns: info.turns,
+            steps: info.steps,
+            waiting: info.waiting,
+            tool_calls: info.tool_calls,
+            tool_errors: info.tool_errors,
+            usage: info.usage.into(),
+            created_ms: info.created_ms,
+            updated_ms: info.updated_ms,
+            last: info.last.0,
+        }
+    }
+}
+
+/// One page of sessions, newest first.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct SessionPage {
+    /// The sessions.
+    pub(crate) sessions: Vec<Session>,
+    /// What to send as `cursor` for the next page; null on the last one.
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// Which sessions to list.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct SessionQuery {
+    /// How many, at most.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    pub(crate) limit: Option<usize>,
+    /// The `next_cursor` of the page before.
+    pub(crate) cursor: Option<String>,
+    /// Only sessions that are doing this.
+    pub(crate) status: Option<Status>,
+}
+
+/// Something to say to a session.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct NewInput {
+    /// The client's own id for this input: sending it again changes nothing. The `Idempotency-Key` header may be used
+    /// instead; without either, the service makes one up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 128)]
+    pub(crate) id: Option<String>,
+    /// What is said.
+    #[schema(min_length = 1, example = "The tests fail. Find the bug and fix it.")]
+    pub(crate) text: String,
+}
+
+/// That something asked for is durable.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Admitted {
+    /// The seq of the event it became.
+    pub(crate) seq: u64,
+    /// False when it had been admitted before, or there was nothing to do.
+    pub(crate) fresh: bool,
+    /// The input's id; null for an interrupt.
+    pub(crate) id: Option<String>,
+}
+
+/// An event of a session: a fact, written once and never changed. Further fields depend on `type`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Event {
+    /// Its place in the session: 1, 2, 3 … without gaps.
+    pub(crate) seq: u64,
+    /// Milliseconds since 1970 when it was written.
+    pub(crate) at_ms: u64,
+    /// What happened: `created`, `input`, `turn_started`, `step_started`, `reply`, `call_started`, `call_finished`,
+    /// `call_lost`, `interrupted` or `turn_ended`; more may be added.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// What belongs to this kind of event.
+    #[serde(flatten)]
+    #[schema(additional_properties)]
+    pub(crate) rest: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One page of events, oldest first.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct EventPage {
+    /// The events.
+    #[schema(value_type = Vec<Event>)]
+    pub(crate) events: Vec<Recorded>,
+    /// What to send as `after` for the next page; null when there is nothing more yet.
+    pub(crate) next_after: Option<u64>,
+}
+
+/// Which events to send, and how.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct EventQuery {
+    /// Only events with a greater seq. `Last-Event-ID` wins over it.
+    #[param(default = 0)]
+    pub(crate) after: Option<u64>,
+    /// `json` for one page instead of a stream; so does `Accept: application/json`.
+    #[param(inline)]
+    pub(crate) format: Option<EventFormat>,
+    /// How many events on a page, at most.
+    #[param(minimum = 1, maximum = 1000, default = 200)]
+    pub(crate) limit: Option<usize>,
+}
+
+/// How events are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EventFormat {
+    /// Server-sent events: what there is, then what comes.
+    Sse,
+    /// One page.
+    Json,
+}
+
+/// Whether the service is up.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Health {
+    /// Always `ok`: a service that is not does not answer.
+    pub(crate) status: String,
+}
+
+/// Whether the service can think.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Readiness {
+    /// Whether it can.
+    pub(crate) ready: bool,
+    /// The model of sessions that name none.
+    pub(crate) model: String,
+    /// What it is doing until it can, or why it cannot.
+    pub(crate) detail: Option<String>,
+}
+
+/// Which version is running.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Version {
+    /// `saga`.
+    pub(crate) name: String,
+    /// The version, as in the changelog.
+    pub(crate) version: String,
+}
+
+/// A JSON body whose every rejection is a [`Problem`].
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let axum::Json(body) = <axum::Json<T> as FromRequest<S>>::from_request(request, state).await?;
+        Ok(Body(body))
+    }
+}
+
+/// A query string whose every rejection is a [`Problem`].
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(asked) = Query::<T>::from_request_parts(parts, state).await?;
+        Ok(Asked(asked))
+    }
+}
+
+/// A session's id from the path, checked.
+pub(crate) struct Id(pub(crate) agent::SessionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state).await?;
+        Ok(Id(id.parse()?))
+    }
+}
