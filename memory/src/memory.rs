@@ -1,12 +1,36 @@
-//! The store of one data folder.
-use std::io::{BufRead, Write};
+//! The store of one data folder: its lock, its parts, and the way in.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
-use crate::*;
+use crate::blobs::Blobs;
+use crate::frame::{Broken, Frame, Kind, NAME_BYTES_MAX};
+use crate::index::Index;
+use crate::log::{End, HEADER, Log, Place, read_at};
+use crate::purge::purge;
+use crate::recall::Recall;
+use crate::recover::recover;
+use crate::writer::{Ask, QUEUE_ASKS, Reply, Writer};
+use crate::{Digest, Error, Hit, Journal, JournalInfo, Note, NoteId, Query, Seq};
 
-/// The store of one data folder. Cheap to clone; every clone is the same store.
-#[derive(Clone, Debug)]
-pub struct Memory;
+/// The most bytes one page of a journal has: a longer page ends early.
+pub const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The store of one data folder. Cheap to clone; every clone is the same store, and the folder is free again when the
+/// last clone and the last journal of it are dropped. All calls block; async callers put them on a blocking thread.
+///
+/// The folder holds `log/` (the truth), `blobs/`, and `index/`, which may be deleted at any time the store is closed.
+#[derive(Clone)]
+pub struct Memory {
+    pub(crate) inner: Arc<Inner>,
+}
 
 /// How the store is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -17,59 +41,430 @@ pub struct Health {
     pub bytes: u64,
     /// Journals.
     pub journals: usize,
-    /// Live notes.
+    /// Notes that live.
     pub notes: u64,
-    /// Bytes at the log's end that were never acknowledged, and were put aside when it was opened.
+    /// Bytes at the log's end that were never acknowledged, and were put aside in `log/dropped` when it was opened.
     pub dropped_tail_bytes: u64,
-    /// Indexes that were rebuilt since the store was opened, each with the reason.
+    /// Indexes that were made anew since the store was opened, each with the reason.
     pub rebuilt: Vec<String>,
-    /// Damage known of.
+    /// Damage of the log that is known of, in words. Damage is looked for where the log is read.
     pub damaged: Vec<String>,
+    /// Frames written since the store was opened …
+    pub frames_written: u64,
+    /// … and the writes to disk they shared.
+    pub syncs: u64,
 }
 
-fn later<T>() -> Result<T, Error> {
-    Err(Error::Stopped("memory is still being built".into()))
+/// What the threads of a store share.
+pub(crate) struct Shared {
+    pub(crate) log: Log,
+    pub(crate) index: Index,
+    pub(crate) recall: Recall,
+    pub(crate) purging: Mutex<()>,
+    pub(crate) story: Mutex<Story>,
+    /// Whether the index was made from the log in this process. Then a place that does not hold what it should is
+    /// damage, and making the index once more would not help.
+    pub(crate) index_is_fresh: AtomicBool,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) frames: AtomicU64,
+    pub(crate) syncs: AtomicU64,
 }
 
-#[expect(missing_docs, reason = "the face comes first")]
+/// What happened, for [`Health`].
+#[derive(Default)]
+pub(crate) struct Story {
+    pub(crate) dropped_tail_bytes: u64,
+    pub(crate) rebuilt: Vec<String>,
+    pub(crate) damaged: Vec<String>,
+}
+
+/// What clones of a [`Memory`] and its journals hold together.
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    asks: SyncSender<Ask>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    blobs: Blobs,
+    /// Journals whose keys have been counted against the index in this process.
+    counted: Mutex<BTreeSet<String>>,
+    /// Held until the last handle is gone; the system lets go of it even when the process is killed.
+    _lock: File,
+}
+
 impl Memory {
-    pub fn open(_dir: &Path) -> Result<Memory, Error> {
-        later()
+    /// Opens the store in `dir`, making the folder when it is not there. What a crash left behind is put right:
+    /// a torn tail is put aside, indexes that are missing, stale or damaged are made anew ([`Memory::health`] says so).
+    pub fn open(dir: &Path) -> Result<Memory, Error> {
+        fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+        let lock = lock(dir)?;
+        let index_dir = dir.join("index");
+        fs::create_dir_all(&index_dir).map_err(|e| Error::io(&index_dir, e))?;
+        let blobs = Blobs::open(&dir.join("blobs"))?;
+        let log = Log::open(&dir.join("log"))?;
+        let (index, found) = recover(&log, &index_dir.join("sled"))?;
+        let last = log.last_id();
+        let len = log.read().get(&last).map_or(HEADER, |segment| segment.len.max(HEADER));
+        let before = index.catalog().mark.before;
+        let mut end = End::open(&log, len, before)?;
+        let bytes = log.closed_bytes() + len;
+        let recall = Recall::new(&index_dir.join("notes"));
+        let story = Story {
+            dropped_tail_bytes: found.dropped_tail_bytes,
+            rebuilt: found.rebuilt.iter().map(|reason| format!("index: {reason}")).collect(),
+            damaged: found.damaged,
+        };
+        if index.catalog().pending.iter().any(|pending| pending.segments.contains(&last)) {
+            end.roll(&log)?;
+            index.start_segment(end.segment, 0).map_err(Error::Index)?;
+        }
+        let shared = Arc::new(Shared {
+            log,
+            index,
+            recall,
+            purging: Mutex::new(()),
+            story: Mutex::new(story),
+            index_is_fresh: AtomicBool::new(found.rebuilt.is_some()),
+            bytes: AtomicU64::new(bytes),
+            frames: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        });
+        if let Some(reason) = shared.recall.open(&shared)? {
+            shared.story().rebuilt.push(format!("notes: {reason}"));
+        }
+        purge(&shared)?;
+        let (asks, queue) = sync_channel(QUEUE_ASKS);
+        let writer = Writer::new(Arc::clone(&shared), end);
+        let writer = std::thread::Builder::new()
+            .name("memory-log".into())
+            .spawn(move || writer.run(&queue))
+            .map_err(|e| Error::io(dir, e))?;
+        let writer = Mutex::new(Some(writer));
+        let counted = Mutex::default();
+        Ok(Memory { inner: Arc::new(Inner { shared, asks, writer, blobs, counted, _lock: lock }) })
     }
-    pub fn journal(&self, _name: &str) -> Result<Journal, Error> {
-        later()
+
+    /// Opens a journal, making it when it is not there. A name is 1 to 64 of `a`–`z`, `0`–`9`, `_` and `-`.
+    pub fn journal(&self, name: &str) -> Result<Journal, Error> {
+        check_name(name)?;
+        let birth = match self.inner.shared.birth(name) {
+            Ok(birth) => birth,
+            Err(_) => self.inner.ask(|reply| Ask::Make {
+                journal: name.into(),
+                at_ms: None,
+                fresh: false,
+                reply,
+            })?,
+        };
+        self.inner.count_keys(name)?;
+        Ok(Journal { inner: Arc::clone(&self.inner), name: name.into(), birth })
     }
+
+    /// All journals, by name.
     pub fn journals(&self) -> Result<Vec<JournalInfo>, Error> {
-        later()
+        let catalog = self.inner.shared.index.catalog();
+        let info = |(name, head): (&String, &crate::index::Head)| JournalInfo {
+            name: name.clone(),
+            first: (head.last > 0).then_some(Seq(1)),
+            last: (head.last > 0).then_some(Seq(head.last)),
+            bytes: head.bytes,
+            created_ms: head.created_ms,
+        };
+        Ok(catalog.heads.iter().map(info).collect())
     }
-    pub fn delete_journal(&self, _name: &str) -> Result<(), Error> {
-        later()
+
+    /// Deletes a journal. When this returns no byte of its records is left in the log; should the process die before,
+    /// the next open completes it. Handles of the journal answer [`Error::NoJournal`] from then on.
+    pub fn delete_journal(&self, name: &str) -> Result<(), Error> {
+        check_name(name)?;
+        self.inner.ask(|reply| Ask::Delete { journal: name.into(), reply })?;
+        purge(&self.inner.shared)
     }
-    pub fn put_blob(&self, _bytes: &[u8]) -> Result<Digest, Error> {
-        later()
+
+    /// Keeps bytes under their digest; they are durable when this returns.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, Error> {
+        self.inner.blobs.put(bytes)
     }
-    pub fn blob(&self, _digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
-        later()
+
+    /// The bytes of a digest; `None` when they were never put. They are checked: damaged bytes are an error.
+    pub fn blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        self.inner.blobs.get(digest)
     }
-    pub fn remember(&self, _note: Note) -> Result<NoteId, Error> {
-        later()
+
+    /// Keeps a note; it is durable, and recall finds it, when this returns.
+    pub fn remember(&self, note: Note) -> Result<NoteId, Error> {
+        note.check()?;
+        let body = serde_json::to_vec(&note).expect("a note is strings and numbers");
+        self.inner.ask(|reply| Ask::Remember { note: Box::new(note), body, reply })
     }
-    pub fn note(&self, _id: NoteId) -> Result<Option<Note>, Error> {
-        later()
+
+    /// The note of this number; `None` when there never was one, or it was forgotten.
+    pub fn note(&self, id: NoteId) -> Result<Option<Note>, Error> {
+        self.inner.healing(|shared| shared.note(id))
     }
-    pub fn forget(&self, _id: NoteId) -> Result<bool, Error> {
-        later()
+
+    /// Forgets a note: when this returns its text is in no file of the store. `false` when there was none.
+    pub fn forget(&self, id: NoteId) -> Result<bool, Error> {
+        let known = self.inner.ask(|reply| Ask::Forget { id, reply })?;
+        if known {
+            // The log last: until then the deletion is pending, and the next open would complete both.
+            self.inner.shared.recall.purge(id)?;
+            purge(&self.inner.shared)?;
+        }
+        Ok(known)
     }
-    pub fn recall(&self, _query: &Query) -> Result<Vec<Hit>, Error> {
-        later()
+
+    /// The notes that fit a query best, best first.
+    pub fn recall(&self, query: &Query) -> Result<Vec<Hit>, Error> {
+        self.inner.shared.recall.search(query, |id| self.note(id))
     }
-    pub fn export(&self, _journal: &str, _to: &mut dyn Write) -> Result<(), Error> {
-        later()
-    }
-    pub fn import(&self, _from: &mut dyn BufRead) -> Result<JournalInfo, Error> {
-        later()
-    }
+
+    /// How the store is.
     pub fn health(&self) -> Health {
-        Health::default()
+        let shared = &self.inner.shared;
+        let (journals, notes) = {
+            let catalog = shared.index.catalog();
+            (catalog.heads.len(), catalog.mark.notes_live)
+        };
+        let story = shared.story();
+        Health {
+            segments: shared.log.read().len(),
+            bytes: shared.bytes.load(Ordering::Relaxed),
+            journals,
+            notes,
+            dropped_tail_bytes: story.dropped_tail_bytes,
+            rebuilt: story.rebuilt.clone(),
+            damaged: story.damaged.clone(),
+            frames_written: shared.frames.load(Ordering::Relaxed),
+            syncs: shared.syncs.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Memory").field(&self.inner.shared.log.dir).finish()
+    }
+}
+
+/// Why a reading did not succeed.
+pub(crate) enum Miss {
+    /// The index may be wrong; making it anew may help.
+    Index(String),
+    /// It is as it is.
+    Sure(Error),
+}
+
+impl From<String> for Miss {
+    fn from(reason: String) -> Miss {
+        Miss::Index(reason)
+    }
+}
+
+impl Shared {
+    pub(crate) fn story(&self) -> std::sync::MutexGuard<'_, Story> {
+        self.story.lock().expect("no holder of the story's lock panics")
+    }
+
+    /// Which making of this name is in force.
+    pub(crate) fn birth(&self, name: &str) -> Result<u64, Error> {
+        let catalog = self.index.catalog();
+        let head = catalog.heads.get(name).ok_or_else(|| Error::NoJournal { name: name.into() })?;
+        Ok(head.birth)
+    }
+
+    /// Records `from..=to` of a journal, as far as a page goes; each with its time and key.
+    pub(crate) fn read<T>(
+        &self,
+        name: &str,
+        from: u64,
+        to: u64,
+        mut take: impl FnMut(&Frame<'_>) -> T,
+    ) -> Result<Vec<T>, Miss> {
+        let wanted = (to + 1 - from) as usize;
+        // The lock is held from the look-up on: a purge may not move the records in between.
+        let segments = self.log.read();
+        let places = self.index.places(name, from, wanted)?;
+        let mut records = Vec::with_capacity(places.len());
+        let mut bytes_total = 0;
+        for (expected, at) in (from..=to).zip(0..) {
+            let Some((_, place)) = places.get(at).filter(|(seq, _)| *seq == expected) else {
+                return Err(Miss::Index(format!("it does not know record {expected} of {name:?}")));
+            };
+            let bytes = self.frame_at(&segments, *place, Kind::Record, name, expected)?;
+            bytes_total += bytes.len();
+            if bytes_total > PAGE_BYTES_MAX && !records.is_empty() {
+                break;
+            }
+            records.push(take(&Frame::decode(&bytes).expect("it was decoded a moment ago")));
+        }
+        Ok(records)
+    }
+
+    /// A note's text and origin.
+    pub(crate) fn note(&self, id: NoteId) -> Result<Option<Note>, Miss> {
+        let segments = self.log.read();
+        let Some(place) = self.index.note(id.0)? else {
+            return Ok(None);
+        };
+        let bytes = self.frame_at(&segments, place, Kind::Note, "", id.0)?;
+        let frame = Frame::decode(&bytes).expect("it was decoded a moment ago");
+        serde_json::from_slice(frame.body).map(Some).map_err(|e| {
+            let source = std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                format!("note {id} cannot be read: {e}"),
+            );
+            Miss::Sure(Error::Io { path: self.log.path(place.segment), source })
+        })
+    }
+
+    /// The whole frame of this record; it is what it should be.
+    fn frame_at(
+        &self,
+        segments: &std::collections::BTreeMap<u32, crate::log::Segment>,
+        place: Place,
+        kind: Kind,
+        name: &str,
+        seq: u64,
+    ) -> Result<Vec<u8>, Miss> {
+        let corrupt = || {
+            let journal = if kind == Kind::Note { "notes" } else { name }.to_string();
+            let (segment, offset) = (place.segment, place.offset.into());
+            Error::Corrupt { journal, seq: Seq(seq), segment, offset }
+        };
+        if place.len == 0 {
+            return Err(Miss::Sure(corrupt()));
+        }
+        let bytes = read_at(segments, place).unwrap_or_default();
+        let sure = match Frame::decode(&bytes) {
+            Ok(frame) if frame.kind == kind && frame.name == name && frame.seq == seq => return Ok(bytes),
+            Err(Broken::Body { name: n, seq: s, .. }) => n == name && s == seq,
+            Ok(_) | Err(_) => false,
+        };
+        if sure || self.index_is_fresh.load(Ordering::Acquire) {
+            return Err(Miss::Sure(corrupt()));
+        }
+        Err(Miss::Index(format!("record {seq} of {name:?} is not where it should be")))
+    }
+
+    /// Which record has this idempotency key. When records are lost it may have been one of theirs: then that is said.
+    pub(crate) fn find_once(&self, name: &str, key: &str) -> Result<Option<Seq>, Miss> {
+        if let Some(seq) = self.index.key(name, key)? {
+            let keys = self.read(name, seq, seq, |frame| frame.key == key.as_bytes())?;
+            if keys == [true] {
+                return Ok(Some(Seq(seq)));
+            }
+        }
+        let (lost, last) = {
+            let catalog = self.index.catalog();
+            catalog.heads.get(name).map_or((0, 0), |head| (head.lost, head.last))
+        };
+        if lost > 0 {
+            let places = self.index.places(name, 1, last as usize)?;
+            if let Some((seq, place)) = places.into_iter().find(|(_, place)| place.len == 0) {
+                let (segment, offset) = (place.segment, place.offset.into());
+                return Err(Miss::Sure(Error::Corrupt {
+                    journal: name.into(),
+                    seq: Seq(seq),
+                    segment,
+                    offset,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As [`Shared::find_once`], for the writer, which cannot ask itself for a new index in the middle of a group.
+    pub(crate) fn find(&self, name: &str, key: &str) -> Result<Option<Seq>, Error> {
+        self.find_once(name, key).map_err(|miss| match miss {
+            Miss::Index(reason) => Error::Index(reason),
+            Miss::Sure(error) => error,
+        })
+    }
+}
+
+impl Inner {
+    /// Asks the writer, and waits for the answer.
+    pub(crate) fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, Error> {
+        let gone = || Error::Stopped("its thread has ended".into());
+        let (reply, answer) = sync_channel(1);
+        self.asks.send(ask(reply)).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
+    }
+
+    /// Reads; should the index turn out to be wrong, has it made anew and reads once more.
+    pub(crate) fn healing<T>(&self, read: impl Fn(&Shared) -> Result<T, Miss>) -> Result<T, Error> {
+        match read(&self.shared) {
+            Ok(value) => return Ok(value),
+            Err(Miss::Sure(error)) => return Err(error),
+            Err(Miss::Index(reason)) => {
+                tracing::warn!(reason, "the index does not agree with the log and is made anew");
+                self.ask(|reply| Ask::Reindex { reply })?;
+            }
+        }
+        read(&self.shared).map_err(|miss| match miss {
+            Miss::Index(reason) => Error::Index(reason),
+            Miss::Sure(error) => error,
+        })
+    }
+
+    /// Compares, once per process, how many idempotency keys the index finds with how many there should be: a key that
+    /// went missing would let a request be carried out twice.
+    fn count_keys(&self, name: &str) -> Result<(), Error> {
+        if !self.counted.lock().expect("no holder of this lock panics").insert(name.to_string()) {
+            return Ok(());
+        }
+        self.healing(|shared| {
+            let counted = shared.index.count_keys(name)?;
+            let expected = shared.index.catalog().heads.get(name).map_or(0, |head| head.keys);
+            // More are there when one was written meanwhile.
+            if counted >= expected || shared.index_is_fresh.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            Err(Miss::Index(format!("{name:?} has {expected} keys, and {counted} are found")))
+        })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let _ = self.asks.send(Ask::Stop);
+        if let Some(writer) = self.writer.lock().ok().and_then(|mut writer| writer.take()) {
+            let _ = writer.join();
+        }
+        self.shared.recall.close();
+        if let Err(reason) = self.shared.index.flush() {
+            tracing::warn!(reason, "the index could not be flushed; it is brought level at the next open");
+        }
+    }
+}
+
+/// Takes the folder's lock, or says who has it.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(|e| Error::io(&path, e))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            // The number only makes the other's error message better: without room for it the lock still holds.
+            if let Err(e) = written {
+                tracing::debug!("the lock's holder could not be written down: {e}");
+            }
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            Err(Error::Locked { pid: pid.trim().parse().unwrap_or(0), dir: dir.to_path_buf() })
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io(&path, e)),
+    }
+}
+
+/// Checks a journal's name.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    match (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits) {
+        true => Ok(()),
+        false => Err(Error::BadName { name: name.into() }),
     }
 }
