@@ -1,1 +1,110 @@
 //! Prefill and decode timing on a timeline, as `saga bench` prints it.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::{Engine, Error, Token};
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// Tokens that are prefilled, after `depth` others.
+    pub prompt: usize,
+    /// Tokens that are decoded one by one after that.
+    pub generate: usize,
+    /// Tokens that are in the cache before the clock starts.
+    pub depth: usize,
+    /// How often everything is done.
+    pub repetitions: usize,
+}
+
+/// The speeds of one run; 0 for what it did not do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Run {
+    /// Prompt tokens per second.
+    pub prefill_tokens_per_s: f64,
+    /// Generated tokens per second.
+    pub decode_tokens_per_s: f64,
+}
+
+/// All runs, and their medians, which one disturbed run does not move.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// One entry per repetition, in order.
+    pub runs: Vec<Run>,
+    /// The median of each speed.
+    #[serde(flatten)]
+    pub median: Run,
+}
+
+/// Times `work` on a timeline of its own. `on` hears each run as it ends.
+///
+/// # Errors
+/// [`Error::ContextFull`] before any work if it does not fit, [`Error::Option`] if there is nothing to do.
+pub async fn run(engine: &Engine, work: Work, mut on: impl FnMut(&Run)) -> Result<Report, Error> {
+    let Work { prompt, generate, depth, repetitions } = work;
+    if repetitions == 0 || prompt + generate == 0 {
+        return Err(Error::Option(
+            "nothing to time: give repetitions, and a prompt or tokens to generate".into(),
+        ));
+    }
+    let ids = ids(depth + prompt + generate, engine.model().vocabulary);
+    let mut timeline = engine.timeline();
+    timeline.check(&ids)?;
+    // Pages, buffers and clocks settle in a first short run that is not counted.
+    timeline.sync(&ids[..ids.len().min(8)], |_| {}).await?;
+    let mut runs = Vec::with_capacity(repetitions);
+    for _ in 0..repetitions {
+        timeline.sync(&ids[..depth], |_| {}).await?;
+        let mut run = Run::default();
+        let start = Instant::now();
+        timeline.sync(&ids[..depth + prompt], |_| {}).await?;
+        if prompt > 0 {
+            run.prefill_tokens_per_s = prompt as f64 / start.elapsed().as_secs_f64();
+        }
+        let start = Instant::now();
+        for n in 1..=generate {
+            timeline.sync(&ids[..depth + prompt + n], |_| {}).await?;
+        }
+        if generate > 0 {
+            run.decode_tokens_per_s = generate as f64 / start.elapsed().as_secs_f64();
+        }
+        on(&run);
+        runs.push(run);
+    }
+    let median = Run {
+        prefill_tokens_per_s: median(runs.iter().map(|run| run.prefill_tokens_per_s)),
+        decode_tokens_per_s: median(runs.iter().map(|run| run.decode_tokens_per_s)),
+    };
+    Ok(Report { runs, median })
+}
+
+/// Tokens that are the same in every run and stand all over the vocabulary.
+fn ids(count: usize, vocabulary: usize) -> Vec<Token> {
+    let mut state = 1_u64;
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % vocabulary as u64) as Token
+        })
+        .collect()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median([3.0, 1.0, 100.0].into_iter()), 3.0);
+        assert_eq!(median([4.0, 1.0, 100.0, 2.0].into_iter()), 3.0);
+    }
+}

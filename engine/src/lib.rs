@@ -13,10 +13,19 @@ mod tokenizer;
 
 mod worker;
 
+mod model;
+
+mod cache;
+mod kernels;
+mod weights;
+
 mod error;
 
 pub mod bench;
 pub mod catalog;
+pub mod logits;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use engine::{Engine, ModelInfo, Options, Progress, Token};
 pub use error::Error;

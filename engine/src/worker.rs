@@ -1,1 +1,279 @@
-//! The only thread that touches the device.
+//! The only thread that touches the device. It takes orders over a channel and works on those of several
+//! timelines in turn, one prefill chunk or one token at a time, so that none waits for another's whole prompt.
+//!
+//! Every order carries what changed in its line since the last one, so the worker's copy of the line follows
+//! the timeline's own. Orders of one line come one after another, because a timeline is borrowed while it
+//! waits; so the channel holds at most one order per timeline, and its end, and needs no other bound.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+
+use rayon::ThreadPool;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cache::{Cache, Layout};
+use crate::model::{Model, Scratch, Want};
+use crate::sample::{Choice, sample};
+use crate::{Error, Progress, Sampling, Token};
+
+/// Tokens computed between two looks at the channel. Larger chunks use unpacked weights for more tokens;
+/// smaller ones answer sooner. Beyond 256 the gain is lost in the noise.
+pub(crate) const PREFILL_CHUNK_TOKENS: usize = 256;
+
+/// What a timeline has the worker do.
+pub(crate) enum Order {
+    /// Work on a line, after bringing it up to date.
+    Work { line: LineId, edit: Edit, job: Job },
+    /// Make `to` say what `from` says after the edit.
+    Fork { from: LineId, edit: Edit, to: LineId, done: oneshot::Sender<()> },
+    /// Forget a line.
+    Close(LineId),
+}
+
+/// A line's name between a timeline and the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LineId(pub(crate) u64);
+
+/// How a line changed: what is kept of what the worker knows of it, and what follows.
+pub(crate) struct Edit {
+    pub(crate) keep: usize,
+    pub(crate) append: Vec<Token>,
+}
+
+/// A piece of work on one line. Nobody waits for it any more once its answer's receiver is gone, and then it
+/// is dropped at its next turn.
+pub(crate) enum Job {
+    /// Compute everything the line says.
+    Sync { progress: mpsc::UnboundedSender<Progress>, done: oneshot::Sender<Computed> },
+    /// Compute everything, then choose what follows. The mask is made by the caller meanwhile.
+    Next {
+        sampling: Sampling,
+        mask: oneshot::Receiver<Option<Vec<u32>>>,
+        done: oneshot::Sender<Result<Token, Error>>,
+    },
+    /// Compute everything, then say the logits of what follows.
+    Logits { done: oneshot::Sender<Vec<f32>> },
+    /// Compute everything that is not computed yet, saying the logits of each of its positions, piece by piece.
+    /// Unlike the other jobs it also wants those of positions that were computed without their logits, so the
+    /// caller starts with an empty line.
+    AllLogits { piece: mpsc::Sender<Vec<f32>> },
+}
+
+/// How many of a line's tokens were computed already, and how many this job computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Computed {
+    pub(crate) cached: usize,
+    pub(crate) computed: usize,
+}
+
+/// One line as the worker knows it.
+struct Line {
+    tokens: Vec<Token>,
+    /// Holds the keys and values of the first tokens, not always of all.
+    cache: Cache,
+    /// Of what follows the cache's last token, if they were computed.
+    logits: Option<Vec<f32>>,
+}
+
+/// A job in the queue.
+struct Task {
+    line: LineId,
+    job: Job,
+    cached: usize,
+}
+
+/// Starts the worker. It ends when all senders are gone.
+pub(crate) fn start(model: Model, pool: ThreadPool) -> std::io::Result<Sender<Order>> {
+    let (orders, receiver) = channel();
+    let layout = Arc::new(model.cache_layout());
+    let worker = Worker {
+        model,
+        pool,
+        layout,
+        lines: BTreeMap::new(),
+        queue: VecDeque::new(),
+        scratch: Scratch::default(),
+    };
+    std::thread::Builder::new().name("engine".into()).spawn(move || worker.run(&receiver))?;
+    Ok(orders)
+}
+
+struct Worker {
+    model: Model,
+    pool: ThreadPool,
+    layout: Arc<Layout>,
+    lines: BTreeMap<LineId, Line>,
+    queue: VecDeque<Task>,
+    scratch: Scratch,
+}
+
+impl Worker {
+    fn run(mut self, orders: &Receiver<Order>) {
+        loop {
+            // Wait only when there is nothing to do.
+            if self.queue.is_empty() {
+                match orders.recv() {
+                    Ok(order) => self.accept(order),
+                    Err(_) => return,
+                }
+            }
+            loop {
+                match orders.try_recv() {
+                    Ok(order) => self.accept(order),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            if let Some(mut task) = self.queue.pop_front()
+                && !task.job.abandoned()
+                && self.step(&mut task)
+            {
+                self.queue.push_back(task);
+            } else {
+                // The task is done, or nobody waits for it; dropping it says so.
+            }
+        }
+    }
+
+    fn accept(&mut self, order: Order) {
+        match order {
+            Order::Work { line, edit, job } => {
+                let cached = self.edit(line, edit);
+                self.queue.push_back(Task { line, job, cached });
+            }
+            Order::Fork { from, edit, to, done } => {
+                self.edit(from, edit);
+                let line = self.line(from);
+                let fork = Line {
+                    tokens: line.tokens.clone(),
+                    cache: line.cache.clone(),
+                    logits: line.logits.clone(),
+                };
+                self.lines.insert(to, fork);
+                // Whoever asked may have gone; then the fork is closed by its own drop.
+                let _ = done.send(());
+            }
+            Order::Close(line) => {
+                self.lines.remove(&line);
+            }
+        }
+    }
+
+    /// Brings a line up to date and returns how much of it is computed.
+    fn edit(&mut self, line: LineId, edit: Edit) -> usize {
+        let line = self.line(line);
+        line.tokens.truncate(edit.keep);
+        if edit.keep < line.cache.tokens() {
+            line.cache.truncate(edit.keep);
+            line.logits = None;
+        }
+        line.tokens.extend(edit.append);
+        line.cache.tokens()
+    }
+
+    fn line(&mut self, line: LineId) -> &mut Line {
+        let layout = &self.layout;
+        self.lines.entry(line).or_insert_with(|| Line {
+            tokens: Vec::new(),
+            cache: Cache::new(Arc::clone(layout)),
+            logits: None,
+        })
+    }
+
+    /// Does one chunk or finishes the job; true if there is more to do.
+    fn step(&mut self, task: &mut Task) -> bool {
+        let Some(line) = self.lines.get_mut(&task.line) else { return false };
+        let total = line.tokens.len();
+        if total > 0 && line.cache.tokens() == total && line.logits.is_none() && !task.job.wants_all() {
+            // The line was cut back to here: the last token's logits are gone and must be made again. They
+            // will be the same, because results do not depend on how a line is cut.
+            line.cache.truncate(total - 1);
+            task.cached = task.cached.min(total - 1);
+        }
+        let at = line.cache.tokens();
+        if at < total {
+            let end = total.min(at + PREFILL_CHUNK_TOKENS);
+            let want = match () {
+                () if task.job.wants_all() => Want::All,
+                () if end == total => Want::Last,
+                () => Want::None,
+            };
+            let Worker { model, pool, scratch, .. } = self;
+            let logits =
+                pool.install(|| model.forward(&mut line.cache, &line.tokens[at..end], want, scratch));
+            line.logits = match want {
+                Want::None => None,
+                Want::Last => Some(logits),
+                Want::All => {
+                    let last = logits[logits.len() - model.spec().vocabulary..].to_vec();
+                    if let Job::AllLogits { piece } = &task.job
+                        && piece.blocking_send(logits).is_err()
+                    {
+                        return false;
+                    }
+                    Some(last)
+                }
+            };
+            let (done_tokens, total_tokens) = (end - task.cached, total - task.cached);
+            if let Job::Sync { progress, .. } = &task.job {
+                // The caller may have stopped listening; `abandoned` notices next time.
+                let _ = progress.send(Progress::Prefilling { done_tokens, total_tokens });
+            }
+            if end < total {
+                return true;
+            }
+        }
+        self.finish(task);
+        false
+    }
+
+    /// Answers a job whose line is computed to its end.
+    fn finish(&mut self, task: &mut Task) {
+        let Some(line) = self.lines.get(&task.line) else { return };
+        let logits = line.logits.as_deref().unwrap_or_default();
+        // Whoever does not wait for an answer any more does not miss it.
+        match &mut task.job {
+            Job::Sync { done, .. } => {
+                let computed = line.tokens.len() - task.cached;
+                answer(done, Computed { cached: task.cached, computed });
+            }
+            Job::Next { sampling, mask, done } => {
+                // The sender is at work on it or already gone, so this wait ends.
+                let (_, closed) = oneshot::channel();
+                if let Ok(mask) = std::mem::replace(mask, closed).blocking_recv() {
+                    let choice = Choice { sampling, line: &line.tokens, mask: mask.as_deref() };
+                    answer(done, sample(logits, &choice));
+                }
+            }
+            Job::Logits { done } => answer(done, logits.to_vec()),
+            Job::AllLogits { .. } => {}
+        }
+    }
+}
+
+/// Sends an answer through a place that a job still owns.
+fn answer<T>(done: &mut oneshot::Sender<T>, value: T) {
+    let (closed, _) = oneshot::channel();
+    // The receiver may be gone, and then nobody minds.
+    let _ = std::mem::replace(done, closed).send(value);
+}
+
+impl Job {
+    /// Whether nobody waits for it any more.
+    fn abandoned(&self) -> bool {
+        match self {
+            Job::Sync { done, .. } => done.is_closed(),
+            Job::Next { done, .. } => done.is_closed(),
+            Job::Logits { done } => done.is_closed(),
+            Job::AllLogits { piece } => piece.is_closed(),
+        }
+    }
+
+    fn wants_all(&self) -> bool {
+        match self {
+            Job::AllLogits { .. } => true,
+            Job::Sync { .. } | Job::Next { .. } | Job::Logits { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Sixteen rows times many tokens.
+//!
+//! A block of sixteen rows is unpacked once, turned so that a register holds four neighbouring columns of
+//! eight rows, and multiplied with every token of the chunk. One 32-bit broadcast of activations then meets
+//! eight rows at once, products of a scale's columns add up in 16 bits before they are scaled, and no sum
+//! crosses lanes. Unpacking costs about as much as five tokens, so few tokens are better served by `dot`.
+
+use std::arch::x86_64::*;
+
+use crate::kernels::blocks::Blocks;
+use crate::kernels::plain::{Unpacked, unpack};
+use crate::weights::Kind;
+
+/// Rows of a panel: two groups of eight.
+pub(crate) const ROWS: usize = 16;
+const GROUPS: usize = 2;
+
+/// One block of sixteen rows, unpacked and turned.
+#[repr(align(32))]
+pub(crate) struct Panel {
+    /// [group, column / 4, row, column % 4]
+    q: [[[u8; 32]; 64]; GROUPS],
+    /// [group, column / 16, row, 2]: every scale twice, for the two products of a 32-bit lane.
+    scale: [[[i16; 16]; 16]; GROUPS],
+    /// [group, column / 32, row, 2]: the offsets of sixteen columns and of the next sixteen.
+    offset: [[[i16; 16]; 8]; GROUPS],
+    d: [[f32; 8]; GROUPS],
+    dmin: [[f32; 8]; GROUPS],
+    /// One row on its way into the panel, and eight rows before they are turned.
+    unpacked: Unpacked,
+    rows: [[u8; 256]; 8],
+    /// [token, row]: what the products add up to.
+    acc: Vec<[f32; ROWS]>,
+}
+
+impl Default for Panel {
+    fn default() -> Panel {
+        Panel {
+            q: [[[0; 32]; 64]; GROUPS],
+            scale: [[[0; 16]; 16]; GROUPS],
+            offset: [[[0; 16]; 8]; GROUPS],
+            d: [[0.0; 8]; GROUPS],
+            dmin: [[0.0; 8]; GROUPS],
+            unpacked: Unpacked::ZERO,
+            rows: [[0; 256]; 8],
+            acc: Vec::new(),
+        }
+    }
+}
+
+/// Sixteen rows of a quantised kind times all tokens of `x`: [token, row].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn multiply<'a>(panel: &'a mut Panel, kind: Kind, rows: &[u8], x: &Blocks) -> &'a [[f32; ROWS]] {
+    panel.acc.clear();
+    panel.acc.resize(x.tokens(), [0.0; ROWS]);
+    match kind {
+        Kind::Q4_0 | Kind::Q4_1 => small::<8, false>(panel, kind, rows, x),
+        Kind::Q5_0 | Kind::Q5_1 => small::<4, false>(panel, kind, rows, x),
+        Kind::Q8_0 => small::<1, true>(panel, kind, rows, x),
+        // How many products of two fit 16 bits: 2·127·q·n ≤ 32,767 for q ≤ 3, 7, 15, 31, 63. A scale covers
+        // four steps of four columns in Q2_K, Q3_K and Q6_K, and eight in Q4_K and Q5_K.
+        Kind::Q2K | Kind::Q3K => large::<4>(panel, kind, rows, x),
+        Kind::Q4K => large::<8>(panel, kind, rows, x),
+        Kind::Q5K => large::<4>(panel, kind, rows, x),
+        Kind::Q6K => large::<2>(panel, kind, rows, x),
+        Kind::F32 | Kind::F16 | Kind::Bf16 => unreachable!("floats have their own product"),
+    }
+    &panel.acc
+}
+
+/// Unpacks block `b` of sixteen rows into the panel.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fill(panel: &mut Panel, kind: Kind, rows: &[u8], b: usize) {
+    let row = rows.len() / ROWS;
+    let bytes = kind.block_bytes();
+    for group in 0..GROUPS {
+        for r in 0..8 {
+            let block = &rows[(8 * group + r) * row + b * bytes..][..bytes];
+            let from = &mut panel.unpacked;
+            unpack_fast(kind, block, from);
+            panel.rows[r] = from.q;
+            panel.d[group][r] = from.d;
+            panel.dmin[group][r] = from.dmin;
+            if kind.block() == 256 {
+                for j in 0..16 {
+                    panel.scale[group][j][2 * r] = from.scale[j];
+                    panel.scale[group][j][2 * r + 1] = from.scale[j];
+                    panel.offset[group][j / 2][2 * r + j % 2] = from.offset[j];
+                }
+            }
+        }
+        for i in 0..kind.block() / 32 {
+            turn(&panel.rows, 32 * i, &mut panel.q[group], 8 * i);
+        }
+    }
+}
+
+/// `unpack` with the kind known at compile time, so that each becomes a loop of vector instructions.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpack_fast(kind: Kind, block: &[u8], to: &mut Unpacked) {
+    match kind {
+        Kind::F32 | Kind::F16 | Kind::Bf16 => unreachable!("floats are not packed"),
+        Kind::Q4_0 => unpack(Kind::Q4_0, block, to),
+        Kind::Q4_1 => unpack(Kind::Q4_1, block, to),
+        Kind::Q5_0 => unpack(Kind::Q5_0, block, to),
+        Kind::Q5_1 => unpack(Kind::Q5_1, block, to),
+        Kind::Q8_0 => unpack(Kind::Q8_0, block, to),
+        Kind::Q2K => unpack(Kind::Q2K, block, to),
+        Kind::Q3K => unpack(Kind::Q3K, block, to),
+        Kind::Q4K => unpack(Kind::Q4K, block, to),
+        Kind::Q5K => unpack(Kind::Q5K, block, to),
+        Kind::Q6K => unpack(Kind::Q6K, block, to),
+    }
+}
+
+/// Turns 32 columns of eight rows, from column `at`, into eight registers of four columns of all rows: a
+/// transposition of 8 × 8 32-bit numbers.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn turn(rows: &[[u8; 256]; 8], at: usize, to: &mut [[u8; 32]; 64], to_at: usize) {
+    assert!(at + 32 <= 256 && to_at + 8 <= 64);
+    // SAFETY: both places were just checked to have 32 bytes in each of their eight rows.
+    // WHY: register loads and stores; byte by byte, turning cost more than the products of twenty tokens.
+    let v: [__m256i; 8] =
+        std::array::from_fn(|r| unsafe { _mm256_loadu_si256(rows[r].as_ptr().add(at).cast()) });
+    let t = [
+        _mm256_unpacklo_epi32(v[0], v[1]),
+        _mm256_unpackhi_epi32(v[0], v[1]),
+        _mm256_unpacklo_epi32(v[2], v[3]),
+        _mm256_unpackhi_epi32(v[2], v[3]),
+        _mm256_unpacklo_epi32(v[4], v[5]),
+        _mm256_unpackhi_epi32(v[4], v[5]),
+        _mm256_unpacklo_epi32(v[6], v[7]),
+        _mm256_unpackhi_epi32(v[6], v[7]),
+    ];
+    let u = [
+        _mm256_unpacklo_epi64(t[0], t[2]),
+        _mm256_unpackhi_epi64(t[0], t[2]),
+        _mm256_unpacklo_epi64(t[1], t[3]),
+        _mm256_unpackhi_epi64(t[1], t[3]),
+        _mm256_unpacklo_epi64(t[4], t[6]),
+        _mm256_unpackhi_epi64(t[4], t[6]),
+        _mm256_unpacklo_epi64(t[5], t[7]),
+        _mm256_unpackhi_epi64(t[5], t[7]),
+    ];
+    for i in 0..4 {
+        let low = _mm256_permute2x128_si256::<0x20>(u[i], u[i + 4]);
+        let high = _mm256_permute2x128_si256::<0x31>(u[i], u[i + 4]);
+        // SAFETY: as above.
+        // WHY: as above.
+        unsafe {
+            _mm256_storeu_si256(to[to_at + i].as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(to[to_at + i + 4].as_mut_ptr().cast(), high);
+        }
+    }
+}
+
+/// Kinds with blocks of 256. `STEPS` steps of four columns are added up in 16 bits before they are scaled.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn large<const STEPS: usize>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
+    for b in 0..rows.len() / ROWS / kind.block_bytes() {
+        fill(panel, kind, rows, b);
+        let mut token = 0;
+        while token + 2 <= x.tokens() {
+            large_tile::<STEPS, 2>(panel, x, b, token);
+            token += 2;
+        }
+        if token < x.tokens() {
+            large_tile::<STEPS, 1>(panel, x, b, token);
+        }
+    }
+}
+
+/// Block `b` of the panel times `T` tokens. Two groups and two tokens take four 16-bit and four 32-bit sums,
+/// two registers of weights and one of activations: what sixteen registers hold.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn large_tile<const STEPS: usize, const T: usize>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
+    let blocks: [(f32, &[i8], &[i16]); T] = std::array::from_fn(|t| x.block(b, token + t));
+    assert!(blocks.iter().all(|(_, a, sums)| a.len() == 256 && sums.len() == 16));
+    let a: [*const i32; T] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
+    let a_sums: [*const i32; T] = std::array::from_fn(|t| blocks[t].2.as_ptr().cast());
+    let mut product = [[_mm256_setzero_si256(); GROUPS]; T];
+    let mut offset = [[_mm256_setzero_si256(); GROUPS]; T];
+    // SAFETY: steps run over the 64 columns / 4 of the panel and of 256 activations, offsets over 8 pairs of
+    // the panel and of 16 sums; the activations' lengths are asserted above.
+    // WHY: these two loops are the whole cost of prefill.
+    unsafe {
+        for i in 0..64 / STEPS {
+            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; T];
+            for step in i * STEPS..(i + 1) * STEPS {
+                let w: [__m256i; GROUPS] =
+                    std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
+                for t in 0..T {
+                    let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
+                    for g in 0..GROUPS {
+                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], _mm256_maddubs_epi16(w[g], a));
+                    }
+                }
+            }
+            for g in 0..GROUPS {
+                let scale = _mm256_loadu_si256(panel.scale[g].as_ptr().add(i * STEPS / 4).cast());
+                for t in 0..T {
+                    product[t][g] = _mm256_add_epi32(product[t][g], _mm256_madd_epi16(pairs[t][g], scale));
+                }
+            }
+        }
+        for i in 0..8 {
+            for g in 0..GROUPS {
+                let offsets = _mm256_loadu_si256(panel.offset[g].as_ptr().add(i).cast());
+                for t in 0..T {
+                    let sums = _mm256_set1_epi32(a_sums[t].add(i).read_unaligned());
+                    offset[t][g] = _mm256_add_epi32(offset[t][g], _mm256_madd_epi16(offsets, sums));
+                }
+            }
+        }
+    }
+    for t in 0..T {
+        for g in 0..GROUPS {
+            add(panel, token + t, g, blocks[t].0, product[t][g], offset[t][g]);
+        }
+    }
+}
+
+/// The specification's two rounding steps, for one token and eight rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn add(panel: &mut Panel, token: usize, group: usize, da: f32, product: __m256i, offset: __m256i) {
+    let da = _mm256_set1_ps(da);
+    let acc = &mut panel.acc[token][8 * group..8 * group + 8];
+    // SAFETY: each of the three places has eight numbers.
+    // WHY: register loads and one store.
+    unsafe {
+        let d = _mm256_mul_ps(_mm256_loadu_ps(panel.d[group].as_ptr()), da);
+        let dmin = _mm256_mul_ps(_mm256_loadu_ps(panel.dmin[group].as_ptr()), da);
+        let sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(product), _mm256_loadu_ps(acc.as_ptr()));
+        let sum = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(offset), sum);
+        _mm256_storeu_ps(acc.as_mut_ptr(), sum);
+    }
+}
+
+/// Kinds with blocks of 32.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn small<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
+    for b in 0..rows.len() / ROWS / kind.block_bytes() {
+        fill(panel, kind, rows, b);
+        let mut token = 0;
+        while token + 2 <= x.tokens() {
+            small_tile::<STEPS, SIGNED, 2>(panel, x, b, token);
+            token += 2;
+        }
+        if token < x.tokens() {
+            small_tile::<STEPS, SIGNED, 1>(panel, x, b, token);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn small_tile<const STEPS: usize, const SIGNED: bool, const T: usize>(
+    panel: &mut Panel,
+    x: &Blocks,
+    b: usize,
+    token: usize,
+) {
+    let blocks: [(f32, &[i8], &[i16]); T] = std::array::from_fn(|t| x.block(b, token + t));
+    assert!(blocks.iter().all(|(_, a, sums)| a.len() == 32 && sums.len() == 2));
+    let a: [*const i32; T] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
+    let ones = _mm256_set1_epi16(1);
+    let mut product = [[_mm256_setzero_si256(); GROUPS]; T];
+    // SAFETY: steps run over the eight columns / 4 that a block of 32 fills of the panel, and over the 32
+    // activations asserted above.
+    // WHY: this loop is the whole cost of prefill.
+    unsafe {
+        for i in 0..8 / STEPS {
+            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; T];
+            for step in i * STEPS..(i + 1) * STEPS {
+                let w: [__m256i; GROUPS] =
+                    std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
+                for t in 0..T {
+                    let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
+                    for g in 0..GROUPS {
+                        let more = if SIGNED {
+                            _mm256_maddubs_epi16(_mm256_abs_epi8(w[g]), _mm256_sign_epi8(a, w[g]))
+                        } else {
+                            _mm256_maddubs_epi16(w[g], a)
+                        };
+                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], more);
+                    }
+                }
+            }
+            for t in 0..T {
+                for g in 0..GROUPS {
+                    product[t][g] = _mm256_add_epi32(product[t][g], _mm256_madd_epi16(pairs[t][g], ones));
+                }
+            }
+        }
+    }
+    for t in 0..T {
+        let (da, _, sums) = blocks[t];
+        let sum = _mm256_set1_epi32(i32::from(sums[0]) + i32::from(sums[1]));
+        for g in 0..GROUPS {
+            add(panel, token + t, g, da, product[t][g], sum);
+        }
+    }
+}
