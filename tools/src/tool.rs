@@ -19,6 +19,6 @@ pub trait Tool: Send + Sync {
         &self,
         arguments: &Value,
         sandbox: &Sandbox,
-        out: &(dyn Fn(&str) + Send + Sync),
+        out: &(dyn for<'t> Fn(&'t str) + Send + Sync),
     ) -> Result<Outcome, Error>;
 }

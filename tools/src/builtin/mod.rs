@@ -1,7 +1,92 @@
 //! The built-in tools: one file each, beside the `.md` the model reads.
 
-use crate::Tool;
+mod edit;
+mod exec;
+mod glob;
+mod grep;
+mod list;
+mod read;
+mod write;
+
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::arguments::Arguments;
+use crate::files::Request;
+use crate::{Error, Outcome, Replay, Sandbox, Spec, Tool};
 
 pub(crate) fn all() -> Vec<Box<dyn Tool>> {
-    Vec::new()
+    vec![
+        Box::new(exec::Exec::new()),
+        Box::new(read::Read::new()),
+        Box::new(write::Write::new()),
+        Box::new(edit::Edit::new()),
+        Box::new(grep::Grep::new()),
+        Box::new(glob::Glob::new()),
+        Box::new(list::List::new()),
+    ]
+}
+
+/// A spec with a flat schema. A field is its name, its type and what the model is told of it; the first `required` are.
+fn spec(
+    name: &str,
+    description: &str,
+    replay: Replay,
+    required: usize,
+    fields: &[(&str, &str, &str)],
+) -> Spec {
+    let properties: Map<String, Value> = fields
+        .iter()
+        .map(|(name, kind, about)| ((*name).to_owned(), json!({"type": kind, "description": about})))
+        .collect();
+    let required: Vec<&str> = fields.iter().take(required).map(|(name, _, _)| *name).collect();
+    Spec {
+        name: name.to_owned(),
+        description: description.trim_end().to_owned(),
+        parameters: json!({
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": false,
+        }),
+        replay,
+    }
+}
+
+/// Does a file operation: reads the arguments, asks the sandbox, and puts its answer into an outcome.
+async fn files(
+    spec: &Spec,
+    given: &Value,
+    sandbox: &Sandbox,
+    request: impl FnOnce(&mut Arguments<'_>) -> Result<Request, String> + Send,
+) -> Result<Outcome, Error> {
+    let began = Instant::now();
+    let read = Arguments::read(given, spec).and_then(|mut arguments| {
+        let request = request(&mut arguments)?;
+        Ok((request, arguments.repairs()))
+    });
+    let (request, repairs) = match read {
+        Ok(read) => read,
+        Err(wrong) => return Ok(Outcome::refused(wrong)),
+    };
+    let answer = sandbox.files(&request).await?;
+    let mut text = answer.text;
+    if let Some(repairs) = repairs {
+        text = format!("{}\n{repairs}", text.trim_end_matches('\n'));
+    }
+    Ok(Outcome {
+        ok: answer.ok,
+        text,
+        summary: answer.summary,
+        exit: None,
+        wall_ms: wall_ms(began),
+        bytes_total: answer.bytes_total,
+        truncated: answer.truncated,
+        missing_layers: Vec::new(),
+    })
+}
+
+fn wall_ms(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

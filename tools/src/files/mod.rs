@@ -1,29 +1,87 @@
-//! File operations in the workspace, as they run inside the sandbox.
+//! File operations in the workspace, as they run inside the sandbox: in a process of their own that may open files below
+//! the workspace and do nothing else.
 
+mod edit;
+mod read;
+mod search;
 mod workspace;
+mod write;
 
+pub(crate) use edit::Edit;
+pub(crate) use read::{List, Read};
+pub(crate) use search::{Glob, Grep};
 pub(crate) use workspace::Workspace;
+pub(crate) use write::Write;
 
 use serde::{Deserialize, Serialize};
 
-/// The largest text one call may write. Bytes. A model's reply is far smaller.
+/// The largest text one call may write, and the largest file it may edit. Bytes. A model's reply is far smaller.
 pub(crate) const WRITE_BYTES_MAX: usize = 4 << 20;
-#[derive(Debug, Serialize, Deserialize)]
+
+/// The most text an operation gives a model. Bytes.
+const TEXT_BYTES: usize = 24 << 10;
+
+/// One operation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
-    Read,
+    Read(Read),
+    List(List),
+    Write(Write),
+    Edit(Edit),
+    Grep(Grep),
+    Glob(Glob),
 }
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Answer {}
-impl Answer {
-    pub(crate) fn stopped() -> Answer {
-        Answer {}
-    }
-}
+
 impl Request {
+    /// Whether it changes files: it is confined accordingly.
     pub(crate) fn writes(&self) -> bool {
-        false
+        match self {
+            Request::Write(_) | Request::Edit(_) => true,
+            Request::Read(_) | Request::List(_) | Request::Grep(_) | Request::Glob(_) => false,
+        }
     }
-    pub(crate) fn perform(&self, _: &Workspace) -> Answer {
-        Answer {}
+
+    pub(crate) fn perform(&self, workspace: &Workspace) -> Answer {
+        let answer = match self {
+            Request::Read(read) => read.perform(workspace),
+            Request::List(list) => list.perform(workspace),
+            Request::Write(write) => write.perform(workspace),
+            Request::Edit(edit) => edit.perform(workspace),
+            Request::Grep(grep) => grep.perform(workspace),
+            Request::Glob(glob) => glob.perform(workspace),
+        };
+        answer.unwrap_or_else(Answer::no)
+    }
+}
+
+/// What came of it, in words for the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) ok: bool,
+    pub(crate) text: String,
+    /// One line for people.
+    pub(crate) summary: String,
+    /// How much there was before the cap. Bytes.
+    pub(crate) bytes_total: u64,
+    pub(crate) truncated: bool,
+}
+
+impl Answer {
+    fn yes(text: String, summary: String) -> Answer {
+        Answer { ok: true, bytes_total: text.len() as u64, text, summary, truncated: false }
+    }
+
+    /// A refusal in words the model can act on.
+    fn no(text: String) -> Answer {
+        let summary = text.lines().next().unwrap_or_default().chars().take(100).collect();
+        Answer { ok: false, bytes_total: text.len() as u64, text, summary, truncated: false }
+    }
+
+    /// For an operation that was ended from outside.
+    pub(crate) fn stopped() -> Answer {
+        Answer::no(
+            "This took too long or too much memory and was stopped. Ask for less: a smaller folder, a narrower pattern."
+                .to_owned(),
+        )
     }
 }
