@@ -34,7 +34,8 @@ pub(crate) const NAME_BYTES_MAX: usize = 64;
 pub(crate) const FRAME_BYTES_MAX: usize =
     FIXED + NAME_BYTES_MAX + CRC + KEY_BYTES_MAX + RECORD_BYTES_MAX + CRC;
 const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize / 4);
-const _: () = assert!(KEY_BYTES_MAX <= u8::MAX as usize && NAME_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(KEY_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(NAME_BYTES_MAX <= u8::MAX as usize);
 
 /// What a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, sync_dir};
 use crate::frame::{Broken, Frame, Kind, NAME_BYTES_MAX};
 use crate::index::Index;
 use crate::log::{End, HEADER, Log, Place, read_at};
@@ -94,12 +94,18 @@ impl Memory {
     /// Opens the store in `dir`, making the folder when it is not there. What a crash left behind is put right:
     /// a torn tail is put aside, indexes that are missing, stale or damaged are made anew ([`Memory::health`] says so).
     pub fn open(dir: &Path) -> Result<Memory, Error> {
+        let made = !dir.exists();
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
         let lock = lock(dir)?;
         let index_dir = dir.join("index");
         fs::create_dir_all(&index_dir).map_err(|e| Error::io(&index_dir, e))?;
         let blobs = Blobs::open(&dir.join("blobs"))?;
         let log = Log::open(&dir.join("log"))?;
+        // A record is only as durable as the names of the folders above it.
+        sync_dir(dir)?;
+        if let Some(parent) = dir.parent().filter(|parent| made && !parent.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
         let (index, found) = recover(&log, &index_dir.join("sled"))?;
         let last = log.last_id();
         let len = log.read().get(&last).map_or(HEADER, |segment| segment.len.max(HEADER));
@@ -392,12 +398,16 @@ impl Inner {
 
     /// Reads; should the index turn out to be wrong, has it made anew and reads once more.
     pub(crate) fn healing<T>(&self, read: impl Fn(&Shared) -> Result<T, Miss>) -> Result<T, Error> {
-        match read(&self.shared) {
-            Ok(value) => return Ok(value),
-            Err(Miss::Sure(error)) => return Err(error),
-            Err(Miss::Index(reason)) => {
-                tracing::warn!(reason, "the index does not agree with the log and is made anew");
-                self.ask(|reply| Ask::Reindex { reply })?;
+        // Twice, since a deletion at the same moment looks like a hole in the index, and only to those who came before.
+        for attempt in 0..2 {
+            match read(&self.shared) {
+                Ok(value) => return Ok(value),
+                Err(Miss::Sure(error)) => return Err(error),
+                Err(Miss::Index(_)) if attempt == 0 => {}
+                Err(Miss::Index(reason)) => {
+                    tracing::warn!(reason, "the index does not agree with the log and is made anew");
+                    self.ask(|reply| Ask::Reindex { reply })?;
+                }
             }
         }
         read(&self.shared).map_err(|miss| match miss {

@@ -75,6 +75,9 @@ struct Ahead {
     keys: BTreeMap<String, u64>,
 }
 
+/// What is done once a group is durable, or has failed.
+type After = Box<dyn FnOnce(Result<&Shared, &Error>) + Send>;
+
 /// A group in the making.
 #[derive(Default)]
 struct Group {
@@ -82,7 +85,7 @@ struct Group {
     journals: BTreeMap<Arc<str>, Option<Ahead>>,
     notes: Vec<(NoteId, Box<Note>)>,
     /// What is answered once the group is durable, or has failed.
-    after: Vec<Box<dyn FnOnce(Result<&Shared, &Error>) + Send>>,
+    after: Vec<After>,
 }
 
 impl Writer {

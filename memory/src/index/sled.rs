@@ -12,7 +12,8 @@ const CACHE_BYTES: u64 = 128 * 1024 * 1024;
 
 /// An ordered map of bytes in a folder of its own.
 pub(crate) struct Map {
-    db: sled::Db,
+    /// Taken only when dropped.
+    db: Option<sled::Db>,
     dir: PathBuf,
 }
 
@@ -49,7 +50,7 @@ impl Map {
             let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
             // The log is the truth: how often sled writes is only a matter of how much is caught up at the next open.
             let db = config.flush_every_ms(Some(1000)).open()?;
-            Ok(Map { db, dir: dir.to_path_buf() })
+            Ok(Map { db: Some(db), dir: dir.to_path_buf() })
         })
     }
 
@@ -63,13 +64,13 @@ impl Map {
 
     /// The value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        guarded(|| Ok(self.db.get(key)?.map(|value| value.to_vec())))
+        guarded(|| Ok(self.db().get(key)?.map(|value| value.to_vec())))
     }
 
     /// The entries from `from` on, in order, for as long as `each` says to go on.
     pub(crate) fn walk(&self, from: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> bool) -> Result<(), String> {
         guarded(|| {
-            for entry in self.db.range(from..) {
+            for entry in self.db().range(from..) {
                 let (key, value) = entry?;
                 if !each(&key, &value) {
                     break;
@@ -81,17 +82,31 @@ impl Map {
 
     /// Puts a batch in force.
     pub(crate) fn apply(&self, batch: Batch) -> Result<(), String> {
-        guarded(|| self.db.apply_batch(batch.inner))
+        guarded(|| self.db().apply_batch(batch.inner))
     }
 
     /// Brings everything to disk.
     pub(crate) fn flush(&self) -> Result<(), String> {
-        guarded(|| self.db.flush().map(|_| ()))
+        guarded(|| self.db().flush().map(|_| ()))
     }
 
     /// Where it lies.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("only drop takes it")
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // Closing writes, and may panic over a damaged file as opening may.
+        let db = self.db.take();
+        if let Err(reason) = guarded(|| Ok(drop(db))) {
+            tracing::warn!(reason, "the index did not close; it is brought level at the next open");
+        }
     }
 }
 

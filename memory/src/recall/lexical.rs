@@ -91,6 +91,11 @@ pub(crate) struct Entry<'a> {
 impl Lexical {
     /// Opens what is there. Answers with the number of the last note that is in.
     pub(crate) fn open(dir: &Path) -> Result<(Lexical, u64), String> {
+        // Damaged files are told by their checksums; should one get past them, a panic is no more than that.
+        std::panic::catch_unwind(|| Lexical::open_checked(dir)).unwrap_or_else(|_| Err("it panicked".into()))
+    }
+
+    fn open_checked(dir: &Path) -> Result<(Lexical, u64), String> {
         let index = Index::open_in_dir(dir).map_err(say)?;
         let payload = index.load_metas().map_err(say)?.payload.unwrap_or_default();
         let through = payload

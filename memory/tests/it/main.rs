@@ -1,6 +1,11 @@
 //! What the memory promises, one file per kind of trouble.
 
+mod damage;
+mod full;
 mod journal;
+mod kill;
+mod model;
+mod notes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
