@@ -9,6 +9,7 @@ const TAIL_BYTES: usize = 24 << 10;
 
 /// A longer line is cut: minified files and data in one line would fill the model's context. Characters.
 const LINE_CHARS: usize = 2000;
+const LINE_END_CHARS: usize = 200;
 
 /// The head and the tail of a stream of bytes, in constant memory.
 #[derive(Debug, Default)]
@@ -78,9 +79,16 @@ fn cut_lines(text: String) -> (String, bool) {
     for line in text.split_inclusive('\n') {
         match line.char_indices().nth(LINE_CHARS) {
             Some((at, _)) if line.len() > at + 1 => {
-                let more = line[at..].trim_end_matches('\n').chars().count();
-                cut.push_str(&line[..at]);
-                let _ = write!(cut, " [... {more} more characters in this line]");
+                // The end is kept as well: a progress line ends with what came of it.
+                let (head, end) = (&line[..at], line.trim_end_matches('\n'));
+                let chars = end.chars().count();
+                let tail = end
+                    .char_indices()
+                    .nth(chars.saturating_sub(LINE_END_CHARS))
+                    .map_or(end.len(), |(at, _)| at);
+                let tail = tail.max(at);
+                let more = end[at..tail].chars().count();
+                let _ = write!(cut, "{head} [... {more} more characters in this line ...] {}", &end[tail..]);
                 if line.ends_with('\n') {
                     cut.push('\n');
                 }

@@ -52,7 +52,7 @@ pub struct Limits {
     pub file_bytes: u64,
     /// Open files of one process.
     pub open_files: u64,
-    /// Size of each of `/tmp`, `/dev/shm` and the home folder, which live in memory. Bytes.
+    /// Size of each of `/tmp`, `/var/tmp`, `/dev/shm` and the home folder, which live in memory. Bytes.
     pub tmp_bytes: u64,
     /// A command that prints more than this is stopped. Bytes.
     pub output_bytes: u64,

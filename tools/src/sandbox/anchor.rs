@@ -132,8 +132,13 @@ fn settle(
 
     let workspace =
         setup.workspace.to_str().ok_or_else(|| Stop::Failed("the workspace's path".to_owned()))?;
-    Confinement::prepare(workspace, &[workspace, "/tmp", "/dev/shm", root::HOME], landlock > 0, seccomp)
-        .map_err(Stop::failed("preparing the confinement"))
+    Confinement::prepare(
+        workspace,
+        &[workspace, "/tmp", "/var/tmp", "/dev/shm", root::HOME],
+        landlock > 0,
+        seccomp,
+    )
+    .map_err(Stop::failed("preparing the confinement"))
 }
 
 /// Whether the keeper has ended: it holds the other end of this socket for as long as it lives. (Its pid cannot be asked

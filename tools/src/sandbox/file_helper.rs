@@ -15,7 +15,7 @@ use super::wire;
 use crate::files::{Answer, Request, Workspace};
 
 /// How long one operation may take, whatever it meets. Seconds.
-const WALL_SECS: u32 = 30;
+pub(super) const WALL_SECS: u32 = 30;
 
 /// Does the one operation that comes over the channel. Never returns.
 pub(super) fn main(session: Session, channel: OwnedFd) -> ! {

@@ -48,7 +48,7 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const BUILD_SITES: [&str; 3] = ["/tmp", "/var", "/usr"];
 
 /// The paths a workspace may not contain, since the sandbox mounts its own there.
-pub(super) const OWN_PATHS: [&str; 7] = ["/usr", "/etc", "/proc", "/dev", "/tmp", "/sys", HOME];
+pub(super) const OWN_PATHS: [&str; 8] = ["/usr", "/etc", "/proc", "/dev", "/tmp", "/var/tmp", "/sys", HOME];
 
 /// A piece of the host, detached from it.
 pub(super) struct Piece {
@@ -126,10 +126,9 @@ pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
     rustix::process::umask(rustix::fs::Mode::empty());
 
     mount_tmpfs(base, 8 << 20, "0755")?;
-    for folder in ["/etc", "/etc/ssl", "/proc", "/dev", "/tmp", "/run", "/var", HOME] {
+    for folder in ["/etc", "/etc/ssl", "/proc", "/dev", "/tmp", "/run", "/var/tmp", HOME] {
         make_folders(&inside(folder))?;
     }
-    symlink("/tmp", inside("/var/tmp"))?;
     symlink("/run", inside("/var/run"))?;
     for (target, link) in pieces.links {
         symlink(target, base.join(link.strip_prefix("/").expect("system paths are absolute")))?;
@@ -171,6 +170,8 @@ pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
 
     let size = setup.limits.tmp_bytes;
     mount_tmpfs(&inside("/tmp"), size, "1777")?;
+    // Not a link to /tmp: a workspace may lie here, and would be mounted where the link leads on the host.
+    mount_tmpfs(&inside("/var/tmp"), size, "1777")?;
     mount_tmpfs(&inside("/dev/shm"), size, "1777")?;
     mount_tmpfs(&inside(HOME), size, "0755")?;
     fs::write(inside(HOME).join(".gitconfig"), GIT_CONFIG)?;

@@ -19,6 +19,9 @@ use crate::output::{Captured, Cleaner};
 /// How long output is still read after the main process has ended while others hold the pipe.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// How much is shown as it comes. Nobody reads more of it, and cleaning a flood costs more than reading it. Bytes.
+const LIVE_BYTES: u64 = 1 << 20;
+
 /// How long the kernel may take to kill everything a command started.
 const KILL_WALL: Duration = Duration::from_secs(10);
 
@@ -27,6 +30,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// The longest a file operation may take: the helper's own alarm comes first.
 const FILES_WALL: Duration = Duration::from_secs(40);
+const FILES_ALARM: Duration = Duration::from_secs(super::file_helper::WALL_SECS as u64 - 1);
 
 /// Runs a command. The steps are in the order they happen; every await may be the last, and then dropping the channel
 /// tells the anchor to kill the command.
@@ -75,11 +79,7 @@ pub(super) async fn command(
             read = output.read(&mut chunk), if open => match read {
                 Ok(0) | Err(_) => open = false,
                 Ok(count) => {
-                    captured.take(&chunk[..count]);
-                    let text = cleaner.clean(&chunk[..count]);
-                    if !text.is_empty() {
-                        on(&text);
-                    }
+                    heard(&chunk[..count], &mut captured, &mut cleaner, on);
                     if captured.total() > limits.output_bytes && stopped.is_none() {
                         stopped = Some(Ended::Flooded);
                         job.stop().await;
@@ -142,14 +142,16 @@ pub(super) async fn command(
 
 /// Does one file operation.
 pub(super) async fn files(sandbox: &Sandbox, request: &Request) -> Result<Answer, Error> {
+    let began = Instant::now();
     let mut channel = begin(sandbox, Kind::Files, &[], request).await?;
     let answer = tokio::time::timeout(FILES_WALL, receive::<Result<Answer, String>>(&mut channel)).await;
     match answer {
         Ok(Ok(Ok(answer))) => Ok(answer),
         Ok(Ok(Err(why))) => Err(Error::Gone(format!("its file helper could not begin: {why}"))),
-        // Its alarm, or the kernel, ended it in the middle: that is about this request, and not about the sandbox,
-        // unless the anchor is gone as well, which the next job will find.
-        Ok(Err(_)) | Err(_) => Ok(Answer::stopped()),
+        // Its alarm ended it in the middle: that is about this request, and not about the sandbox.
+        Ok(Err(_)) | Err(_) if began.elapsed() >= FILES_ALARM => Ok(Answer::stopped()),
+        Ok(Err(error)) => Err(Error::Gone(format!("its file helper ended without an answer: {error}"))),
+        Err(_) => Ok(Answer::stopped()),
     }
 }
 
@@ -237,10 +239,21 @@ async fn drain(
     on: &(dyn Fn(&str) + Send + Sync),
 ) {
     while let Ok(Ok(count @ 1..)) = tokio::time::timeout(DRAIN, output.read(chunk)).await {
-        captured.take(&chunk[..count]);
-        let text = cleaner.clean(&chunk[..count]);
+        heard(&chunk[..count], captured, cleaner, on);
+    }
+}
+
+/// Keeps a piece of output, and shows it.
+fn heard(piece: &[u8], captured: &mut Captured, cleaner: &mut Cleaner, on: &(dyn Fn(&str) + Send + Sync)) {
+    let live = captured.total() < LIVE_BYTES;
+    captured.take(piece);
+    if live {
+        let text = cleaner.clean(piece);
         if !text.is_empty() {
             on(&text);
+        }
+        if captured.total() >= LIVE_BYTES {
+            on("\n[... more output, not shown live]\n");
         }
     }
 }

@@ -36,7 +36,12 @@ pub(super) fn filters(purpose: For) -> Result<[BpfProgram; 2], seccompiler::Back
             allowed
                 .extend(PROCESSES_AND_SOCKETS.iter().chain(LEGACY_PROCESSES).map(|call| (*call, Vec::new())));
         }
-        For::Files => allowed.extend([(libc::SYS_openat2, Vec::new())]),
+        // Beyond opening files: to answer over its channel, and to install the second filter after this one.
+        For::Files => {
+            allowed.extend(
+                [libc::SYS_openat2, libc::SYS_sendto, libc::SYS_seccomp].map(|call| (call, Vec::new())),
+            );
+        }
     }
     allowed.insert(FCHMODAT2, Vec::new());
     let allow = SeccompFilter::new(allowed, errno(libc::ENOSYS), SeccompAction::Allow, ARCH)?;
