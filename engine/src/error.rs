@@ -90,6 +90,42 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// There is no model of this name.
+    #[error(
+        "there is no model called `{asked}`; known are {known}; a file of your own is given as a path that ends in .gguf"
+    )]
+    UnknownModel {
+        /// What was asked for.
+        asked: String,
+        /// The ids of the known models, separated by commas.
+        known: String,
+    },
+    /// The model is known and not on this disk yet: pull it.
+    #[error("the model {id} is not here yet; get it with `saga model pull {id}`")]
+    NotPulled {
+        /// The model's id.
+        id: &'static str,
+    },
+    /// No source delivered a model's file: mend one of them, or bring the file yourself.
+    #[error(
+        "{file} could not be fetched: {failures}. Mend one of these, or get a GGUF file yourself and pass it with --model /path/file.gguf"
+    )]
+    NoSource {
+        /// The file's name.
+        file: String,
+        /// Each source with what went wrong there.
+        failures: String,
+    },
+    /// The folder of models cannot be written to, or its disk is full.
+    #[error("{}: {source}; {advice}", path.display())]
+    Folder {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// The worker thread has ended, which only a defect in the engine can cause: open the engine again.
     #[error("the engine's worker has stopped; open the model again and report this")]
     Stopped,

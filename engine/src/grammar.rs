@@ -151,7 +151,6 @@ impl Grammar {
     ///
     /// # Errors
     /// [`Error::Grammar`] when the grammar turned out too complex for its limits at this place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called by the worker, which comes next"))]
     pub(crate) fn mask(&mut self) -> Result<Option<&[u32]>, Error> {
         if self.mask.is_none() {
             let mask = self.matcher.compute_mask_or_eos().map_err(|error| Error::Grammar(plain(error)))?;
