@@ -20,7 +20,16 @@ fn main() -> ExitCode {
     tools::maybe_become_helper();
     let mut arguments = std::env::args().skip(1);
     let Some(file) = arguments.next() else {
-        eprintln!("usage: attack FILE.jsonl [ID…]");
+        eprintln!("usage: attack FILE.jsonl [ID…]; the layers here are:");
+        for layer in tools::probe() {
+            eprintln!(
+                "{} {}: {} {}",
+                if layer.holds { "+" } else { "-" },
+                layer.name,
+                layer.detail,
+                layer.mend
+            );
+        }
         return ExitCode::from(2);
     };
     let only: Vec<String> = arguments.collect();

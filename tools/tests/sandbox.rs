@@ -140,3 +140,50 @@ async fn commands_run_side_by_side_and_a_closed_sandbox_leaves_nothing() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(length(), before);
 }
+
+/// Names the workspace for [`a_service`], which does nothing without it.
+const SERVICE: &str = "SAGA_TEST_SERVICE";
+
+#[tokio::test]
+async fn a_service() {
+    // Not a promise but the stage of the next one: a service in the middle of a command.
+    let Some(workspace) = std::env::var_os(SERVICE) else { return };
+    let sandbox = open(Path::new(&workspace)).await;
+    shell(&sandbox, "setsid sh -c 'while :; do date >> beat; sleep 0.02; done' & sleep 60").await;
+}
+
+#[test]
+fn a_killed_service_leaves_nothing_behind() {
+    // kill -9 runs no destructor: only the kernel and the helper's own watch can clean up then.
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_service"])
+        .env(SERVICE, folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let beat = folder.path().join("beat");
+    let began = Instant::now();
+    while !beat.exists() {
+        assert!(began.elapsed() < Duration::from_secs(30), "the command never began");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    service.kill().unwrap();
+    service.wait().unwrap();
+    let workspace = folder.path().canonicalize().unwrap();
+    let survivors = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let inside = processes
+            .filter(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == workspace));
+        inside.count()
+    };
+    let began = Instant::now();
+    while survivors() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(5), "{} processes survive", survivors());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let length = || std::fs::metadata(&beat).unwrap().len();
+    let before = length();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(length(), before);
+}
