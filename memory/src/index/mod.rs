@@ -30,6 +30,10 @@ use sled::{Batch, Map};
 const VERSION: u32 = 1;
 /// Changes in one batch while catching up.
 const BATCH_LEN: usize = 8192;
+/// Heads and mark are written once for so many frames. They change with each one, and sled keeps every version of a
+/// value until it cleans up: written each time, they came to 300 of 500 bytes a record. What lies behind the mark is
+/// applied again at the next open, with the heads of the same moment, so that nothing is counted twice.
+const MARK_EVERY: usize = 512;
 
 /// What is known of a journal without looking it up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -97,6 +101,23 @@ pub(crate) struct Catalog {
     pub(crate) mark: Mark,
     /// Births of journals that a rebuild is about to find again, so that handles in use stay good.
     kept: BTreeMap<String, u64>,
+    /// Journals whose heads changed since the mark was written …
+    changed: BTreeSet<String>,
+    /// … and how many frames were applied since.
+    unmarked: usize,
+}
+
+impl Catalog {
+    /// Puts the mark and all heads that belong to it into a batch.
+    fn mark_in(&mut self, batch: &mut Batch) {
+        for name in std::mem::take(&mut self.changed) {
+            if let Some(head) = self.heads.get(&name) {
+                batch.put(&head_key(&name), &to_bytes(head));
+            }
+        }
+        batch.put(b"m", &to_bytes(&self.mark));
+        self.unmarked = 0;
+    }
 }
 
 /// The index of a log.
@@ -234,8 +255,7 @@ impl Index {
     pub(crate) fn apply(&self, items: &[Item<'_>]) -> Result<(), String> {
         let map = self.map()?;
         let mut catalog = self.catalog();
-        let mut work =
-            Work { map: &map, catalog: &mut catalog, batch: Batch::default(), touched: BTreeSet::new() };
+        let mut work = Work { map: &map, catalog: &mut catalog, batch: Batch::default(), tombstones: false };
         for item in items {
             let end = match &item.met {
                 Met::Frame { at, frame } => {
@@ -252,6 +272,7 @@ impl Index {
             };
             // After each item, so that whatever is written with a batch is counted once and never again.
             (work.catalog.mark.segment, work.catalog.mark.offset) = (item.segment, end as u32);
+            work.catalog.unmarked += 1;
             if work.batch.len() >= BATCH_LEN {
                 work.write()?;
             }
@@ -267,7 +288,7 @@ impl Index {
         (mark.segment, mark.offset, mark.frame) = (segment, HEADER as u32, None);
         let mut batch = Batch::default();
         batch.put(&generation_key(segment), &generation.to_le_bytes());
-        batch.put(b"m", &to_bytes(mark));
+        catalog.mark_in(&mut batch);
         map.apply(batch)
     }
 
@@ -304,7 +325,14 @@ impl Index {
 
     /// Brings everything to disk.
     pub(crate) fn flush(&self) -> Result<(), String> {
-        self.map()?.flush()
+        let map = self.map()?;
+        let mut batch = Batch::default();
+        let mut catalog = self.catalog();
+        catalog.mark_in(&mut batch);
+        // Under the lock, or a newer mark could be overwritten with this one.
+        map.apply(batch)?;
+        drop(catalog);
+        map.flush()
     }
 
     fn map(&self) -> Result<std::sync::RwLockReadGuard<'_, Map>, String> {
@@ -317,8 +345,8 @@ struct Work<'a> {
     map: &'a Map,
     catalog: &'a mut Catalog,
     batch: Batch,
-    /// Journals whose heads changed.
-    touched: BTreeSet<String>,
+    /// Whether something was deleted. Applying that again would not count the same, so the mark goes with it.
+    tombstones: bool,
 }
 
 impl Work<'_> {
@@ -420,7 +448,7 @@ impl Work<'_> {
         gone.iter().for_each(|key| self.batch.remove(key));
         self.batch.remove(&head_key(name));
         self.catalog.heads.remove(name);
-        self.touched.remove(name);
+        self.tombstones = true;
         self.wait_for_purge(Some(name), 0, tombstone, segments);
         Ok(())
     }
@@ -430,6 +458,7 @@ impl Work<'_> {
         let place =
             self.map.get(&note_key(id))?.filter(|value| value.len() == 12).map(|value| place_of(&value));
         self.batch.remove(&note_key(id));
+        self.tombstones = true;
         let mark = &mut self.catalog.mark;
         mark.notes_last = mark.notes_last.max(id);
         if let Some(place) = place {
@@ -459,8 +488,10 @@ impl Work<'_> {
     }
 
     fn head(&mut self, name: &str, at_ms: u64) -> &mut Head {
-        self.touched.insert(name.to_string());
-        let Catalog { heads, kept, .. } = &mut *self.catalog;
+        let Catalog { heads, kept, changed, .. } = &mut *self.catalog;
+        if !changed.contains(name) {
+            changed.insert(name.to_string());
+        }
         heads.entry(name.to_string()).or_insert_with(|| {
             let birth = kept.remove(name).unwrap_or_else(birth);
             Head { last: 0, created_ms: at_ms, bytes: 0, keys: 0, lost: 0, birth }
@@ -469,12 +500,10 @@ impl Work<'_> {
 
     fn write(&mut self) -> Result<(), String> {
         let mut batch = std::mem::take(&mut self.batch);
-        for name in std::mem::take(&mut self.touched) {
-            if let Some(head) = self.catalog.heads.get(&name) {
-                batch.put(&head_key(&name), &to_bytes(head));
-            }
+        if self.tombstones || self.catalog.unmarked >= MARK_EVERY {
+            self.catalog.mark_in(&mut batch);
+            self.tombstones = false;
         }
-        batch.put(b"m", &to_bytes(&self.catalog.mark));
         self.map.apply(batch)
     }
 }

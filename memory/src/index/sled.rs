@@ -104,7 +104,10 @@ impl Drop for Map {
     fn drop(&mut self) {
         // Closing writes, and may panic over a damaged file as opening may.
         let db = self.db.take();
-        if let Err(reason) = guarded(|| Ok(drop(db))) {
+        if let Err(reason) = guarded(|| {
+            drop(db);
+            Ok(())
+        }) {
             tracing::warn!(reason, "the index did not close; it is brought level at the next open");
         }
     }
