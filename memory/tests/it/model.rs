@@ -39,10 +39,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A journal's records, and which of them has which key.
+type Kept = (Vec<Vec<u8>>, BTreeMap<u8, u64>);
+
 /// What the store should be.
 #[derive(Default)]
 struct Model {
-    journals: BTreeMap<u8, (Vec<Vec<u8>>, BTreeMap<u8, u64>)>,
+    journals: BTreeMap<u8, Kept>,
     notes: BTreeMap<u64, u8>,
     notes_last: u64,
 }
