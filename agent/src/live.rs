@@ -80,7 +80,7 @@ impl Live {
 
     /// The engine of a model, opened at first use. `out` sees the loading.
     pub async fn engine(&self, model: &str, out: &Sink) -> Result<Engine, Error> {
-        let path = file_of(model, &self.options.models)?;
+        let path = engine::catalog::resolve(model, &self.options.models)?;
         // Held while a model loads: two sessions that want it load it once.
         let mut engines = self.engines.lock().await;
         if let Some(engine) = engines.get(&path) {
@@ -254,13 +254,6 @@ impl World for LiveWorld {
         }
         Ok(done?)
     }
-}
-
-/// The file of a model.
-fn file_of(model: &str, models: &Path) -> Result<PathBuf, Error> {
-    [PathBuf::from(model), models.join(model)].into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        Error::BadRequest(format!("there is no model {model}; `saga model pull {model}` fetches it"))
-    })
 }
 
 /// The folder a session works in, checked: it exists, is a folder, and lies under a root once every link is followed.
