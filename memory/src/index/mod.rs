@@ -31,8 +31,9 @@ const VERSION: u32 = 1;
 /// Changes in one batch while catching up.
 const BATCH_LEN: usize = 8192;
 /// Heads and mark are written once for so many frames. They change with each one, and sled keeps every version of a
-/// value until it cleans up: written each time, they came to 300 of 500 bytes a record. What lies behind the mark is
-/// applied again at the next open, with the heads of the same moment, so that nothing is counted twice.
+/// value until it cleans up: a million single writes of a place, a head and a mark took 508 MB of disk in sled alone.
+/// What lies behind the mark is applied again at the next open, with the heads of the same moment, so that nothing is
+/// counted twice.
 const MARK_EVERY: usize = 512;
 
 /// What is known of a journal without looking it up.
