@@ -15,6 +15,7 @@ use crate::failure::Failure;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where `saga up` listens: an IP address and a port.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Folders that sessions may work in. Empty: the folder `saga up` is started in.
     pub workspace_roots: Vec<PathBuf>,
@@ -52,12 +53,8 @@ pub struct SandboxConfig {
     /// Layers that may be missing on this host, by the names `saga doctor` shows. Each one named here makes every
     /// session weaker.
     pub lowered: Vec<String>,
-    /// More folders that commands may read, such as a toolchain in an unusual place.
-    pub read_only: Vec<PathBuf>,
 }
 
-/// The model a fresh installation thinks with: the smallest that calls tools usefully.
-pub(crate) const DEFAULT_MODEL: &str = "qwen2.5-coder-1.5b";
 /// The port of a service that is told none.
 const DEFAULT_PORT: u16 = 7777;
 
@@ -66,7 +63,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
             workspace_roots: Vec::new(),
-            model: DEFAULT_MODEL.to_string(),
+            model: engine::catalog::DEFAULT.to_string(),
             threads: 0,
             context_tokens: None,
             idle_secs: agent::Config::default().idle.as_secs(),
@@ -153,6 +150,13 @@ impl Config {
     pub(crate) fn idle(&self) -> Duration {
         Duration::from_secs(self.idle_secs)
     }
+}
+
+fn address<'de, D: serde::Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    let wrong =
+        |_| serde::de::Error::custom(format!("{text:?} is not an IP address and a port like 127.0.0.1:7777"));
+    text.parse().map_err(wrong)
 }
 
 /// A place in a text, as editors count.
@@ -343,7 +347,6 @@ mod tests {
 
                 [sandbox]
                 lowered = []
-                read_only = []
             "#]],
         );
     }
@@ -366,7 +369,7 @@ mod tests {
         check(
             "listen = \"localhost\"\n",
             expect![
-                "/etc/saga.toml:1:10: invalid socket address syntax; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:1:10: \"localhost\" is not an IP address and a port like 127.0.0.1:7777; `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -21,10 +21,10 @@ mod cli;
 mod client;
 mod diff;
 mod host;
+
 mod models;
 mod show;
 mod term;
-
 pub use auth::{Auth, Key, KeyHash};
 pub use cli::run;
 pub use config::{Config, Folders};

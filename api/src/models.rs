@@ -1,38 +1,108 @@
 //! Models on this machine: where the file of one is, and getting it when it is not there.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use engine::catalog::{self, Pull};
 
 use crate::config::Folders;
 use crate::failure::Failure;
-use crate::term::Screen;
+use crate::host;
+use crate::term::{Ink, Screen, bar, clean};
 
 /// How a model stands on this machine.
 pub(crate) enum State {
-    /// Its file is there.
-    There {
-        /// The file.
-        path: PathBuf,
-        /// Whether it has been checked against its sha-256.
-        verified: bool,
-    },
+    /// Its file is there; whether it is one that the catalog knows and has checked.
+    There { path: PathBuf, verified: bool },
     /// It can be pulled.
     Absent,
-    /// Nobody knows it; why.
-    Unknown(String),
+    /// It cannot be used; why.
+    Unusable(String),
 }
 
+/// How `model`, an id or a path, stands.
 pub(crate) fn state(model: &str, folders: &Folders) -> State {
-    let path = [PathBuf::from(model), folders.models.join(model)].into_iter().find(|path| path.is_file());
-    match path {
-        Some(path) => State::There { path, verified: false },
-        None => State::Absent,
+    match catalog::resolve(model, &folders.models) {
+        Ok(path) => State::There { path, verified: catalog::model(model).is_ok() },
+        Err(engine::Error::NotPulled { .. }) => State::Absent,
+        Err(error) => State::Unusable(error.to_string()),
     }
 }
 
-pub(crate) async fn ensure(model: &str, folders: &Folders, _screen: &Screen) -> Result<(), Failure> {
-    match state(model, folders) {
-        State::There { .. } => Ok(()),
-        State::Absent => Err(Failure::new(format!("there is no model {model}"))),
-        State::Unknown(why) => Err(Failure::new(why)),
+/// The file of `model`, which is pulled when it is known and not there.
+pub(crate) async fn ensure(model: &str, folders: &Folders, screen: &Screen) -> Result<PathBuf, Failure> {
+    match catalog::resolve(model, &folders.models) {
+        Err(engine::Error::NotPulled { id }) => pull(id, folders, screen).await,
+        done => Ok(done?),
+    }
+}
+
+/// How often a line is written about a long pull where nobody watches.
+const LINE: Duration = Duration::from_secs(10);
+/// Cells of the bar.
+const CELLS: usize = 24;
+
+/// Pulls the known model `id` and shows how far it is: a bar on a terminal, lines elsewhere.
+pub(crate) async fn pull(id: &str, folders: &Folders, screen: &Screen) -> Result<PathBuf, Failure> {
+    let model = catalog::model(id)?;
+    screen.line(&format!("pulling {} ({})", model.id, host::bytes(model.download_bytes)));
+    let (models, shown) = (folders.models.clone(), screen.clone());
+    let work = move || {
+        let mut view = View::new(shown);
+        let done = catalog::pull(model, &models, &mut |pull| view.show(pull));
+        view.screen.quiet();
+        done
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| Failure::new(format!("pulling {id} failed: {error}")))??)
+}
+
+/// How a pull looks.
+struct View {
+    screen: Screen,
+    /// When the current source began, and how much had come in before.
+    began: Option<(Instant, u64)>,
+    said: Instant,
+}
+
+impl View {
+    fn new(screen: Screen) -> View {
+        View { screen, began: None, said: Instant::now() }
+    }
+
+    fn show(&mut self, pull: Pull) {
+        match pull {
+            Pull::Waiting => self.screen.line("another saga pulls this model; waiting for it"),
+            Pull::Checking { file } => self.screen.status(&format!("checking {file}")),
+            Pull::Fetching { source, file, done_bytes, total_bytes } => {
+                let (began, before) = *self.began.get_or_insert((Instant::now(), done_bytes));
+                let rate =
+                    done_bytes.saturating_sub(before) as f64 / began.elapsed().as_secs_f64().max(0.001);
+                let so_far = format!("{} of {}", host::bytes(done_bytes), host::bytes(total_bytes));
+                // A rate means something once a second has passed.
+                let pace = if rate > 0.0 && began.elapsed() > Duration::from_secs(1) {
+                    let left = host::seconds(total_bytes.saturating_sub(done_bytes) as f64 / rate);
+                    format!(" · {}/s · {left} left", host::bytes(rate as u64))
+                } else {
+                    String::new()
+                };
+                if self.screen.live() {
+                    let bar = bar(done_bytes, total_bytes, CELLS);
+                    self.screen.status(&format!("{bar} {so_far}{pace} · {source}"));
+                } else if self.said.elapsed() > LINE {
+                    self.said = Instant::now();
+                    self.screen.line(&format!("{file}: {so_far}{pace}"));
+                }
+            }
+            Pull::SourceFailed { source, file, why } => {
+                self.began = None;
+                let line = format!("{source} could not deliver {file}: {}", clean(&why).replace('\n', " "));
+                self.screen.line(&self.screen.ink(Ink::Warn, &line));
+            }
+            Pull::Ready { file } => {
+                self.began = None;
+                self.screen.line(&format!("{file} is here and has been checked"));
+            }
+        }
     }
 }

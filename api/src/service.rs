@@ -68,11 +68,13 @@ impl Service {
     }
 
     pub(crate) fn readiness(&self) -> wire::Readiness {
-        let (ready, detail) = match &*self.0.state.borrow() {
-            Readiness::Ready => (true, None),
-            Readiness::Starting(what) | Readiness::Failed(what) => (false, Some(what.clone())),
+        let (state, detail) = match &*self.0.state.borrow() {
+            Readiness::Ready => (wire::ReadyState::Ready, None),
+            Readiness::Starting(what) => (wire::ReadyState::Starting, Some(what.clone())),
+            Readiness::Failed(what) => (wire::ReadyState::Failed, Some(what.clone())),
         };
-        wire::Readiness { ready, model: self.0.model.clone(), detail }
+        let ready = state == wire::ReadyState::Ready;
+        wire::Readiness { ready, state, model: self.0.model.clone(), detail }
     }
 
     /// Refuses what needs the default model while it is not there.

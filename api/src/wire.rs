@@ -308,10 +308,24 @@ pub(crate) struct Health {
 pub(crate) struct Readiness {
     /// Whether it can.
     pub(crate) ready: bool,
+    /// Whether waiting helps.
+    pub(crate) state: ReadyState,
     /// The model of sessions that name none.
     pub(crate) model: String,
     /// What it is doing until it can, or why it cannot.
     pub(crate) detail: Option<String>,
+}
+
+/// How far a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReadyState {
+    /// It will be ready.
+    Starting,
+    /// It is ready.
+    Ready,
+    /// It will not be ready without help.
+    Failed,
 }
 
 /// Which version is running.

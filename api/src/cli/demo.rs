@@ -222,7 +222,7 @@ async fn work(reached: &Reached, sample: &Path, json: bool, screen: &Screen) -> 
     let client = &reached.client;
     let before = Snapshot::take(sample);
     let new = wire::NewSession { workspace: sample.to_path_buf(), ..wire::NewSession::default() };
-    let session = client.create(&new).await?;
+    let session = reached.create(&new, screen).await?;
     let mut follower = Follower::new(client, &session.id, screen, json, true)?;
     let started = Instant::now();
     let asked = follower.say(TASK).await?;
@@ -330,7 +330,6 @@ impl Judge {
     async fn open(config: &Config, sample: &Path) -> Result<Judge, Failure> {
         let policy = Policy {
             lowered: config.sandbox.lowered.clone(),
-            read_only: config.sandbox.read_only.clone(),
             env: vec![("PYTHONDONTWRITEBYTECODE".to_string(), "1".to_string())],
             ..Policy::new(sample)
         };

@@ -239,7 +239,7 @@ fn model(model: &str, folders: &Folders) -> Finding {
             format!("{model} is not here yet"),
             format!("it is pulled at first need, or now with `saga model pull {model}`"),
         ),
-        models::State::Unknown(why) => {
+        models::State::Unusable(why) => {
             Finding::bad("model", why, "name one of `saga model list` or the path of a GGUF file")
         }
     }

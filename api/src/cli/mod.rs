@@ -1,9 +1,12 @@
 //! The `saga` command: one file per subcommand.
 
+mod bench;
 mod config;
 mod demo;
 mod doctor;
 mod follow;
+mod logits;
+mod model;
 mod reach;
 mod resume;
 mod run;
@@ -63,6 +66,9 @@ enum Command {
     /// List, show and delete sessions.
     #[command(subcommand)]
     Sessions(sessions::Args),
+    /// List, pull and inspect models.
+    #[command(subcommand)]
+    Model(model::Args),
     /// Watch it find and fix a bug in a small sample project.
     Demo(demo::Args),
     /// Say what this machine can do, and what to mend.
@@ -73,6 +79,10 @@ enum Command {
     /// Show or check the settings.
     #[command(subcommand)]
     Config(config::Args),
+    /// Write a model's logits for given tokens to a file: the judge of every change to the engine.
+    Logits(logits::Args),
+    /// Measure how fast a model reads and writes.
+    Bench(bench::Args),
 }
 
 /// Runs the command that the process was started with.
@@ -106,10 +116,13 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Run(args) => run::run(args).await,
         Command::Resume(args) => resume::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
+        Command::Model(args) => model::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Doctor(args) => doctor::run(args),
         Command::Sandbox(args) => sandbox::run(args).await,
         Command::Config(args) => config::run(args),
+        Command::Logits(args) => logits::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 

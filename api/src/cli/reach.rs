@@ -1,6 +1,7 @@
 //! How a command reaches a service: the one it is told, the one that runs here, or one it starts for itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::auth::Key;
 use crate::client::Client;
@@ -9,6 +10,7 @@ use crate::failure::Failure;
 use crate::models;
 use crate::server::{Inside, Notice};
 use crate::term::Screen;
+use crate::wire;
 
 /// Which service to use.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -18,6 +20,9 @@ pub(crate) struct Server {
     #[arg(long, env = "SAGA_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
 }
+
+/// How long to wait before a service that loads is asked again.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// A service within reach.
 pub(crate) struct Reached {
@@ -59,7 +64,7 @@ impl Reached {
     pub(crate) async fn start(
         config: &Config,
         folders: &Folders,
-        memory: &std::path::Path,
+        memory: &Path,
         roots: Vec<PathBuf>,
         screen: &Screen,
     ) -> Result<Reached, Failure> {
@@ -69,11 +74,34 @@ impl Reached {
         let inside = loop {
             tokio::select! {
                 done = &mut starting => break done?,
-                () = tokio::time::sleep(std::time::Duration::from_millis(100)) => screen.status(&status),
+                () = tokio::time::sleep(Duration::from_millis(100)) => screen.status(&status),
             }
         };
         screen.quiet();
         Ok(Reached { client: inside.client.clone(), inside: Some(inside) })
+    }
+
+    /// Makes a session, once the service is ready.
+    pub(crate) async fn create(
+        &self,
+        new: &wire::NewSession,
+        screen: &Screen,
+    ) -> Result<wire::Session, Failure> {
+        loop {
+            let refusal = match self.client.create(new).await {
+                Ok(session) => return Ok(session),
+                Err(refusal) => refusal,
+            };
+            let ready = match refusal.code() {
+                Some("not_ready") => self.client.ready().await?,
+                _ => return Err(refusal.into()),
+            };
+            if ready.state == wire::ReadyState::Failed {
+                return Err(refusal.into());
+            }
+            screen.status(&format!("waiting for the service: {}", ready.detail.unwrap_or_default()));
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// Whether the service ends with this command.

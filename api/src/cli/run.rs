@@ -79,7 +79,7 @@ async fn work(
 ) -> Result<u8, Failure> {
     let client = &reached.client;
     let before = Snapshot::take(&new.workspace);
-    let session = client.create(new).await?;
+    let session = reached.create(new, screen).await?;
     if !json {
         let about = format!("session {} · {} · {}", session.id, session.model, session.workspace);
         screen.line(&screen.ink(Ink::Dim, &about));

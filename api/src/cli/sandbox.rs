@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             .exit(NO_SANDBOX)
     })?;
     let lowered = if args.lowered.is_empty() { config.sandbox.lowered } else { args.lowered };
-    let policy = Policy { lowered, read_only: config.sandbox.read_only, ..Policy::new(workspace) };
+    let policy = Policy { lowered, ..Policy::new(workspace) };
     let sandbox = Sandbox::open(policy).await.map_err(|error| Failure::from(error).exit(NO_SANDBOX))?;
     for layer in sandbox.missing() {
         write_to(To::Stderr, &format!("warning: the layer {} does not hold: {}\n", layer.name, layer.detail));

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::{self, Auth, Key, KeyFile};
 use crate::config::{Config, Folders, Overrides, ServiceOverrides};
-use crate::failure::Failure;
+use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::models;
 use crate::server::{self, Notice};
 use crate::service::Readiness;
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             readiness
                 .send_replace(Readiness::Starting(format!("the model {} is being pulled", config.model)));
             let done = match models::ensure(&config.model, &folders, &screen).await {
-                Ok(()) => opened_model.load().await,
+                Ok(_) => opened_model.load().await,
                 Err(failure) => {
                     readiness.send_replace(Readiness::Failed(failure.to_string()));
                     Err(failure)
@@ -89,7 +89,13 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("stopping: running calls are ended and written down");
+        tracing::info!("stopping: running calls are ended and written down; Ctrl-C once more leaves at once");
+        tokio::spawn(async {
+            // What is not written down by then is found again at the next start, as after a crash.
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(i32::from(EXIT_INTERRUPTED));
+            }
+        });
     };
     let done = opened.serve(listener, stop).await;
     preload.abort();

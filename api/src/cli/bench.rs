@@ -1,0 +1,84 @@
+//! `saga bench`: measure how fast a model reads and writes.
+
+use engine::Options;
+use engine::bench::{self, Work};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::term::say;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  saga bench
+  saga bench -m qwen2.5-coder-1.5b -p 512 -n 64 -t 2 -r 3 --json | tail -1
+  saga bench --depth 8192                 how speed falls off late in a long session")]
+pub(crate) struct Args {
+    /// The model: an id of `saga model list` or the path of a GGUF file.
+    #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
+    model: Option<String>,
+    /// Tokens that are read.
+    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    prompt: usize,
+    /// Tokens that are written after them.
+    #[arg(long, short = 'n', default_value_t = 64, value_name = "N")]
+    generate: usize,
+    /// Threads that compute; 0 means one per physical core.
+    #[arg(long, short, env = "SAGA_THREADS", value_name = "N")]
+    threads: Option<usize>,
+    /// How often everything is done.
+    #[arg(long, short, default_value_t = 3, value_name = "N")]
+    repetitions: usize,
+    /// Tokens that are in the cache before the clock starts.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    depth: usize,
+    /// Print one JSON object per run, and the medians with all runs in the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
+    let (folders, config) = super::settings()?;
+    let model = args.model.unwrap_or(config.model);
+    let path = super::model::file(&model, &folders).await?;
+    let work = Work {
+        prompt: args.prompt,
+        generate: args.generate,
+        depth: args.depth,
+        repetitions: args.repetitions,
+    };
+    // Room for the work and no more; the engine refuses what the model cannot hold. Its first short run takes 8 tokens.
+    let room = work.depth.saturating_add(work.prompt).saturating_add(work.generate).max(8);
+    let options = Options { threads: args.threads.unwrap_or(config.threads), context_tokens: Some(room) };
+    let engine = super::model::open(path, options).await?;
+    let mut n = 0;
+    let report = bench::run(&engine, work, |run| {
+        n += 1;
+        if args.json {
+            say(&json!({ "run": n, "prefill_tokens_per_s": run.prefill_tokens_per_s, "decode_tokens_per_s": run.decode_tokens_per_s }).to_string());
+        } else {
+            say(&line(&format!("run {n}"), run));
+        }
+    })
+    .await?;
+    if args.json {
+        let mut object =
+            serde_json::to_value(&report).expect("a report has only string keys and finite numbers");
+        object["model"] = json!(engine.model().name);
+        object["quantisation"] = json!(engine.model().quantisation);
+        object["prompt"] = json!(work.prompt);
+        object["generate"] = json!(work.generate);
+        object["depth"] = json!(work.depth);
+        say(&object.to_string());
+    } else {
+        say(&line("median", &report.median));
+    }
+    Ok(0)
+}
+
+fn line(name: &str, run: &bench::Run) -> String {
+    format!(
+        "{name:8} prefill {:>9.2} tokens/s   decode {:>8.2} tokens/s",
+        run.prefill_tokens_per_s, run.decode_tokens_per_s
+    )
+}
