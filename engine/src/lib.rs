@@ -33,3 +33,6 @@ pub use grammar::{Grammar, GrammarSource};
 pub use sample::Sampling;
 pub use timeline::{Synced, Timeline};
 pub use tokenizer::Tokenizer;
+
+#[cfg(test)]
+mod tests;
