@@ -399,9 +399,10 @@ impl Agent {
             for recorded in &page {
                 state.apply(recorded);
             }
+            // A page may be short when its records are long; only an empty one is the end.
             match page.last() {
-                Some(last) if page.len() == PAGE => after = last.seq,
-                _ => return Ok(state),
+                Some(last) => after = last.seq,
+                None => return Ok(state),
             }
         }
     }
@@ -565,6 +566,16 @@ impl From<Created> for Event {
 
 /// A session's whole journal, oldest first. Blocking.
 pub fn read_journal(memory: &Memory, id: &SessionId) -> Result<Vec<Recorded>, Error> {
-    let records = memory.journal(id.as_str())?.read(Seq(1), usize::MAX)?;
-    records.into_iter().map(|(seq, record)| decode(id, seq, &record)).collect()
+    let journal = memory.journal(id.as_str())?;
+    let mut events: Vec<Recorded> = Vec::new();
+    loop {
+        let after = events.last().map_or(0, |last| last.seq.0);
+        let page = journal.read(Seq(after + 1), PAGE)?;
+        if page.is_empty() {
+            return Ok(events);
+        }
+        for (seq, record) in page {
+            events.push(decode(id, seq, &record)?);
+        }
+    }
 }
