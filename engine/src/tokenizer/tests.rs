@@ -102,6 +102,18 @@ fn a_real_vocabulary_agrees_with_the_reference() {
 }
 
 #[test]
+fn a_real_tokenizer_json_agrees_with_the_reference() {
+    // The file SAGA_TEST_TOKENIZER names is the tokenizer.json of DeepSeek-V3 or V4.
+    let Some(path) = std::env::var_os("SAGA_TEST_TOKENIZER") else { return };
+    let start = std::time::Instant::now();
+    let tokenizer = Tokenizer::from_json(Path::new(&path)).unwrap();
+    eprintln!("{} tokens loaded in {:?}", tokenizer.vocabulary(), start.elapsed());
+    same(&tokenizer, &fixture("deepseek-v3.json")["ids"], "tokenizer.json");
+    assert_eq!(tokenizer.vocabulary(), 129_280);
+    assert_eq!(tokenizer.ends().first(), tokenizer.special("<｜end▁of▁sentence｜>").as_ref());
+}
+
+#[test]
 fn a_tokenizer_json_gives_the_same_tokens_as_the_metadata() {
     // Models come in either form, and it must not matter in which.
     let tokenizer = tiny();
