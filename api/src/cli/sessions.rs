@@ -251,7 +251,7 @@ fn folded(name: &str, events: &[Recorded]) -> Option<wire::Session> {
         tool_calls,
         tool_errors,
         usage: usage.into(),
-        created_ms: created.at_ms,
+        created_ms: events.first().map(|first| first.at_ms).unwrap_or_default(),
         updated_ms: state.updated_ms(),
         last: state.last().map(|seq| seq.0).unwrap_or_default(),
     })
