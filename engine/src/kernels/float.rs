@@ -26,10 +26,10 @@ impl Halves for OneByOne {
     }
 }
 
-/// Quantises one block of activations: returns what one unit is worth, and fills the values and the sums of
-/// every sixteen of them.
+/// Quantises one block of activations: returns what one unit is worth, fills the values and the sums of every
+/// sixteen of them, and leaves in `x` what they do not say.
 #[inline(always)]
-pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+pub(crate) fn quantise(x: &mut [f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
     let mut largest = [0.0_f32; 8];
     let mut nothing = [0.0_f32; 8];
     for x in x.chunks_exact(8) {
@@ -49,17 +49,20 @@ pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
     // A subnormal block would overflow the inverse; it is worth nothing beside any other.
     let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-    for ((x, values), sum) in x.chunks_exact(16).zip(values.chunks_exact_mut(16)).zip(sums) {
+    let unit = most / 127.0;
+    for ((x, values), sum) in x.chunks_exact_mut(16).zip(values.chunks_exact_mut(16)).zip(sums) {
         let mut total = 0_i32;
         for i in 0..16 {
             // Adding 1.5·2²³ rounds to a whole number, ties to even, and leaves it in the low bits.
-            let whole = (x[i] * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+            let rounded = x[i] * inverse + ROUND;
+            let whole = rounded.to_bits() as i32 - ROUND.to_bits() as i32;
+            x[i] = (rounded - ROUND).mul_add(-unit, x[i]);
             values[i] = whole as i8;
             total += whole;
         }
         *sum = total as i16;
     }
-    most / 127.0
+    unit
 }
 
 /// 1.5·2²³: an f32 this large has no bits left for a fraction.

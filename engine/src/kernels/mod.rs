@@ -71,7 +71,7 @@ impl Kernels {
     }
 
     /// Quantises one block of activations. See [`float::quantise`].
-    pub(crate) fn quantise(self, x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+    pub(crate) fn quantise(self, x: &mut [f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
         match self {
             Kernels::Plain => float::quantise(x, values, sums),
             // SAFETY: `Found` exists only where `available` found the features.

@@ -142,8 +142,12 @@ mod avx2 {
             while rows.len() >= PANEL_ROWS {
                 let bytes = matrix.bytes(rows.start..rows.start + PANEL_ROWS);
                 let results = x86::multiply(panel, matrix.kind(), bytes, x);
-                for (token, results) in results.iter().enumerate() {
-                    place.put(token, rows.start, results);
+                for (token, [high, low]) in results.iter().enumerate() {
+                    place.put(
+                        token,
+                        rows.start,
+                        &std::array::from_fn::<_, PANEL_ROWS, _>(|i| high[i] + low[i]),
+                    );
                 }
                 rows.start += PANEL_ROWS;
             }

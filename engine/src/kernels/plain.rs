@@ -7,9 +7,9 @@
 //! weight[i] = d · scale[i/16] · q[i] − dmin · offset[i/16]
 //! ```
 //!
-//! Activations are quantised in blocks of the same length: `x[i] = da · a[i]`, `a` in −127..=127, with the sum
-//! of every sixteen `a` kept beside them. A product of a row and an activation row is then, block by block,
-//! from the first to the last,
+//! Activations are quantised in blocks of the same length, in two digits: `x[i] = da · a[i] + db · b[i]`, both
+//! in −127..=127, with the sum of every sixteen kept beside them. The product of a row and a digit is, block by
+//! block, from the first to the last,
 //!
 //! ```text
 //! acc = fma(d·da,      Σ scale[i/16]·q[i]·a[i],  acc)
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! where both sums are whole numbers that fit 32 bits, so their order does not matter, and only these two
-//! f32 operations per block round. That is why every kernel can give the same bits, whether it computes one
+//! f32 operations per block round; in the end the digits' products are added. That is why every kernel can give the same bits, whether it computes one
 //! row for one token or a tile of both, and why a line's logits do not depend on how it was cut into chunks.
 //!
 //! **Floats.** A row of F32, F16 or BF16 is multiplied with the activations as they are: lane `i % 8` of eight
@@ -25,7 +25,7 @@
 
 use half::{bf16, f16};
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, DIGITS};
 use crate::weights::Kind;
 
 /// One block of weights, unpacked. Kinds with blocks of 32 fill the first 32 values and the first two scales.
@@ -235,25 +235,27 @@ fn float(kind: Kind, bytes: &[u8]) -> f32 {
     }
 }
 
-/// A quantised row times one quantised activation row.
+/// A quantised row times one token's quantised activations.
 pub(crate) fn dot_blocks(kind: Kind, row: &[u8], x: &Blocks, token: usize) -> f32 {
     let mut weights = Unpacked::ZERO;
-    let mut acc = 0.0_f32;
+    let mut acc = [0.0_f32; DIGITS];
     for (b, bytes) in row.chunks_exact(kind.block_bytes()).enumerate() {
         unpack(kind, bytes, &mut weights);
-        let (da, a, sums) = x.block(b, token);
-        let mut product = 0_i32;
-        for i in 0..kind.block() {
-            product += i32::from(weights.scale[i / 16]) * value(kind, weights.q[i]) * i32::from(a[i]);
+        for (digit, acc) in acc.iter_mut().enumerate() {
+            let (da, a, sums) = x.block(b, token * DIGITS + digit);
+            let mut product = 0_i32;
+            for i in 0..kind.block() {
+                product += i32::from(weights.scale[i / 16]) * value(kind, weights.q[i]) * i32::from(a[i]);
+            }
+            let mut offset = 0_i32;
+            for j in 0..kind.block() / 16 {
+                offset += i32::from(weights.offset[j]) * i32::from(sums[j]);
+            }
+            *acc = (weights.d * da).mul_add(product as f32, *acc);
+            *acc = (-(weights.dmin * da)).mul_add(offset as f32, *acc);
         }
-        let mut offset = 0_i32;
-        for j in 0..kind.block() / 16 {
-            offset += i32::from(weights.offset[j]) * i32::from(sums[j]);
-        }
-        acc = (weights.d * da).mul_add(product as f32, acc);
-        acc = (-(weights.dmin * da)).mul_add(offset as f32, acc);
     }
-    acc
+    acc[0] + acc[1]
 }
 
 /// A row of floats times one activation row.

@@ -117,7 +117,7 @@ fn extreme_weights_do_not_overflow() {
 
 #[test]
 fn products_are_close_to_those_of_the_floats() {
-    // Quantising activations costs a little precision, and must cost no more than that.
+    // Two digits of activations are as good as floats; one would fail this by far.
     for kind in Kind::ALL {
         let (rows, columns) = (16, 1024);
         let matrix = matrix(kind, rows, columns, &numbers(4, rows * columns));
@@ -128,7 +128,7 @@ fn products_are_close_to_those_of_the_floats() {
         for (row, found) in weights.chunks_exact(columns).zip(found) {
             let exact: f64 = row.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
             let size = row.iter().zip(&x).map(|(&w, &x)| f64::from(w * x).powi(2)).sum::<f64>().sqrt();
-            let bound = if kind.block() == 1 { 1e-5 } else { 0.03 };
+            let bound = 1e-4;
             assert!((f64::from(found) - exact).abs() < bound * size, "{kind:?}: {exact} {found}");
         }
     }

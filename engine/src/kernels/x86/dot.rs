@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{halves, sums};
-use crate::kernels::blocks::Blocks;
+use crate::kernels::blocks::{Blocks, DIGITS};
 use crate::weights::Kind;
 
 /// Rows multiplied at once.
@@ -149,41 +149,46 @@ fn fifth_bits(bits: i32) -> __m256i {
 fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) {
     let row = rows.len() / ROWS;
     let ones = _mm256_set1_epi16(1);
-    let mut acc = _mm256_setzero_ps();
+    let mut acc = [_mm256_setzero_ps(); DIGITS];
     for b in 0..row / K::BYTES {
-        let (da, a, a_sums) = x.block(b, token);
-        assert_eq!(a.len(), 32);
+        let digits: [_; DIGITS] = std::array::from_fn(|digit| x.block(b, token * DIGITS + digit));
+        assert!(digits.iter().all(|(_, a, _)| a.len() == 32));
         let at = b * K::BYTES;
         // SAFETY: `a` has 32 bytes.
         // WHY: one load.
-        let a = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
-        let mut products = [_mm256_setzero_si256(); ROWS];
-        for (r, product) in products.iter_mut().enumerate() {
+        let a = digits.map(|(_, a, _)| unsafe { _mm256_loadu_si256(a.as_ptr().cast()) });
+        let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
+        for r in 0..ROWS {
             // SAFETY: row `r` has whole blocks, and this is its block `b`; the features are those of this
             // function.
             // WHY: a bounds check per block and row is as dear as the product.
             let w = unsafe { K::values(rows.as_ptr().add(r * row + at)) };
-            let pairs = if K::SIGNED {
-                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
-            } else {
-                _mm256_maddubs_epi16(w, a)
-            };
-            *product = _mm256_madd_epi16(pairs, ones);
+            for digit in 0..DIGITS {
+                let pairs = if K::SIGNED {
+                    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a[digit], w))
+                } else {
+                    _mm256_maddubs_epi16(w, a[digit])
+                };
+                products[digit][r] = _mm256_madd_epi16(pairs, ones);
+            }
         }
         let d = halves(rows, at, row);
-        let da = _mm256_set1_ps(da);
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(d, da), _mm256_cvtepi32_ps(sums(&products)), acc);
         let dmin = match K::OFFSET {
-            Offset::Factors(0.0) => continue,
             Offset::Factors(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),
             Offset::Own => _mm256_sub_ps(_mm256_setzero_ps(), halves(rows, at + 2, row)),
         };
-        let sum = _mm256_set1_ps((i32::from(a_sums[0]) + i32::from(a_sums[1])) as f32);
-        acc = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), sum, acc);
+        for digit in 0..DIGITS {
+            let (da, _, a_sums) = digits[digit];
+            let da = _mm256_set1_ps(da);
+            let product = _mm256_cvtepi32_ps(sums(&products[digit]));
+            acc[digit] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), product, acc[digit]);
+            let sum = _mm256_set1_ps((i32::from(a_sums[0]) + i32::from(a_sums[1])) as f32);
+            acc[digit] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), sum, acc[digit]);
+        }
     }
     // SAFETY: the array has eight numbers.
     // WHY: one store.
-    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), acc) };
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_add_ps(acc[0], acc[1])) };
 }
 
 /// A kind with blocks of 256.
@@ -374,37 +379,43 @@ impl Large for Q6K {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn large<K: Large>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) {
     let row = rows.len() / ROWS;
-    let mut acc = _mm256_setzero_ps();
+    let mut acc = [_mm256_setzero_ps(); DIGITS];
     for b in 0..row / K::BYTES {
-        let (da, a, a_sums) = x.block(b, token);
-        assert!(a.len() == 256 && a_sums.len() == 16);
+        let digits: [_; DIGITS] = std::array::from_fn(|digit| x.block(b, token * DIGITS + digit));
+        assert!(digits.iter().all(|(_, a, a_sums)| a.len() == 256 && a_sums.len() == 16));
         let at = b * K::BYTES;
         // SAFETY: there are sixteen sums.
         // WHY: one load.
-        let a_sums = unsafe { _mm256_loadu_si256(a_sums.as_ptr().cast()) };
-        let mut products = [_mm256_setzero_si256(); ROWS];
-        let mut offsets = [_mm256_setzero_si256(); ROWS];
+        let a_sums = digits.map(|(_, _, a_sums)| unsafe { _mm256_loadu_si256(a_sums.as_ptr().cast()) });
+        let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
+        let mut offsets = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         for r in 0..ROWS {
-            // SAFETY: row `r` has whole blocks, and this is its block `b`; the activations' lengths are
-            // asserted above, and the features are those of this function.
-            // WHY: a bounds check per load would double the loop.
-            let (product, offset) =
-                unsafe { K::products(rows.as_ptr().add(r * row + at), a.as_ptr(), a_sums) };
-            products[r] = product;
-            offsets[r] = offset;
+            for digit in 0..DIGITS {
+                // SAFETY: row `r` has whole blocks, and this is its block `b`; the activations' lengths are
+                // asserted above, and the features are those of this function.
+                // WHY: a bounds check per load would double the loop. The compiler unpacks the weights once
+                // for both digits.
+                (products[digit][r], offsets[digit][r]) = unsafe {
+                    K::products(rows.as_ptr().add(r * row + at), digits[digit].1.as_ptr(), a_sums[digit])
+                };
+            }
         }
-        let da = _mm256_set1_ps(da);
         let d = halves(rows, at + K::D, row);
         let dmin = match K::DMIN {
             Dmin::At(place) => halves(rows, at + place, row),
             Dmin::Factors(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),
         };
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(d, da), _mm256_cvtepi32_ps(sums(&products)), acc);
-        acc = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), _mm256_cvtepi32_ps(sums(&offsets)), acc);
+        for digit in 0..DIGITS {
+            let da = _mm256_set1_ps(digits[digit].0);
+            let product = _mm256_cvtepi32_ps(sums(&products[digit]));
+            let offset = _mm256_cvtepi32_ps(sums(&offsets[digit]));
+            acc[digit] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), product, acc[digit]);
+            acc[digit] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), offset, acc[digit]);
+        }
     }
     // SAFETY: the array has eight numbers.
     // WHY: one store.
-    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), acc) };
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_add_ps(acc[0], acc[1])) };
 }
 
 /// `R` rows of floats times `T` tokens: `to[r][t]`. `row` bytes make a row.

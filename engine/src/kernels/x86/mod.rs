@@ -40,7 +40,7 @@ impl Halves for F16c {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+pub(crate) fn quantise(x: &mut [f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
     float::quantise(x, values, sums)
 }
 

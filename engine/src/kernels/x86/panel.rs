@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::blocks::Blocks;
+use crate::kernels::blocks::{Blocks, DIGITS};
 use crate::kernels::plain::{Unpacked, unpack};
 use crate::weights::Kind;
 
@@ -29,7 +29,7 @@ pub(crate) struct Panel {
     /// One row on its way into the panel, and eight rows before they are turned.
     unpacked: Unpacked,
     rows: [[u8; 256]; 8],
-    /// [token, row]: what the products add up to.
+    /// [token and digit, row]: what the products add up to.
     acc: Vec<[f32; ROWS]>,
 }
 
@@ -48,11 +48,17 @@ impl Default for Panel {
     }
 }
 
-/// Sixteen rows of a quantised kind times all tokens of `x`: [token, row].
+/// Sixteen rows of a quantised kind times all tokens of `x`: [token, digit, row]; a token's result is the sum of
+/// its digits.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn multiply<'a>(panel: &'a mut Panel, kind: Kind, rows: &[u8], x: &Blocks) -> &'a [[f32; ROWS]] {
+pub(crate) fn multiply<'a>(
+    panel: &'a mut Panel,
+    kind: Kind,
+    rows: &[u8],
+    x: &Blocks,
+) -> &'a [[[f32; ROWS]; DIGITS]] {
     panel.acc.clear();
-    panel.acc.resize(x.tokens(), [0.0; ROWS]);
+    panel.acc.resize(x.rows(), [0.0; ROWS]);
     match kind {
         Kind::Q4_0 | Kind::Q4_1 => small::<8, false>(panel, kind, rows, x),
         Kind::Q5_0 | Kind::Q5_1 => small::<4, false>(panel, kind, rows, x),
@@ -65,7 +71,7 @@ pub(crate) fn multiply<'a>(panel: &'a mut Panel, kind: Kind, rows: &[u8], x: &Bl
         Kind::Q6K => large::<2>(panel, kind, rows, x),
         Kind::F32 | Kind::F16 | Kind::Bf16 => unreachable!("floats have their own product"),
     }
-    &panel.acc
+    panel.acc.as_chunks().0
 }
 
 /// Unpacks block `b` of sixteen rows into the panel.
@@ -160,38 +166,33 @@ fn turn(rows: &[[u8; 256]; 8], at: usize, to: &mut [[u8; 32]; 64], to_at: usize)
 fn large<const STEPS: usize>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
     for b in 0..rows.len() / ROWS / kind.block_bytes() {
         fill(panel, kind, rows, b);
-        let mut token = 0;
-        while token + 2 <= x.tokens() {
-            large_tile::<STEPS, 2>(panel, x, b, token);
-            token += 2;
-        }
-        if token < x.tokens() {
-            large_tile::<STEPS, 1>(panel, x, b, token);
+        for token in (0..x.rows()).step_by(DIGITS) {
+            large_tile::<STEPS>(panel, x, b, token);
         }
     }
 }
 
-/// Block `b` of the panel times `T` tokens. Two groups and two tokens take four 16-bit and four 32-bit sums,
+/// Block `b` of the panel times the digits of one token, from row `token` on. Two groups and two digits take four 16-bit and four 32-bit sums,
 /// two registers of weights and one of activations: what sixteen registers hold.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn large_tile<const STEPS: usize, const T: usize>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
-    let blocks: [(f32, &[i8], &[i16]); T] = std::array::from_fn(|t| x.block(b, token + t));
+fn large_tile<const STEPS: usize>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
+    let blocks: [(f32, &[i8], &[i16]); DIGITS] = std::array::from_fn(|t| x.block(b, token + t));
     assert!(blocks.iter().all(|(_, a, sums)| a.len() == 256 && sums.len() == 16));
-    let a: [*const i32; T] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
-    let a_sums: [*const i32; T] = std::array::from_fn(|t| blocks[t].2.as_ptr().cast());
-    let mut product = [[_mm256_setzero_si256(); GROUPS]; T];
-    let mut offset = [[_mm256_setzero_si256(); GROUPS]; T];
+    let a: [*const i32; DIGITS] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
+    let a_sums: [*const i32; DIGITS] = std::array::from_fn(|t| blocks[t].2.as_ptr().cast());
+    let mut product = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
+    let mut offset = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
     // SAFETY: steps run over the 64 columns / 4 of the panel and of 256 activations, offsets over 8 pairs of
     // the panel and of 16 sums; the activations' lengths are asserted above.
     // WHY: these two loops are the whole cost of prefill.
     unsafe {
         for i in 0..64 / STEPS {
-            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; T];
+            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
             for step in i * STEPS..(i + 1) * STEPS {
                 let w: [__m256i; GROUPS] =
                     std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
-                for t in 0..T {
+                for t in 0..DIGITS {
                     let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
                     for g in 0..GROUPS {
                         pairs[t][g] = _mm256_add_epi16(pairs[t][g], _mm256_maddubs_epi16(w[g], a));
@@ -200,7 +201,7 @@ fn large_tile<const STEPS: usize, const T: usize>(panel: &mut Panel, x: &Blocks,
             }
             for g in 0..GROUPS {
                 let scale = _mm256_loadu_si256(panel.scale[g].as_ptr().add(i * STEPS / 4).cast());
-                for t in 0..T {
+                for t in 0..DIGITS {
                     product[t][g] = _mm256_add_epi32(product[t][g], _mm256_madd_epi16(pairs[t][g], scale));
                 }
             }
@@ -208,14 +209,14 @@ fn large_tile<const STEPS: usize, const T: usize>(panel: &mut Panel, x: &Blocks,
         for i in 0..8 {
             for g in 0..GROUPS {
                 let offsets = _mm256_loadu_si256(panel.offset[g].as_ptr().add(i).cast());
-                for t in 0..T {
+                for t in 0..DIGITS {
                     let sums = _mm256_set1_epi32(a_sums[t].add(i).read_unaligned());
                     offset[t][g] = _mm256_add_epi32(offset[t][g], _mm256_madd_epi16(offsets, sums));
                 }
             }
         }
     }
-    for t in 0..T {
+    for t in 0..DIGITS {
         for g in 0..GROUPS {
             add(panel, token + t, g, blocks[t].0, product[t][g], offset[t][g]);
         }
@@ -244,40 +245,30 @@ fn add(panel: &mut Panel, token: usize, group: usize, da: f32, product: __m256i,
 fn small<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
     for b in 0..rows.len() / ROWS / kind.block_bytes() {
         fill(panel, kind, rows, b);
-        let mut token = 0;
-        while token + 2 <= x.tokens() {
-            small_tile::<STEPS, SIGNED, 2>(panel, x, b, token);
-            token += 2;
-        }
-        if token < x.tokens() {
-            small_tile::<STEPS, SIGNED, 1>(panel, x, b, token);
+        for token in (0..x.rows()).step_by(DIGITS) {
+            small_tile::<STEPS, SIGNED>(panel, x, b, token);
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn small_tile<const STEPS: usize, const SIGNED: bool, const T: usize>(
-    panel: &mut Panel,
-    x: &Blocks,
-    b: usize,
-    token: usize,
-) {
-    let blocks: [(f32, &[i8], &[i16]); T] = std::array::from_fn(|t| x.block(b, token + t));
+fn small_tile<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
+    let blocks: [(f32, &[i8], &[i16]); DIGITS] = std::array::from_fn(|t| x.block(b, token + t));
     assert!(blocks.iter().all(|(_, a, sums)| a.len() == 32 && sums.len() == 2));
-    let a: [*const i32; T] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
+    let a: [*const i32; DIGITS] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
     let ones = _mm256_set1_epi16(1);
-    let mut product = [[_mm256_setzero_si256(); GROUPS]; T];
+    let mut product = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
     // SAFETY: steps run over the eight columns / 4 that a block of 32 fills of the panel, and over the 32
     // activations asserted above.
     // WHY: this loop is the whole cost of prefill.
     unsafe {
         for i in 0..8 / STEPS {
-            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; T];
+            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
             for step in i * STEPS..(i + 1) * STEPS {
                 let w: [__m256i; GROUPS] =
                     std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
-                for t in 0..T {
+                for t in 0..DIGITS {
                     let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
                     for g in 0..GROUPS {
                         let more = if SIGNED {
@@ -289,14 +280,14 @@ fn small_tile<const STEPS: usize, const SIGNED: bool, const T: usize>(
                     }
                 }
             }
-            for t in 0..T {
+            for t in 0..DIGITS {
                 for g in 0..GROUPS {
                     product[t][g] = _mm256_add_epi32(product[t][g], _mm256_madd_epi16(pairs[t][g], ones));
                 }
             }
         }
     }
-    for t in 0..T {
+    for t in 0..DIGITS {
         let (da, _, sums) = blocks[t];
         let sum = _mm256_set1_epi32(i32::from(sums[0]) + i32::from(sums[1]));
         for g in 0..GROUPS {
