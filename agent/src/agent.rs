@@ -145,7 +145,7 @@ impl SessionInfo {
             tool_calls,
             tool_errors,
             usage: state.usage(),
-            created_ms: created.map(|c| c.at_ms).unwrap_or_default(),
+            created_ms: state.created_ms(),
             updated_ms: state.updated_ms(),
             last: state.last().unwrap_or(Seq(0)),
         }
@@ -221,8 +221,7 @@ impl Agent {
     /// Makes a session. Asking again with the same id and the same wishes gives the session that is there.
     pub async fn create(&self, new: NewSession) -> Result<SessionInfo, Error> {
         let now_ms = self.0.worlds.now_ms();
-        let mut created = self.0.worlds.plan(&new, now_ms).await?;
-        created.at_ms = now_ms;
+        let created = self.0.worlds.plan(&new).await?;
         let id = new.id.unwrap_or_else(|| SessionId::new(now_ms, random()));
         if let Some(slot) = self.slots().get(&id).cloned() {
             let info = slot.info();

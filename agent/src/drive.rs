@@ -13,7 +13,7 @@ use crate::agent::Admitted;
 use crate::decide::Action;
 use crate::event::{End, Event, Recorded, Refused, Stop};
 use crate::state::State;
-use crate::world::{Cancel, Sink, World};
+use crate::world::{Cancel, Manner, Sink, World};
 use crate::{Error, SessionId};
 
 /// What people ask of a running session. Each is answered once it is durable.
@@ -99,9 +99,14 @@ impl Driver<'_> {
         self.record(Event::StepStarted { step }).await?;
         let conversation = self.state.conversation().clone();
         let created = self.state.created().expect("only a created session thinks").clone();
+        let manner = Manner {
+            sampling: sampling(&created.sampling, self.state.circles()),
+            shape: self.state.shape(),
+            without: self.state.without().clone(),
+        };
         let (switch, cancel) = Cancel::pair();
         let (world, out) = (self.world, self.out);
-        let thought = world.think(&conversation, &created, &cancel, out);
+        let thought = world.think(&conversation, &created, &manner, &cancel, out);
         let Some(thought) = self.until(thought, &switch, Abandon::Yes).await? else { return Ok(()) };
         match thought {
             Ok(mut thought) => {
@@ -231,6 +236,19 @@ impl Driver<'_> {
         (self.wrote)(self.state, recorded);
         Ok(seq)
     }
+}
+
+/// How a reply is sampled: as the session says, and more freely the longer the model goes in circles. The seed decides as
+/// ever, so the same journal gives the same reply.
+fn sampling(usual: &engine::Sampling, circles: u32) -> engine::Sampling {
+    if circles == 0 {
+        return usual.clone();
+    }
+    // 0.5, 0.7, 0.9: enough to leave a rut, not enough to leave the language.
+    let temperature = (0.3 + 0.2 * circles.min(3) as f32).max(usual.temperature);
+    // What was said before is what keeps it there, so saying it again is made less likely.
+    let repetition_penalty = usual.repetition_penalty.max(1.05 + 0.05 * circles.min(3) as f32);
+    engine::Sampling { temperature, top_p: 0.9, repetition_penalty, repetition_window: 512, ..usual.clone() }
 }
 
 /// Whether an effect is dropped when the service stops.

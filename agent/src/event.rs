@@ -102,8 +102,10 @@ pub struct Created {
     pub budget: Budget,
     /// How replies are sampled.
     pub sampling: engine::Sampling,
-    /// Milliseconds since 1970 when it was made.
-    pub at_ms: u64,
+    /// Whether the model is led, as small models need to be: one call a reply, and a call in the first reply of a turn and
+    /// after a change or a failure.
+    #[serde(default)]
+    pub led: bool,
 }
 
 /// Limits of one turn. A limit that is reached ends the turn cleanly; the next input starts a new one.

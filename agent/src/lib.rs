@@ -34,4 +34,4 @@ pub use error::Error;
 pub use event::{Budget, Created, End, Event, Recorded, Refused, SessionId, Stop, Usage};
 pub use live::{Live, LiveOptions};
 pub use state::State;
-pub use world::{Cancel, Progress, Said, Sink, Thought, World, Worlds};
+pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, World, Worlds};

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use engine::Engine;
 use memory::{Journal, Memory, Seq};
 use tokio::sync::Mutex;
-use tools::{Call, Outcome, Policy, Replay, Sandbox, Toolbox};
+use tools::{Call, Outcome, Policy, Replay, Sandbox, Spec, Toolbox};
 
 use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
@@ -18,7 +18,7 @@ use crate::context::Message;
 use crate::dialect::Dialect;
 use crate::event::{Budget, Created, Event, SessionId};
 use crate::mind::LocalMind;
-use crate::world::{Cancel, Progress, Sink, Thought, World, Worlds};
+use crate::world::{Cancel, Manner, Progress, Sink, Thought, World, Worlds};
 
 /// What the real world is made of.
 #[derive(Debug, Clone)]
@@ -57,6 +57,24 @@ pub struct Live {
 
 /// Engines open at once. Each maps its whole file; a service thinks with one or two models.
 const ENGINES_MAX: usize = 4;
+
+/// Models with fewer parameters are led (see [`Created::led`]): seen to need it at 1.5 billion, while those of 7 billion
+/// and more are known to call tools by themselves.
+const LED_BELOW: u64 = 7_000_000_000;
+
+/// A tool as a small model is told of it: with the fields it must give, and where to read on. Given a choice, small
+/// models fill in every field they see, and a limit of one line is of no use to anybody.
+fn plain(spec: &Spec) -> Spec {
+    let mut spec = spec.clone();
+    let required: Vec<String> = spec.parameters["required"]
+        .as_array()
+        .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_string)).collect())
+        .unwrap_or_default();
+    if let Some(properties) = spec.parameters.get_mut("properties").and_then(|p| p.as_object_mut()) {
+        properties.retain(|name, _| required.contains(name) || name == "offset");
+    }
+    spec
+}
 
 /// A session's mind once it has one, and when it was used last.
 #[derive(Default)]
@@ -133,7 +151,7 @@ fn now_ms() -> u64 {
 
 #[async_trait]
 impl Worlds for Arc<Live> {
-    async fn plan(&self, new: &NewSession, now_ms: u64) -> Result<Created, Error> {
+    async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
         let workspace = workspace(&new.workspace, &self.options.roots)?;
         let model = new.model.clone().unwrap_or_else(|| self.options.model.clone());
         let engine = self.engine(&model, &Sink::none()).await?;
@@ -148,7 +166,13 @@ impl Worlds for Arc<Live> {
                 )));
             }
         };
-        let tools = self.toolbox.specs().into_iter().cloned().collect();
+        let led = facts.parameters < LED_BELOW;
+        let tools = self
+            .toolbox
+            .specs()
+            .into_iter()
+            .map(|spec| if led { plain(spec) } else { spec.clone() })
+            .collect();
         Ok(Created {
             system: system_prompt(&workspace, new.instructions.as_deref()),
             workspace,
@@ -157,7 +181,7 @@ impl Worlds for Arc<Live> {
             tools,
             budget: new.budget.unwrap_or(self.options.budget),
             sampling: self.options.sampling.clone(),
-            at_ms: now_ms,
+            led,
         })
     }
 
@@ -220,6 +244,7 @@ impl World for LiveWorld {
         &self,
         conversation: &[Message],
         created: &Created,
+        manner: &Manner,
         cancel: &Cancel,
         out: &Sink,
     ) -> Result<Thought, Error> {
@@ -230,7 +255,7 @@ impl World for LiveWorld {
                 Some(mind) => mind,
                 none => none.insert(LocalMind::new(self.live.engine(&created.model, out).await?, created)?),
             };
-            mind.think(conversation, created, cancel, out).await
+            mind.think(conversation, created, manner, cancel, out).await
         }
         .await;
         drop(mind);
@@ -280,13 +305,66 @@ fn workspace(asked: &Path, roots: &[PathBuf]) -> Result<PathBuf, Error> {
     Err(Error::OutsideRoots { path: real, roots: roots.join(", ") })
 }
 
-/// The system prompt of a new session.
+/// The system prompt of a new session: how to work, and what the folder holds, so that the first step need not ask.
 fn system_prompt(workspace: &Path, instructions: Option<&str>) -> String {
-    let mut text =
-        include_str!("prompts/system.md").trim().replace("{workspace}", &workspace.display().to_string());
+    let mut text = include_str!("prompts/system.md")
+        .trim()
+        .replace("{workspace}", &workspace.display().to_string())
+        .replace("{files}", &listing(workspace));
     if let Some(instructions) = instructions.map(str::trim).filter(|text| !text.is_empty()) {
         text.push_str("\n\n# Instructions from the user\n\n");
         text.push_str(instructions);
     }
     text
 }
+
+/// Names that a listing shows; a project's top levels fit, a data folder's thousands do not.
+const LISTED_MAX: usize = 60;
+
+/// The workspace's files, two levels deep, without what is hidden or built. Names are read, contents never; links are
+/// named and not followed.
+fn listing(workspace: &Path) -> String {
+    let mut lines = Vec::new();
+    list_into(workspace, "", 2, &mut lines);
+    let more = lines.len() > LISTED_MAX;
+    lines.truncate(LISTED_MAX);
+    if more {
+        lines.push("… (more; use list)".to_string());
+    }
+    if lines.is_empty() { "(no files yet)".to_string() } else { lines.join("\n") }
+}
+
+fn list_into(folder: &Path, prefix: &str, levels: usize, lines: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    // Twice as many as are shown are enough to sort by name among them.
+    let mut names: Vec<(String, bool)> = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let folder = entry.file_type().ok()?.is_dir();
+            let shown = !name.starts_with('.')
+                && !(folder && BUILT.contains(&name.as_str()))
+                && !name.contains(char::is_control);
+            shown.then_some((name, folder))
+        })
+        .take(2 * LISTED_MAX)
+        .collect();
+    names.sort();
+    for (name, is_folder) in names {
+        if lines.len() > LISTED_MAX {
+            return;
+        }
+        let path = format!("{prefix}{name}");
+        if is_folder {
+            lines.push(format!("{path}/"));
+            if levels > 1 {
+                list_into(&folder.join(&name), &format!("{path}/"), levels - 1, lines);
+            }
+        } else {
+            lines.push(path);
+        }
+    }
+}
+
+/// Folders that tools make and nobody reads.
+const BUILT: [&str; 6] = ["target", "node_modules", "__pycache__", "dist", "build", "venv"];

@@ -3,13 +3,14 @@
 //! State is never stored. Any prefix of any journal folds, in any order of events: what does not fit is ignored
 //! rather than believed, because a journal may have been written by a version with other habits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use memory::Seq;
 use tools::{Call, Replay};
 
 use crate::context::{Answer, Message};
+use crate::dialect::Shape;
 use crate::event::{Created, End, Event, Recorded, Refused, Stop, Usage};
 
 /// A session as its journal tells it.
@@ -17,6 +18,7 @@ use crate::event::{Created, End, Event, Recorded, Refused, Stop, Usage};
 pub struct State {
     created: Option<Arc<Created>>,
     last: Option<Seq>,
+    created_ms: u64,
     updated_ms: u64,
     /// What clients have sent, by their id, with the place it was written.
     inputs: BTreeMap<String, (Seq, Arc<str>)>,
@@ -33,6 +35,20 @@ pub struct State {
     waiting: Vec<Arc<str>>,
     /// Calls of the last reply that the model has not been given the answers of.
     calls: Vec<(Call, Settled)>,
+    /// Calls of this turn and their answers, to notice when the model goes in circles.
+    tried: Vec<(String, String)>,
+    /// How many calls in a row were made before in this turn with the same answer.
+    circles: u32,
+    /// The tools it went in circles with since it last changed something.
+    worn: BTreeSet<String>,
+    /// Calls in a row that failed.
+    failures: u32,
+    /// Whether a file was read in this session.
+    read: bool,
+    /// Whether a command was run in this turn.
+    ran: bool,
+    /// Whether the last call changed a file, so that nobody has looked yet whether that was right.
+    unchecked: bool,
     refused: Vec<Refused>,
     conversation: Arc<Vec<Message>>,
     usage: Usage,
@@ -70,6 +86,7 @@ impl State {
                         Message::System { text: created.system.clone(), tools: created.tools.clone() };
                     Arc::make_mut(&mut self.conversation).push(system);
                     self.created = Some(Arc::from(created.clone()));
+                    self.created_ms = recorded.at_ms;
                 }
             }
             Event::Input { id, text } => {
@@ -86,6 +103,12 @@ impl State {
                 self.answered = false;
                 self.turn_steps = 0;
                 self.turn_output_tokens = 0;
+                self.tried.clear();
+                self.circles = 0;
+                self.worn.clear();
+                self.failures = 0;
+                self.ran = false;
+                self.unchecked = false;
                 self.ended = None;
             }
             Event::StepStarted { step } => {
@@ -114,6 +137,15 @@ impl State {
             Event::CallFinished { id, outcome } => {
                 self.calls_done += 1;
                 self.calls_failed += u32::from(!outcome.ok);
+                self.failures = if outcome.ok { 0 } else { self.failures + 1 };
+                let name =
+                    self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.name.as_str());
+                self.ran |= name == Some(RUNS);
+                self.read |= outcome.ok && name == Some(READS);
+                self.unchecked = outcome.ok && name.is_some_and(|name| CHANGES.contains(&name));
+                if self.unchecked {
+                    self.worn.clear();
+                }
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
             }
             Event::CallLost { id } => {
@@ -141,16 +173,28 @@ impl State {
     /// Moves what the model has not been shown into the conversation: first the answers to its calls, then the inputs.
     fn tell(&mut self) {
         let mut told = Vec::new();
-        let answers: Vec<Answer> = self
-            .calls
-            .drain(..)
-            .map(|(call, settled)| match settled {
+        let mut answers = Vec::new();
+        for (call, settled) in std::mem::take(&mut self.calls) {
+            let mut answer = match settled {
                 Settled::Answered(answer) => answer,
                 Settled::Waiting => Answer::skipped(&call),
                 Settled::Started(_) => Answer::lost(&call),
-            })
-            .chain(self.refused.drain(..).map(|refused| Answer::refused(&refused)))
-            .collect();
+            };
+            let made = format!("{} {}", call.name, call.arguments);
+            let before =
+                self.tried.iter().filter(|(other, text)| *other == made && *text == answer.text).count();
+            self.tried.push((made, answer.text.clone()));
+            self.circles = if before == 0 { 0 } else { self.circles + 1 };
+            if before > 0 {
+                self.worn.insert(call.name.clone());
+                answer.text.push_str(&format!(
+                    "\n(You have made this very call {} times, with the same answer each time. Do something else now.)",
+                    before + 1
+                ));
+            }
+            answers.push(answer);
+        }
+        answers.extend(self.refused.drain(..).map(|refused| Answer::refused(&refused)));
         if !answers.is_empty() {
             told.push(Message::Results { answers });
         }
@@ -179,6 +223,11 @@ impl State {
     /// The place of the last event.
     pub fn last(&self) -> Option<Seq> {
         self.last
+    }
+
+    /// Milliseconds since 1970 when it was made.
+    pub fn created_ms(&self) -> u64 {
+        self.created_ms
     }
 
     /// Milliseconds since 1970 of the last event.
@@ -236,6 +285,39 @@ impl State {
         self.ended.as_ref()
     }
 
+    /// How many calls in a row were made before in this turn and answered the same: above nothing, the model goes in
+    /// circles, and sampling greedily would keep it there.
+    pub fn circles(&self) -> u32 {
+        self.circles
+    }
+
+    /// What the next reply may be. A small model left to itself tells what it would do, invents what files say, and gives
+    /// up at the first failure. It is led to read before it changes and to run something before it answers, to look
+    /// again after a change, and to go on after a failure, a few times.
+    pub fn shape(&self) -> Shape {
+        let Some(created) = self.created.as_ref().filter(|created| created.led) else { return Shape::Free };
+        let looked = self.ran || self.tried.len() >= LOOKS_LED;
+        if created.tools.is_empty() {
+            Shape::OneCall
+        } else if !self.read {
+            Shape::MustLook
+        } else if !looked || self.unchecked || (1..=FAILURES_LED).contains(&self.failures) {
+            Shape::MustCall
+        } else {
+            Shape::OneCall
+        }
+    }
+
+    /// The tools that a led model went in circles with since it last changed something: its next reply has to do
+    /// something else. None, once too few would be left.
+    pub fn without(&self) -> &BTreeSet<String> {
+        const NONE: &BTreeSet<String> = &BTreeSet::new();
+        match &self.created {
+            Some(created) if created.led && self.worn.len() + 2 <= created.tools.len() => &self.worn,
+            _ => NONE,
+        }
+    }
+
     pub(crate) fn answered(&self) -> bool {
         self.answered
     }
@@ -252,6 +334,16 @@ impl State {
         self.turn_output_tokens
     }
 }
+
+/// The tools whose success is a changed file.
+const CHANGES: [&str; 2] = ["edit", "write"];
+/// The tool that runs commands, and the one that reads files.
+const RUNS: &str = "exec";
+const READS: &str = "read";
+/// Calls after which a led model may answer without having run a command.
+const LOOKS_LED: usize = 8;
+/// Failures in a row after which a led model may say that it gives up.
+const FAILURES_LED: u32 = 5;
 
 /// A session's title from its first input.
 fn title(text: &str) -> String {

@@ -1,5 +1,6 @@
 //! The one seam: every effect the agent has goes through [`World`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use tools::{Call, Outcome};
 use crate::Error;
 use crate::agent::NewSession;
 use crate::context::Message;
+use crate::dialect::Shape;
 use crate::event::{Created, Event, Recorded, Refused, SessionId, Stop, Usage};
 
 /// Everything outside the agent, as one session meets it: its journal, its mind, its tools and its clock.
@@ -31,7 +33,8 @@ pub trait World: Send + Sync {
     async fn think(
         &self,
         conversation: &[Message],
-        limits: &Created,
+        created: &Created,
+        manner: &Manner,
         cancel: &Cancel,
         out: &Sink,
     ) -> Result<Thought, Error>;
@@ -43,11 +46,22 @@ pub trait World: Send + Sync {
     async fn rest(&self) {}
 }
 
+/// How the next reply is to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manner {
+    /// How it is sampled.
+    pub sampling: engine::Sampling,
+    /// What it may be.
+    pub shape: Shape,
+    /// Tools it may not call.
+    pub without: BTreeSet<String>,
+}
+
 /// Makes the [`World`] of each session.
 #[async_trait]
 pub trait Worlds: Send + Sync {
     /// Checks what is asked for and settles what the session will be.
-    async fn plan(&self, new: &NewSession, now_ms: u64) -> Result<Created, Error>;
+    async fn plan(&self, new: &NewSession) -> Result<Created, Error>;
 
     /// Opens the world of one session.
     async fn open(&self, id: &SessionId, created: &Created) -> Result<Arc<dyn World>, Error>;

@@ -70,7 +70,7 @@ fn created() -> Created {
         tools: Vec::new(),
         budget: Budget { steps_max: 3, output_tokens_max: 25, reply_tokens_max: 100 },
         sampling: engine::Sampling::default(),
-        at_ms: 0,
+        led: false,
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{
-    Budget, Cancel, Created, Error, Event, Message, NewSession, SessionId, Sink, Stop, Thought, Usage, World,
-    Worlds,
+    Budget, Cancel, Created, Error, Event, Manner, Message, NewSession, SessionId, Sink, Stop, Thought,
+    Usage, World, Worlds,
 };
 use async_trait::async_trait;
 use memory::{Journal, Memory, Seq};
@@ -98,7 +98,7 @@ impl Stage {
             ],
             budget: Budget::default(),
             sampling: engine::Sampling::default(),
-            at_ms: 1_000,
+            led: false,
         }
     }
 
@@ -156,6 +156,7 @@ impl World for Seat {
         &self,
         conversation: &[Message],
         _: &Created,
+        _: &Manner,
         cancel: &Cancel,
         _: &Sink,
     ) -> Result<Thought, Error> {
@@ -192,7 +193,7 @@ pub struct Theatre(pub Arc<Stage>);
 
 #[async_trait]
 impl Worlds for Theatre {
-    async fn plan(&self, new: &NewSession, _: u64) -> Result<Created, Error> {
+    async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
         Ok(Stage::created(&new.workspace))
     }
 

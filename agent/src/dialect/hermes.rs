@@ -13,7 +13,7 @@
 use serde_json::Value;
 use tools::{Call, Spec};
 
-use super::{Parsed, Piece};
+use super::{Parsed, Piece, Shape};
 use crate::context::{Answer, Message};
 use crate::event::Refused;
 
@@ -128,36 +128,111 @@ pub fn render_call(call: &Call) -> String {
     format!("{CALL}\n{body}\n{CALL_END}")
 }
 
+/// Where a call begins in a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// Here: what comes before is text.
+    At(usize),
+    /// Perhaps here: the next bytes will tell. What comes before is text.
+    Perhaps(usize),
+    /// Nowhere yet.
+    No,
+}
+
+/// Finds the first call of a reply: the call mark, or an object that begins with a name. Small models leave the marks
+/// out, or put the object into a fence; a call is a call all the same, bound by the same grammar.
+pub fn begin(text: &str) -> Begin {
+    let mut perhaps = None;
+    for (at, c) in text.char_indices() {
+        let rest = &text[at..];
+        let found = match c {
+            '<' => matches_so_far(rest, CALL),
+            '{' => {
+                let inner = rest[1..].trim_start();
+                if rest.len() - 1 - inner.len() > 8 { Some(false) } else { matches_so_far(inner, NAME) }
+            }
+            _ => Some(false),
+        };
+        match found {
+            Some(true) => return Begin::At(fence(&text[..at])),
+            None => {
+                perhaps = Some(at);
+                break;
+            }
+            Some(false) => {}
+        }
+    }
+    match perhaps {
+        Some(at) => Begin::Perhaps(fence(&text[..at])),
+        None => {
+            // A fence at the end may be about to hold a call.
+            let cut = fence(text);
+            let open = text[cut..].trim_end_matches('\n');
+            let growing =
+                (1..FENCE.len()).rev().find(|n| text.ends_with(&FENCE[..*n])).map(|n| text.len() - n);
+            match (cut < text.len() && !open.is_empty(), growing) {
+                (true, _) => Begin::Perhaps(cut),
+                (false, Some(at)) => Begin::Perhaps(at),
+                (false, None) => Begin::No,
+            }
+        }
+    }
+}
+
+const NAME: &str = "\"name\"";
+const FENCE: &str = "```json";
+
+/// Whether `text` begins with `wanted`; nothing when it ends before that is settled.
+fn matches_so_far(text: &str, wanted: &str) -> Option<bool> {
+    if text.starts_with(wanted) {
+        Some(true)
+    } else if wanted.starts_with(text) {
+        None
+    } else {
+        Some(false)
+    }
+}
+
+/// Where the text before a call ends: before a fence that opens for it.
+fn fence(before: &str) -> usize {
+    let trimmed = before.trim_end();
+    let stripped = trimmed.strip_suffix(FENCE).or_else(|| trimmed.strip_suffix("```"));
+    stripped.map_or(before.len(), str::len)
+}
+
 /// Reads a reply: the text before the first call, then the calls. What stands in a call's strings is never taken for
 /// syntax: the JSON is read by its own rules.
 pub fn parse(reply: &str, whole: bool) -> Parsed {
-    let reply = reply.strip_suffix(END).unwrap_or(reply);
+    let mut rest = reply.strip_suffix(END).unwrap_or(reply);
     let mut parsed = Parsed::default();
-    let mut rest = reply;
-    let Some(first) = rest.find(CALL) else {
-        parsed.text = rest.trim().to_string();
-        return parsed;
-    };
-    let mut text = rest[..first].to_string();
-    rest = &rest[first..];
-    while let Some(after) = rest.strip_prefix(CALL) {
-        let mut values = serde_json::Deserializer::from_str(after).into_iter::<Value>();
+    let mut text = String::new();
+    while let Begin::At(at) = begin(rest) {
+        text.push_str(&rest[..at]);
+        rest = rest[at..].trim_start();
+        rest = rest.strip_prefix(FENCE).or_else(|| rest.strip_prefix("```")).unwrap_or(rest).trim_start();
+        let marked = rest.strip_prefix(CALL);
+        let body = marked.unwrap_or(rest);
+        let mut values = serde_json::Deserializer::from_str(body).into_iter::<Value>();
         let (read, used) = match values.next() {
+            // An object with a name that is no call, such as a piece of some file, is text.
+            Some(Ok(value)) if marked.is_none() && value.get("arguments").is_none() => {
+                let used = values.byte_offset();
+                text.push_str(&body[..used]);
+                rest = &body[used..];
+                continue;
+            }
             Some(Ok(value)) => (call(value), values.byte_offset()),
-            Some(Err(error)) => (Err(unreadable(&error, whole)), skip(after)),
-            None => (Err("the call is empty".to_string()), skip(after)),
+            Some(Err(error)) => (Err(unreadable(&error, whole)), skip(body)),
+            None => (Err("the call is empty".to_string()), skip(body)),
         };
         match read {
             Ok(call) => parsed.calls.push(call),
-            Err(why) => parsed.refused.push(Refused { text: after[..used].trim().to_string(), why }),
+            Err(why) => parsed.refused.push(Refused { text: body[..used].trim().to_string(), why }),
         }
-        rest = after[used..].trim_start();
-        rest = rest.strip_prefix(CALL_END).unwrap_or(rest);
-        // What stands between two calls is text.
-        let next = rest.find(CALL).unwrap_or(rest.len());
-        text.push_str(&rest[..next]);
-        rest = &rest[next..];
+        rest = body[used..].trim_start();
+        rest = rest.strip_prefix(CALL_END).or_else(|| rest.strip_prefix("```")).unwrap_or(rest);
     }
+    text.push_str(rest);
     parsed.text = text.trim().to_string();
     parsed
 }
@@ -203,7 +278,7 @@ fn call(value: Value) -> Result<Call, String> {
 }
 
 /// The grammar of a reply in llguidance's Lark dialect.
-pub fn grammar(tools: &[Spec], special: impl Fn(&str) -> Option<engine::Token>) -> String {
+pub fn grammar(tools: &[&Spec], shape: Shape, special: impl Fn(&str) -> Option<engine::Token>) -> String {
     let mark = |name: &str| match special(name) {
         Some(token) => format!("<[{token}]>"),
         None => serde_json::Value::from(name).to_string(),
@@ -214,30 +289,41 @@ pub fn grammar(tools: &[Spec], special: impl Fn(&str) -> Option<engine::Token>) 
         return lark;
     }
     let names: Vec<String> = (0..tools.len()).map(|i| format!("call_{i}")).collect();
-    // Free text never holds the marks as ordinary letters: a call is always the special token, or it is no call.
-    lark.push_str("start: TEXT (call (\"\\n\" call)*)?\n");
-    lark.push_str("TEXT: /(?s:.*)/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/\n");
+    // Free text never holds the marks as ordinary letters: a call is always the special token, or it is no call. Nor
+    // does it hold an object that begins with a name: that is a call without its marks, and bound like any other.
+    lark.push_str(match shape {
+        Shape::Free => "start: PLAIN? BRACED* (call (\"\\n\" call)*)?\n",
+        Shape::OneCall => "start: PLAIN? BRACED* call?\n",
+        // A sentence says what the call is for; more would be a small model telling a story instead of looking.
+        Shape::MustLook => "start: marked\n",
+        Shape::MustCall => {
+            "start: LINE? marked\nLINE: /[^{`\\n]{1,240}\\n{0,2}/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/\n"
+        }
+    });
+    lark.push_str("PLAIN: /[^{]+/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/\n");
+    lark.push_str(
+        "BRACED: /\\{[^{]*/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/ & ~/\\{[ \\n\\t]*\"name\"(?s:.*)/\n",
+    );
     lark.push_str(&format!(
-        "call: {} \"\\n\" body \"\\n\" {}\nbody: {}\n",
+        "call: marked | body FENCE?\nmarked: {} \"\\n\" body \"\\n\" {}\nFENCE: /\\n```/\nCLOSE: /[ \\n\\t]{{0,4}}\\}}/\nbody: {}\n",
         mark(CALL),
         mark(CALL_END),
         names.join(" | ")
     ));
-    for (tool, name) in tools.iter().zip(&names) {
-        let head = Value::from(format!("{{\"name\": {}, \"arguments\": ", Value::from(tool.name.as_str())));
-        lark.push_str(&format!("{name}: {head} %json {} \"}}\"\n", schema(tool)));
+    for (i, (tool, name)) in tools.iter().zip(&names).enumerate() {
+        // Tool names are letters and underscores, so they need no escapes in a regular expression.
+        let head =
+            format!("/\\{{[ \\n\\t]{{0,8}}\"name\": ?\"{}\",[ \\n\\t]{{1,8}}\"arguments\": ?/", tool.name);
+        lark.push_str(&format!("{name}: HEAD_{i} %json {} CLOSE\nHEAD_{i}: {head}\n", schema(tool)));
     }
     lark
 }
 
-/// A tool's schema with the white space the model writes by itself.
+/// A tool's schema, with the white space models write by themselves: Python's on one line, or a little more.
 fn schema(tool: &Spec) -> Value {
     let mut schema = tool.parameters.clone();
     if let Value::Object(map) = &mut schema {
-        map.insert(
-            "x-guidance".to_string(),
-            serde_json::json!({ "item_separator": ", ", "key_separator": ": ", "whitespace_flexible": false }),
-        );
+        map.insert("x-guidance".to_string(), serde_json::json!({ "whitespace_pattern": "[ \\n\\t]{0,8}" }));
     }
     schema
 }
@@ -283,6 +369,23 @@ mod tests {
         let parsed = parse("<tool_call>\n{\"name\": \"write\", \"arguments\": {\"content\": \"abc", false);
         assert_eq!(parsed.calls, []);
         assert!(parsed.refused[0].why.contains("cut off"), "{}", parsed.refused[0].why);
+    }
+
+    #[test]
+    fn a_call_without_its_marks_is_a_call() {
+        // The default model leaves the marks out, or puts the object into a fence.
+        let list = call_of("list", serde_json::json!({"path": "."}));
+        for reply in [
+            "{\"name\": \"list\", \"arguments\": {\"path\": \".\"}}",
+            "I look.\n```json\n{\n  \"name\": \"list\",\n  \"arguments\": {\n    \"path\": \".\"\n  }\n}\n```",
+            "I look.\n```\n{\"name\": \"list\", \"arguments\": {\"path\": \".\"}}\n```\n<tool_call>\n{\"name\": \"list\", \"arguments\": {\"path\": \".\"}}\n</tool_call>",
+        ] {
+            let parsed = parse(reply, true);
+            assert!(!parsed.calls.is_empty() && parsed.calls.iter().all(|call| *call == list), "{parsed:?}");
+            assert!(parsed.text.is_empty() || parsed.text == "I look.", "{parsed:?}");
+        }
+        let person = "The file says {\"name\": \"bob\"}, and {x}.";
+        assert_eq!(parse(person, true), Parsed { text: person.to_string(), ..Parsed::default() });
     }
 
     #[test]

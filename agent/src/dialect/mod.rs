@@ -32,6 +32,19 @@ pub struct Parsed {
     pub refused: Vec<Refused>,
 }
 
+/// What a reply may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Free text, then none or more calls.
+    Free,
+    /// Free text, then a call or none.
+    OneCall,
+    /// A line of text or none, then a call.
+    MustCall,
+    /// A call that only looks, at once: what a model says of files it has not seen is invented.
+    MustLook,
+}
+
 /// A chat format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
@@ -75,22 +88,23 @@ impl Dialect {
         }
     }
 
-    /// The grammar of a reply: free text, then none or more calls that fit the tools' schemas. `special` tells which
-    /// names the vocabulary has as one token.
+    /// The grammar of a reply of this shape, with calls that fit the tools' schemas. `special` tells which names the
+    /// vocabulary has as one token.
     pub fn grammar(
         self,
-        tools: &[Spec],
+        tools: &[&Spec],
+        shape: Shape,
         special: impl Fn(&str) -> Option<engine::Token>,
     ) -> engine::GrammarSource {
         match self {
-            Dialect::Hermes => engine::GrammarSource::Lark(hermes::grammar(tools, special)),
+            Dialect::Hermes => engine::GrammarSource::Lark(hermes::grammar(tools, shape, special)),
         }
     }
 
-    /// Where the text of a reply ends and its calls begin.
-    pub fn call_marker(self) -> &'static str {
+    /// Where in the beginning of a reply its calls begin.
+    pub fn begin(self, reply: &str) -> hermes::Begin {
         match self {
-            Dialect::Hermes => hermes::CALL,
+            Dialect::Hermes => hermes::begin(reply),
         }
     }
 }

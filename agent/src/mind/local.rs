@@ -1,20 +1,24 @@
 //! Thinking with the embedded engine: render, prefill what is new, sample under the grammar, read.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use engine::{Engine, Grammar, Timeline, Token, Tokenizer};
 
 use crate::Error;
 use crate::context::Message;
-use crate::dialect::{Dialect, Piece};
+use crate::dialect::hermes::Begin;
+use crate::dialect::{Dialect, Piece, Shape};
 use crate::event::{Created, Stop, Usage};
-use crate::world::{Cancel, Progress, Sink, Thought};
+use crate::world::{Cancel, Manner, Progress, Sink, Thought};
+use tools::{Replay, Spec};
 
 /// One session's mind: a timeline that keeps what has been computed, and the grammar of its replies.
 pub struct LocalMind {
     engine: Engine,
     dialect: Dialect,
-    grammar: Grammar,
+    /// Of the replies asked for so far: their shape, the tools left out, and the grammar.
+    grammars: Vec<(Shape, BTreeSet<String>, Grammar)>,
     timeline: Timeline,
 }
 
@@ -27,10 +31,27 @@ impl LocalMind {
                 created.dialect
             ))
         })?;
-        let source = dialect.grammar(&created.tools, |name| engine.tokenizer().special(name));
-        let grammar = engine.grammar(&source)?;
         let timeline = engine.timeline();
-        Ok(LocalMind { engine, dialect, grammar, timeline })
+        Ok(LocalMind { engine, dialect, grammars: Vec::new(), timeline })
+    }
+
+    /// The grammar of a reply, compiled at first use: a few milliseconds.
+    fn grammar(&mut self, created: &Created, manner: &Manner) -> Result<Grammar, Error> {
+        let known = |(shape, without, _): &&(Shape, BTreeSet<String>, Grammar)| {
+            (shape, without) == (&manner.shape, &manner.without)
+        };
+        if let Some((_, _, grammar)) = self.grammars.iter().find(known) {
+            return Ok(grammar.clone());
+        }
+        let allowed = |spec: &&Spec| {
+            let kept = !manner.without.contains(&spec.name);
+            kept && (manner.shape != Shape::MustLook || spec.replay == Replay::Safe)
+        };
+        let tools: Vec<&Spec> = created.tools.iter().filter(allowed).collect();
+        let source = self.dialect.grammar(&tools, manner.shape, |name| self.engine.tokenizer().special(name));
+        let grammar = self.engine.grammar(&source)?;
+        self.grammars.push((manner.shape, manner.without.clone(), grammar.clone()));
+        Ok(grammar)
     }
 
     /// The bytes of KV that are held.
@@ -48,9 +69,11 @@ impl LocalMind {
         &mut self,
         conversation: &[Message],
         created: &Created,
+        manner: &Manner,
         cancel: &Cancel,
         out: &Sink,
     ) -> Result<Thought, Error> {
+        let mut grammar = self.grammar(created, manner)?;
         let tokenizer = self.engine.tokenizer().clone();
         let prompt = tokens(&tokenizer, &self.dialect.render(conversation));
         let limit = self.engine.model().context_tokens;
@@ -69,10 +92,9 @@ impl LocalMind {
         usage.cached_tokens = synced.cached as u64;
         usage.prefill_ms = started.elapsed().as_millis() as u64;
 
-        let mut grammar = self.grammar.clone();
         let room = (limit - prompt.len()).min(created.budget.reply_tokens_max as usize);
         let mut reply: Vec<Token> = Vec::new();
-        let mut shown = Shown::new(self.dialect.call_marker());
+        let mut shown = Shown::new(self.dialect);
         let decoding = Instant::now();
         let stop = loop {
             if reply.len() >= room {
@@ -81,7 +103,7 @@ impl LocalMind {
             let next = tokio::select! {
                 biased;
                 () = cancel.set() => break Stop::Interrupted,
-                next = self.timeline.next(&created.sampling, Some(&mut grammar)) => next?,
+                next = self.timeline.next(&manner.sampling, Some(&mut grammar)) => next?,
             };
             usage.output_tokens += 1;
             if tokenizer.ends().contains(&next) {
@@ -149,31 +171,32 @@ fn seen(progress: engine::Progress) -> Progress {
 
 /// What of a reply has been shown: whole characters only, and no beginning of a call taken for text.
 struct Shown {
-    marker: &'static str,
+    dialect: Dialect,
     pending: Vec<u8>,
     calling: bool,
 }
 
 impl Shown {
-    fn new(marker: &'static str) -> Shown {
-        Shown { marker, pending: Vec::new(), calling: false }
+    fn new(dialect: Dialect) -> Shown {
+        Shown { dialect, pending: Vec::new(), calling: false }
     }
 
     fn add(&mut self, bytes: &[u8], out: &Sink) {
         self.pending.extend_from_slice(bytes);
         if !self.calling {
-            if let Some(at) = find(&self.pending, self.marker.as_bytes()) {
-                let text: Vec<u8> = self.pending.drain(..at).collect();
-                say_text(&text, out);
-                self.calling = true;
-            } else {
-                let held = (1..self.marker.len())
-                    .rev()
-                    .find(|n| self.pending.ends_with(&self.marker.as_bytes()[..*n]))
-                    .unwrap_or(0);
-                let whole = whole_characters(&self.pending[..self.pending.len() - held]);
-                let text: Vec<u8> = self.pending.drain(..whole).collect();
-                say_text(&text, out);
+            let whole = whole_characters(&self.pending);
+            let text = String::from_utf8_lossy(&self.pending[..whole]).into_owned();
+            let known = match self.dialect.begin(&text) {
+                Begin::At(at) => {
+                    self.calling = true;
+                    at
+                }
+                Begin::Perhaps(at) => at,
+                Begin::No => text.len(),
+            };
+            say_text(&text[..known], out);
+            self.pending.splice(..whole, text[known..].bytes());
+            if !self.calling {
                 return;
             }
         }
@@ -186,19 +209,15 @@ impl Shown {
 
     fn finish(self, out: &Sink) {
         if !self.calling {
-            say_text(&self.pending, out);
+            say_text(&String::from_utf8_lossy(&self.pending), out);
         }
     }
 }
 
-fn say_text(text: &[u8], out: &Sink) {
+fn say_text(text: &str, out: &Sink) {
     if !text.is_empty() {
-        out.say(Progress::Text { text: String::from_utf8_lossy(text).into_owned() });
+        out.say(Progress::Text { text: text.to_string() });
     }
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 /// How many bytes of `bytes` end at a character's border. What can never become a character counts as whole.
@@ -224,7 +243,7 @@ mod tests {
             let said = said.clone();
             Sink::new(move |progress| said.lock().unwrap().push(progress))
         };
-        let mut shown = Shown::new("<tool_call>");
+        let mut shown = Shown::new(Dialect::Hermes);
         for byte in "a < b, 日<tool_call>\n{\"x\"".as_bytes() {
             shown.add(&[*byte], &sink);
         }
