@@ -115,7 +115,13 @@ impl Blocks {
         self.values.resize(rows * columns, 0);
         self.scales.resize(rows * columns / size, 0.0);
         self.sums.resize(rows * columns / 16, 0);
-        let each = |(block, ((values, scales), sums)): (usize, ((&mut [i8], &mut [f32]), &mut [i16]))| {
+        let values = self.values.par_chunks_exact_mut(rows * size);
+        let parts = values.zip(self.scales.par_chunks_exact_mut(rows));
+        let parts = parts.zip(self.sums.par_chunks_exact_mut(rows * size / 16));
+        // Handing a few kilobytes to another thread costs more than quantising them.
+        let fewest = (16_384 / (rows * size)).max(1);
+        let parts = parts.enumerate().with_min_len(fewest);
+        parts.for_each(|(block, ((values, scales), sums))| {
             let mut rest = [0.0_f32; 256];
             let rest = &mut rest[..size];
             for row in 0..rows {
@@ -126,13 +132,7 @@ impl Blocks {
                 let sums = &mut sums[row * size / 16..][..size / 16];
                 scales[row] = kernels.quantise(rest, values, sums);
             }
-        };
-        let values = self.values.par_chunks_exact_mut(rows * size);
-        let parts = values.zip(self.scales.par_chunks_exact_mut(rows));
-        let parts = parts.zip(self.sums.par_chunks_exact_mut(rows * size / 16));
-        // Handing a few kilobytes to another thread costs more than quantising them.
-        let fewest = (16_384 / (rows * size)).max(1);
-        parts.enumerate().with_min_len(fewest).for_each(each);
+        });
         self
     }
 

@@ -8,6 +8,11 @@
 //! `plain.rs` and `float.rs` are the specification. A faster kernel is chosen at run time, because a released
 //! binary must run on any machine of its architecture, and must give the same bits.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "an index here is a row, lane or digit of several arrays at once"
+)]
+
 mod blocks;
 pub(crate) mod float;
 mod multiply;

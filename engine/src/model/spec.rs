@@ -88,7 +88,10 @@ pub(crate) enum Channel {
 }
 
 /// The families, each with the function that describes its models.
-const FAMILIES: [(&str, fn(&Reader<'_>) -> Result<Spec, Error>); 2] = [("llama", llama), ("qwen2", qwen2)];
+const FAMILIES: [(&str, Describe); 2] = [("llama", llama), ("qwen2", qwen2)];
+
+/// Describes the model in a file.
+type Describe = fn(&Reader<'_>) -> Result<Spec, Error>;
 
 /// Whether models of this family can be run.
 pub(crate) fn know(architecture: &str) -> Result<(), Error> {
