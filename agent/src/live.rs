@@ -342,9 +342,9 @@ fn list_into(folder: &Path, prefix: &str, levels: usize, lines: &mut Vec<String>
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let folder = entry.file_type().ok()?.is_dir();
-            let shown = !name.starts_with('.')
-                && !(folder && BUILT.contains(&name.as_str()))
-                && !name.contains(char::is_control);
+            let hidden = name.starts_with('.') || name.contains(char::is_control);
+            let built = folder && BUILT.contains(&name.as_str());
+            let shown = !(hidden || built);
             shown.then_some((name, folder))
         })
         .take(2 * LISTED_MAX)

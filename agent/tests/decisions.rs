@@ -1,5 +1,7 @@
 //! Every decision, as a table: what has happened, and the one next thing to do.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use agent::{Action, Budget, Created, End, Event, Recorded, State, Stop, Usage};
 use expect_test::{Expect, expect};
 use memory::Seq;

@@ -22,6 +22,9 @@ mod client;
 mod diff;
 mod host;
 
+#[cfg(test)]
+mod tests;
+
 mod models;
 mod show;
 mod term;

@@ -1,0 +1,304 @@
+//! Requests and their answers.
+
+use std::collections::BTreeSet;
+
+use expect_test::{expect, expect_file};
+
+use super::{Fixture, Options};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::routes;
+use crate::server::{bind, open_memory};
+use crate::service::Readiness;
+use crate::wire;
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[tokio::test]
+async fn every_refusal_is_a_problem() {
+    // Clients tell problems apart by one member, whatever part of the service refuses.
+    let saga = Fixture::start(Options::default()).await;
+    let session = format!("/v1/sessions/{}", saga.session().await.id);
+    let inputs = format!("{session}/inputs");
+    let huge = format!("{{\"text\":\"{}\"}}", "x".repeat(routes::BODY_BYTES_MAX));
+    let long = format!("{{\"text\":\"{}\"}}", "x".repeat(300 * 1024));
+    let cases: Vec<(&str, &str, &str, &str)> = vec![
+        ("GET", "/nowhere", "", ""),
+        ("GET", "/v1/nowhere", "", ""),
+        ("PUT", "/v1/sessions", "", ""),
+        ("GET", "/v1/sessions?limit=0", "", ""),
+        ("GET", "/v1/sessions?limit=many", "", ""),
+        ("GET", "/v1/sessions?cursor=x", "", ""),
+        ("GET", "/v1/sessions/UPPER", "", ""),
+        ("GET", "/v1/sessions/%ff", "", ""),
+        ("GET", "/v1/sessions/s-none", "", ""),
+        ("DELETE", "/v1/sessions/s-none", "", ""),
+        ("POST", "/v1/sessions/s-none/interrupt", "", ""),
+        ("GET", "/v1/sessions/s-none/events", "", ""),
+        ("POST", "/v1/sessions", "", "{\"workspace\":\"/work\"}"),
+        ("POST", "/v1/sessions", JSON, "{\"workspace\":"),
+        ("POST", "/v1/sessions", JSON, "{}"),
+        ("POST", "/v1/sessions", JSON, "{\"workspace\":7}"),
+        ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/outside\"}"),
+        ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/work\",\"id\":\"NO\"}"),
+        ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/work\",\"budget\":{\"steps_max\":0}}"),
+        ("POST", &inputs, JSON, "{\"text\":\"  \"}"),
+        ("POST", &inputs, JSON, "{\"text\":\"x\",\"id\":\"\"}"),
+        (
+            "POST",
+            &inputs,
+            "Content-Type: application/json\r\nIdempotency-Key: a\r\n",
+            "{\"text\":\"x\",\"id\":\"b\"}",
+        ),
+        ("POST", &inputs, JSON, &long),
+        ("POST", &inputs, JSON, &huge),
+    ];
+    let mut said = String::new();
+    for (method, path, headers, body) in cases {
+        let answer = saga.ask(method, path, headers, body).await;
+        let path = path.replace(&session, "/v1/sessions/ID");
+        let body: String = body.chars().take(40).collect();
+        said.push_str(
+            &format!("{:28} {method} {path} {body}", answer.problem()).trim_end().replace('\n', " "),
+        );
+        said.push('\n');
+    }
+    let events = format!("{session}/events");
+    for (path, headers) in [(format!("{events}?after=x"), ""), (events.clone(), "Last-Event-ID: x\r\n")] {
+        said.push_str(&format!("{:28} {headers:?}\n", saga.ask("GET", &path, headers, "").await.problem()));
+    }
+    expect![[r#"
+        404 no_route                 GET /nowhere
+        404 no_route                 GET /v1/nowhere
+        405 wrong_method             PUT /v1/sessions
+        400 bad_request              GET /v1/sessions?limit=0
+        400 bad_request              GET /v1/sessions?limit=many
+        400 bad_request              GET /v1/sessions?cursor=x
+        400 bad_request              GET /v1/sessions/UPPER
+        400 bad_request              GET /v1/sessions/%ff
+        404 no_session               GET /v1/sessions/s-none
+        404 no_session               DELETE /v1/sessions/s-none
+        404 no_session               POST /v1/sessions/s-none/interrupt
+        404 no_session               GET /v1/sessions/s-none/events
+        415 not_json                 POST /v1/sessions {"workspace":"/work"}
+        400 bad_json                 POST /v1/sessions {"workspace":
+        422 bad_field                POST /v1/sessions {}
+        422 bad_field                POST /v1/sessions {"workspace":7}
+        403 outside_roots            POST /v1/sessions {"workspace":"/outside"}
+        400 bad_request              POST /v1/sessions {"workspace":"/work","id":"NO"}
+        400 bad_request              POST /v1/sessions {"workspace":"/work","budget":{"steps_ma
+        400 bad_request              POST /v1/sessions/ID/inputs {"text":"  "}
+        400 bad_request              POST /v1/sessions/ID/inputs {"text":"x","id":""}
+        400 bad_request              POST /v1/sessions/ID/inputs {"text":"x","id":"b"}
+        400 bad_request              POST /v1/sessions/ID/inputs {"text":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+        413 too_large                POST /v1/sessions/ID/inputs {"text":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+        400 bad_request              ""
+        400 bad_request              "Last-Event-ID: x\r\n"
+    "#]]
+    .assert_eq(&said);
+}
+
+#[tokio::test]
+async fn a_wrong_method_says_which_are_right() {
+    let saga = Fixture::start(Options::default()).await;
+    let answer = saga.ask("PUT", "/v1/sessions", "", "").await;
+    assert_eq!(answer.status, 405);
+    assert!(answer.head.contains("allow: ") && answer.head.contains("post"), "{}", answer.head);
+}
+
+#[tokio::test]
+async fn only_the_key_opens() {
+    let saga = Fixture::start(Options::default()).await;
+    let status = async |headers: &str| {
+        let request = format!("GET /v1/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        saga.raw(&request).await
+    };
+    let key = saga.key.as_str();
+    assert_eq!(status(&format!("Authorization: Bearer {key}\r\n")).await.status, 200);
+    assert_eq!(status(&format!("x-api-key: {key}\r\n")).await.status, 200);
+    let none = status("").await;
+    assert_eq!(none.problem(), "401 no_key");
+    assert!(none.head.contains("www-authenticate: bearer"), "{}", none.head);
+    assert_eq!(status(&format!("x-api-key: {key}x\r\n")).await.problem(), "401 wrong_key");
+    assert_eq!(status("Authorization: Bearer saga-0\r\n").await.problem(), "401 wrong_key");
+    // What says nothing about sessions is open to whoever watches over the service.
+    for path in ["/health", "/ready", "/version", "/openapi.json"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        assert_eq!(saga.raw(&request).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_keyless_service_answers_programs_and_not_pages() {
+    let saga = Fixture::start(Options { keyless: true, ..Options::default() }).await;
+    let port = saga.address.port();
+    let ask = async |host: &str, headers: &str| {
+        let request =
+            format!("GET /v1/sessions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n");
+        saga.raw(&request).await
+    };
+    assert_eq!(ask(&format!("127.0.0.1:{port}"), "").await.status, 200);
+    assert_eq!(ask(&format!("localhost:{port}"), "").await.status, 200);
+    assert_eq!(ask(&format!("rebound.example:{port}"), "").await.problem(), "403 strange_host");
+    let page = "Origin: http://page.example\r\n";
+    assert_eq!(ask(&format!("127.0.0.1:{port}"), page).await.problem(), "403 strange_origin");
+}
+
+#[tokio::test]
+async fn a_session_is_made_once_for_an_id() {
+    let saga = Fixture::start(Options::default()).await;
+    let body = r#"{"workspace":"/work/a","id":"mine","a_field_of_the_future":1}"#;
+    let first = saga.post("/v1/sessions", body).await;
+    assert_eq!((first.status, first.json()["id"].as_str()), (201, Some("mine")));
+    assert!(first.head.contains("location: /v1/sessions/mine"), "{}", first.head);
+    let again = saga.post("/v1/sessions", body).await;
+    assert_eq!((again.status, again.json()["id"].as_str()), (200, Some("mine")));
+    let other = saga.post("/v1/sessions", r#"{"workspace":"/work/b","id":"mine"}"#).await;
+    assert_eq!(other.problem(), "409 exists");
+    // The header names a session as well, for clients that know nothing of our ids.
+    let headers = "Content-Type: application/json\r\nIdempotency-Key: \"one of mine\"\r\n";
+    let first = saga.ask("POST", "/v1/sessions", headers, r#"{"workspace":"/work/a"}"#).await;
+    let again = saga.ask("POST", "/v1/sessions", headers, r#"{"workspace":"/work/a"}"#).await;
+    assert_eq!((first.status, again.status), (201, 200));
+    assert_eq!(first.json()["id"], again.json()["id"]);
+}
+
+#[tokio::test]
+async fn an_input_is_taken_once_for_an_id() {
+    let saga = Fixture::start(Options::default()).await;
+    let id = saga.session().await.id;
+    let inputs = format!("/v1/sessions/{id}/inputs");
+    let first = saga.post(&inputs, r#"{"id":"i-1","text":"hello"}"#).await;
+    assert_eq!((first.status, first.json()["fresh"].as_bool()), (202, Some(true)));
+    let again = saga.post(&inputs, r#"{"id":"i-1","text":"hello"}"#).await;
+    assert_eq!((again.status, again.json()["fresh"].as_bool()), (202, Some(false)));
+    assert_eq!(first.json()["seq"], again.json()["seq"]);
+    let headers = "Content-Type: application/json\r\nIdempotency-Key: i-1\r\n";
+    let by_header = saga.ask("POST", &inputs, headers, r#"{"text":"hello"}"#).await;
+    assert_eq!(by_header.json()["seq"], first.json()["seq"]);
+    assert_eq!(saga.post(&inputs, r#"{"id":"i-1","text":"else"}"#).await.problem(), "422 input_id_reused");
+    // Without an id each request is an input of its own.
+    let one = saga.post(&inputs, r#"{"text":"hello"}"#).await.json();
+    let two = saga.post(&inputs, r#"{"text":"hello"}"#).await.json();
+    assert_ne!(one["id"], two["id"]);
+    saga.rest(&id).await;
+}
+
+#[tokio::test]
+async fn a_turn_is_counted() {
+    let saga = Fixture::start(Options::default()).await;
+    let id = saga.session().await.id;
+    saga.say(&id, "hello\nthere").await;
+    let now = saga.rest(&id).await;
+    assert_eq!((now.title.as_deref(), now.turns, now.steps, now.tool_calls), (Some("hello"), 1, 2, 1));
+    assert_eq!(now.ended, Some(wire::End::Done));
+    assert_eq!((now.usage.prompt_tokens, now.usage.cached_tokens, now.usage.output_tokens), (20, 8, 6));
+    // An interrupt of a session that rests changes nothing.
+    let interrupt = saga.client.interrupt(&id).await.expect("it is answered");
+    assert!(!interrupt.fresh);
+    let deleted = saga.ask("DELETE", &format!("/v1/sessions/{id}"), "", "").await;
+    assert_eq!((deleted.status, deleted.body.as_str()), (204, ""));
+    assert_eq!(saga.ask("GET", &format!("/v1/sessions/{id}"), "", "").await.problem(), "404 no_session");
+}
+
+#[tokio::test]
+async fn sessions_are_listed_page_by_page() {
+    let saga = Fixture::start(Options::default()).await;
+    let mut made = Vec::new();
+    for _ in 0..5 {
+        made.push(saga.session().await.id);
+    }
+    let mut listed = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = saga.ask("GET", &format!("/v1/sessions?limit=2{cursor}"), "", "").await.json();
+        let sessions = page["sessions"].as_array().expect("a page has sessions").clone();
+        assert!(sessions.len() <= 2);
+        listed.extend(sessions.iter().map(|session| session["id"].as_str().unwrap_or_default().to_string()));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let distinct: BTreeSet<&String> = listed.iter().collect();
+    assert_eq!(listed.len(), 5);
+    assert_eq!(distinct, made.iter().collect());
+    let running = saga.ask("GET", "/v1/sessions?status=running", "", "").await.json();
+    assert_eq!(running["sessions"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn a_service_that_loads_says_so() {
+    let saga = Fixture::start(Options::default()).await;
+    saga.readiness.send_replace(Readiness::Starting("loading the model echo (7 %)".to_string()));
+    let ready = saga.ask("GET", "/ready", "", "").await;
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.json()["detail"], "loading the model echo (7 %)");
+    assert_eq!(saga.ask("GET", "/health", "", "").await.status, 200);
+    let refused = saga.post("/v1/sessions", r#"{"workspace":"/work/a"}"#).await;
+    assert_eq!(refused.problem(), "503 not_ready");
+    assert!(refused.head.contains("retry-after: "), "{}", refused.head);
+    // Somebody who names another model does not wait for the default one.
+    assert_eq!(saga.post("/v1/sessions", r#"{"workspace":"/work/a","model":"other"}"#).await.status, 201);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_a_start_is_named() {
+    let saga = Fixture::start(Options::default()).await;
+    let taken = bind(saga.address).await.map(|_| ()).unwrap_err().to_string();
+    assert!(taken.contains("--listen"), "{taken}");
+    let memory = saga._dir.path().join("memory");
+    let locked = open_memory(&memory).await.map(|_| ()).unwrap_err().to_string();
+    assert!(locked.contains("in use by process") && locked.contains("SAGA_KEY"), "{locked}");
+    let file = saga._dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let blocked = open_memory(&file.join("memory")).await.map(|_| ()).unwrap_err().to_string();
+    assert!(blocked.contains("cannot write"), "{blocked}");
+}
+
+#[tokio::test]
+async fn a_client_says_what_to_do() {
+    let saga = Fixture::start(Options::default()).await;
+    let url = format!("http://{}", saga.address);
+    let said = async |client: Client| match client.sessions(None).await {
+        Ok(_) => "ok".to_string(),
+        Err(refusal) => Failure::from(refusal).to_string(),
+    };
+    assert!(said(Client::new(&url, None).unwrap()).await.ends_with("set SAGA_KEY to the service's key"));
+    // Nobody listens on port 1.
+    assert!(said(Client::new("http://127.0.0.1:1", None).unwrap()).await.contains("start it with `saga up`"));
+}
+
+#[test]
+fn the_document_is_checked_in() {
+    // A change of the API is made on purpose: UPDATE_EXPECT=1 writes the file anew.
+    let mut text = serde_json::to_string_pretty(routes::document()).expect("a document has only string keys");
+    text.push('\n');
+    expect_file!["../../openapi.json"].assert_eq(&text);
+}
+
+#[test]
+fn every_route_is_in_the_document() {
+    let document = serde_json::to_value(routes::document()).unwrap();
+    let mut table = String::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap_or_default();
+            table.push_str(&format!("{:6} {path} {id}\n", method.to_uppercase()));
+        }
+    }
+    expect![[r#"
+        GET    /health health
+        GET    /openapi.json openapi
+        GET    /ready ready
+        GET    /v1/sessions list
+        POST   /v1/sessions create
+        GET    /v1/sessions/{id} get
+        DELETE /v1/sessions/{id} delete
+        GET    /v1/sessions/{id}/events events
+        POST   /v1/sessions/{id}/inputs input
+        POST   /v1/sessions/{id}/interrupt interrupt
+        GET    /version version
+    "#]]
+    .assert_eq(&table);
+}
