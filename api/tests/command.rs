@@ -163,9 +163,11 @@ fn the_service_prints_its_key_once_and_stops_on_a_signal() {
             .stderr(Stdio::null())
             .spawn()
             .expect("the binary runs");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let said: Vec<String> =
-            lines.map_while(Result::ok).take_while(|line| !line.starts_with("Try")).collect();
+        let mut lines =
+            BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+        let said: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("Try")).collect();
+        // A reader that has gone would end the service; this one stays until it stops.
+        std::thread::spawn(move || lines.for_each(drop));
         (child, said.join("\n"))
     };
     let stop = |mut child: std::process::Child| {

@@ -43,15 +43,31 @@ impl Batch {
     }
 }
 
+/// How often, and how long, an open waits for threads of the store that was closed before: 5 seconds in all.
+const LOCK_TRIES: u32 = 250;
+const LOCK_WAIT: std::time::Duration = std::time::Duration::from_millis(20);
+
 impl Map {
     /// Opens what is there, or makes an empty one.
     pub(crate) fn open(dir: &Path) -> Result<Map, String> {
-        guarded(|| {
-            let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
-            // The log is the truth: how often sled writes is only a matter of how much is caught up at the next open.
-            let db = config.flush_every_ms(Some(1000)).open()?;
-            Ok(Map { db: Some(db), dir: dir.to_path_buf() })
-        })
+        let mut tries = 0;
+        loop {
+            let opened = guarded(|| {
+                let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
+                // The log is the truth: how often sled writes is only a matter of how much is caught up at the next open.
+                let db = config.flush_every_ms(Some(1000)).open()?;
+                Ok(Map { db: Some(db), dir: dir.to_path_buf() })
+            });
+            // sled's own threads may hold its lock for a moment after a store was closed, longer on a busy machine. Our
+            // lock on the folder says that no other process has it open.
+            match opened {
+                Err(why) if why.contains("could not acquire lock") && tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(LOCK_WAIT);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Deletes the folder, whatever is in it.

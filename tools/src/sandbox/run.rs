@@ -133,7 +133,8 @@ pub(super) async fn command(
         (None, Some(Status::Broken(what))) => {
             return Err(Error::Gone(format!("a command could not be confined and was not run: {what}")));
         }
-        (None, None) => return Err(Error::Gone("a command's init ended without a word".to_owned())),
+        // Only a kill makes an init end without a word, and all that it looked after ends with it.
+        (None, None) => Ended::Signalled(9),
     };
     let bytes_total = captured.total();
     let (output, truncated) = captured.into_text();
