@@ -168,7 +168,8 @@ pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
         c"newinstance,ptmxmode=0666,mode=0600",
     )?;
 
-    let size = setup.limits.tmp_bytes;
+    // A full temporary folder counts as memory: it must leave enough for the command that empties it.
+    let size = setup.limits.tmp_bytes.min(setup.limits.memory_bytes / 4);
     mount_tmpfs(&inside("/tmp"), size, "1777")?;
     // Not a link to /tmp: a workspace may lie here, and would be mounted where the link leads on the host.
     mount_tmpfs(&inside("/var/tmp"), size, "1777")?;
