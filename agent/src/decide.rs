@@ -2,7 +2,7 @@
 
 use tools::{Call, Replay};
 
-use crate::event::End;
+use crate::event::{Before, End};
 use crate::state::{Settled, State};
 
 /// What a session does next.
@@ -24,6 +24,13 @@ pub enum Action {
     Act(Call),
     /// Write down that a call's outcome is lost.
     Lose(Call),
+    /// Put files back as they were and forget the attempt that changed them.
+    Undo {
+        /// The files.
+        before: Vec<Before>,
+        /// What is remembered of it.
+        note: String,
+    },
     /// End the turn.
     End {
         /// The turn.
@@ -57,6 +64,9 @@ impl State {
         }
         if self.answered() {
             return end(End::Done);
+        }
+        if let Some((before, note)) = self.failed_attempt() {
+            return Action::Undo { before, note };
         }
         let budget = &created.budget;
         if self.turn_steps() >= budget.steps_max {

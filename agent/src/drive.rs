@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use memory::Seq;
 use tokio::sync::{mpsc, oneshot, watch};
-use tools::Outcome;
+use tools::{Outcome, Replay};
 
 use crate::agent::Admitted;
 use crate::decide::Action;
@@ -90,6 +90,10 @@ impl Driver<'_> {
             Action::Think { step } => self.think(step).await?,
             Action::Act(call) => self.act(call).await?,
             Action::Lose(call) => self.record(Event::CallLost { id: call.id }).await?,
+            Action::Undo { before, note } => match self.world.restore(&before).await {
+                Ok(()) => self.record(Event::Undone { note }).await?,
+                Err(error) => self.end(End::Failed { error: in_full(&error) }).await?,
+            },
             Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
         }
         Ok(true)
@@ -99,10 +103,13 @@ impl Driver<'_> {
         self.record(Event::StepStarted { step }).await?;
         let conversation = self.state.conversation().clone();
         let created = self.state.created().expect("only a created session thinks").clone();
+        let (shape, without) = self.state.shape();
         let manner = Manner {
-            sampling: sampling(&created.sampling, self.state.circles()),
-            shape: self.state.shape(),
-            without: self.state.without().clone(),
+            sampling: sampling(&created.sampling, self.state.circles(), self.state.undone()),
+            shape,
+            without,
+            seen: self.state.seen().to_vec(),
+            avoid: self.state.avoid(),
         };
         let (switch, cancel) = Cancel::pair();
         let (world, out) = (self.world, self.out);
@@ -142,7 +149,9 @@ impl Driver<'_> {
 
     async fn act(&mut self, call: tools::Call) -> Result<(), Error> {
         let replay = self.world.replay(&call.name);
-        self.record(Event::CallStarted { id: call.id.clone(), replay }).await?;
+        let led = self.state.created().is_some_and(|created| created.led);
+        let before = if led && replay == Replay::Unsafe { self.world.before(&call).await? } else { None };
+        self.record(Event::CallStarted { id: call.id.clone(), replay, before }).await?;
         let (switch, cancel) = Cancel::pair();
         let (world, out) = (self.world, self.out);
         let outcome = world.act(&call, &cancel, out);
@@ -238,11 +247,18 @@ impl Driver<'_> {
     }
 }
 
-/// How a reply is sampled: as the session says, and more freely the longer the model goes in circles. The seed decides as
-/// ever, so the same journal gives the same reply.
-fn sampling(usual: &engine::Sampling, circles: u32) -> engine::Sampling {
+/// How a reply is sampled: as the session says, more freely after attempts that were undone, and the longer the model
+/// goes in circles. The seed decides as ever, so the same journal gives the same reply.
+fn sampling(usual: &engine::Sampling, circles: u32, undone: u32) -> engine::Sampling {
     if circles == 0 {
-        return usual.clone();
+        // The next attempt stands where the last one stood, so it has to differ by chance.
+        let temperature = match undone {
+            0 => return usual.clone(),
+            1..=2 => 0.6,
+            _ => 0.9,
+        };
+        let seed = usual.seed.wrapping_add(u64::from(undone));
+        return engine::Sampling { temperature, top_p: 0.95, seed, ..usual.clone() };
     }
     // 0.5, 0.7, 0.9: enough to leave a rut, not enough to leave the language.
     let temperature = (0.3 + 0.2 * circles.min(3) as f32).max(usual.temperature);

@@ -61,6 +61,9 @@ pub enum Event {
         id: String,
         /// Whether it may be run again when its outcome is lost.
         replay: Replay,
+        /// The file it is about to change, as it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Before>,
     },
     /// A call has run.
     CallFinished {
@@ -73,6 +76,12 @@ pub enum Event {
     CallLost {
         /// [`Call::id`].
         id: String,
+    },
+    /// An attempt of a led model did not help: the files it changed are as they were, and the model has forgotten the
+    /// attempt but for the note.
+    Undone {
+        /// What was tried, and what came of it.
+        note: String,
     },
     /// Somebody asked the running turn to stop.
     Interrupted,
@@ -106,6 +115,18 @@ pub struct Created {
     /// after a change or a failure.
     #[serde(default)]
     pub led: bool,
+    /// The command that runs the project's tests, when its files tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+}
+
+/// A file before a call changed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Its path in the workspace.
+    pub path: String,
+    /// The blob that holds its text.
+    pub blob: memory::Digest,
 }
 
 /// Limits of one turn. A limit that is reached ends the turn cleanly; the next input starts a new one.

@@ -13,12 +13,14 @@
 //! longer one.
 
 mod agent;
+mod check;
 mod context;
 mod decide;
 pub mod dialect;
 mod drive;
 mod error;
 mod event;
+mod lead;
 mod live;
 pub mod mind;
 mod state;
@@ -31,7 +33,7 @@ pub use context::{Answer, Message};
 pub use decide::Action;
 pub use drive::{Inbox, Order, drive};
 pub use error::Error;
-pub use event::{Budget, Created, End, Event, Recorded, Refused, SessionId, Stop, Usage};
+pub use event::{Before, Budget, Created, End, Event, Recorded, Refused, SessionId, Stop, Usage};
 pub use live::{Live, LiveOptions};
 pub use state::State;
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, World, Worlds};

@@ -14,9 +14,11 @@ use tools::{Call, Outcome, Policy, Replay, Sandbox, Spec, Toolbox};
 
 use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
+use crate::check;
 use crate::context::Message;
-use crate::dialect::Dialect;
-use crate::event::{Budget, Created, Event, SessionId};
+use crate::dialect::{Dialect, Quotes};
+use crate::event::{Before, Budget, Created, Event, SessionId};
+use crate::lead;
 use crate::mind::LocalMind;
 use crate::world::{Cancel, Manner, Progress, Sink, Thought, World, Worlds};
 
@@ -167,14 +169,20 @@ impl Worlds for Arc<Live> {
             }
         };
         let led = facts.parameters < LED_BELOW;
-        let tools = self
+        let tools: Vec<Spec> = self
             .toolbox
             .specs()
             .into_iter()
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
+        let check = check::command(&workspace);
         Ok(Created {
-            system: system_prompt(&workspace, new.instructions.as_deref()),
+            system: system_prompt(
+                &workspace,
+                led.then_some(tools.as_slice()),
+                check.as_deref(),
+                new.instructions.as_deref(),
+            ),
             workspace,
             model,
             dialect: dialect.name().to_string(),
@@ -182,6 +190,7 @@ impl Worlds for Arc<Live> {
             budget: new.budget.unwrap_or(self.options.budget),
             sampling: self.options.sampling.clone(),
             led,
+            check,
         })
     }
 
@@ -203,6 +212,12 @@ impl Worlds for Arc<Live> {
     }
 }
 
+/// The longest file that is kept before it is changed: what the file tools write at most. Bytes.
+const KEPT_BYTES_MAX: u64 = 4 << 20;
+
+/// The most text that bounds an edit. Bytes; far above what a small model can have read, far below what a grammar may be.
+const QUOTED_BYTES_MAX: u64 = 64 << 10;
+
 /// One session's real world.
 struct LiveWorld {
     live: Arc<Live>,
@@ -221,6 +236,29 @@ impl LiveWorld {
         let opened = Arc::new(Sandbox::open(self.policy.clone()).await?);
         *sandbox = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// What an edit may replace in the files that were seen, as they are now. A file that cannot be read, or is too long
+    /// for a grammar, leaves all of them unbound: an edit of it must stay possible.
+    async fn quotes(&self, manner: &Manner) -> Quotes {
+        let mut quotes = Quotes { tool: "edit", path: "path", text: "old", files: Vec::new() };
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        for path in &manner.seen {
+            let Ok(sandbox) = self.sandbox().await else { return quotes };
+            match sandbox.text(path, QUOTED_BYTES_MAX).await {
+                Ok(Some(text)) => {
+                    bytes += text.len() as u64;
+                    let avoid =
+                        manner.avoid.iter().filter(|(of, _)| of == path).map(|(_, text)| text.as_str());
+                    files.extend(without(&text, avoid).into_iter().map(|text| (path.clone(), text)));
+                }
+                Ok(None) | Err(_) => return quotes,
+            }
+        }
+        if bytes <= QUOTED_BYTES_MAX {
+            quotes.files = files;
+        }
+        quotes
     }
 }
 
@@ -250,17 +288,47 @@ impl World for LiveWorld {
     ) -> Result<Thought, Error> {
         let mut mind = self.thinking.mind.lock().await;
         self.thinking.used.store(self.live.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        let quotes = self.quotes(manner).await;
         let thought = async {
             let mind = match &mut *mind {
                 Some(mind) => mind,
                 none => none.insert(LocalMind::new(self.live.engine(&created.model, out).await?, created)?),
             };
-            mind.think(conversation, created, manner, cancel, out).await
+            mind.think(conversation, created, manner, &quotes, cancel, out).await
         }
         .await;
         drop(mind);
         self.live.trim(&self.thinking);
         thought
+    }
+
+    async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
+        let Some(path) = call.arguments["path"].as_str().filter(|_| lead::changes(&call.name)) else {
+            return Ok(None);
+        };
+        let Some(text) = self.sandbox().await?.text(path, KEPT_BYTES_MAX).await? else { return Ok(None) };
+        let memory = self.live.memory.clone();
+        let blob = blocking(move || Ok(memory.put_blob(text.as_bytes())?)).await?;
+        Ok(Some(Before { path: path.to_string(), blob }))
+    }
+
+    async fn restore(&self, before: &[Before]) -> Result<(), Error> {
+        for Before { path, blob } in before {
+            let (memory, blob) = (self.live.memory.clone(), *blob);
+            let text = blocking(move || Ok(memory.blob(&blob)?)).await?;
+            let content = text.and_then(|text| String::from_utf8(text).ok()).ok_or_else(|| {
+                Error::BadRequest(format!(
+                    "what {path} was before is not in the data folder any more, so it cannot be put back"
+                ))
+            })?;
+            let arguments = serde_json::json!({ "path": path, "content": content });
+            let call = Call { id: String::new(), name: "write".to_string(), arguments };
+            let done = self.live.toolbox.perform(&call, &*self.sandbox().await?, &|_: &str| ()).await?;
+            if !done.ok {
+                return Err(Error::BadRequest(format!("{path} cannot be put back: {}", done.text)));
+            }
+        }
+        Ok(())
     }
 
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error> {
@@ -279,6 +347,23 @@ impl World for LiveWorld {
         }
         Ok(done?)
     }
+}
+
+/// A text in pieces, without the lines that are to be avoided.
+fn without<'a>(text: &str, avoid: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let avoid: Vec<&str> =
+        avoid.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut pieces = vec![String::new()];
+    for line in text.split_inclusive('\n') {
+        let last = pieces.last_mut().expect("there is always a piece");
+        if !avoid.contains(&line.trim()) {
+            last.push_str(line);
+        } else if !last.is_empty() {
+            pieces.push(String::new());
+        }
+    }
+    pieces.retain(|piece| !piece.trim().is_empty());
+    pieces
 }
 
 /// The folder a session works in, checked: it exists, is a folder, and lies under a root once every link is followed.
@@ -306,16 +391,35 @@ fn workspace(asked: &Path, roots: &[PathBuf]) -> Result<PathBuf, Error> {
 }
 
 /// The system prompt of a new session: how to work, and what the folder holds, so that the first step need not ask.
-fn system_prompt(workspace: &Path, instructions: Option<&str>) -> String {
-    let mut text = include_str!("prompts/system.md")
+fn system_prompt(
+    workspace: &Path,
+    led: Option<&[Spec]>,
+    check: Option<&str>,
+    instructions: Option<&str>,
+) -> String {
+    let prompt =
+        if led.is_some() { include_str!("prompts/led.md") } else { include_str!("prompts/system.md") };
+    let signatures: Vec<String> = led.unwrap_or_default().iter().map(signature).collect();
+    let mut text = prompt
         .trim()
+        .replace("{tools}", &signatures.join(", "))
         .replace("{workspace}", &workspace.display().to_string())
         .replace("{files}", &listing(workspace));
+    if let Some(check) = check {
+        text.push_str(&format!("\n\nRun the project's tests with: {check}"));
+    }
     if let Some(instructions) = instructions.map(str::trim).filter(|text| !text.is_empty()) {
         text.push_str("\n\n# Instructions from the user\n\n");
         text.push_str(instructions);
     }
     text
+}
+
+/// A tool in a few letters: `edit(path, old, new)`.
+fn signature(tool: &Spec) -> String {
+    let names =
+        tool.parameters["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    format!("{}({})", tool.name, names.collect::<Vec<_>>().join(", "))
 }
 
 /// Names that a listing shows; a project's top levels fit, a data folder's thousands do not.

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use memory::Seq;
-use tools::{Call, Replay};
+use tools::{Call, Outcome, Replay};
 
+use crate::check;
 use crate::context::{Answer, Message};
 use crate::dialect::Shape;
-use crate::event::{Created, End, Event, Recorded, Refused, Stop, Usage};
+use crate::event::{Before, Created, End, Event, Recorded, Refused, Stop, Usage};
+use crate::lead::{self, Lead, Tried};
 
 /// A session as its journal tells it.
 #[derive(Debug, Clone, Default)]
@@ -39,22 +41,35 @@ pub struct State {
     tried: Vec<(String, String)>,
     /// How many calls in a row were made before in this turn with the same answer.
     circles: u32,
-    /// The tools it went in circles with since it last changed something.
-    worn: BTreeSet<String>,
-    /// Calls in a row that failed.
-    failures: u32,
-    /// Whether a file was read in this session.
-    read: bool,
-    /// Whether a command was run in this turn.
-    ran: bool,
-    /// Whether the last call changed a file, so that nobody has looked yet whether that was right.
-    unchecked: bool,
+    lead: Lead,
+    attempt: Option<Attempt>,
     refused: Vec<Refused>,
     conversation: Arc<Vec<Message>>,
     usage: Usage,
     calls_done: u32,
     calls_failed: u32,
     ended: Option<End>,
+}
+
+/// Changes that have not yet been seen to help.
+#[derive(Debug, Clone)]
+struct Attempt {
+    /// What the conversation, the calls and the lead were before.
+    messages: usize,
+    tried: usize,
+    lead: Lead,
+    /// Tests that passed then.
+    passed: u32,
+    /// Files as they were.
+    before: Vec<Before>,
+    /// What was replaced by what.
+    edits: Vec<Tried>,
+    /// Checks that failed since.
+    checks: u32,
+    /// What the check complained of before.
+    complaint: Option<String>,
+    /// Why it did not help.
+    verdict: Option<String>,
 }
 
 /// How far a call has got.
@@ -82,8 +97,10 @@ impl State {
         match &recorded.event {
             Event::Created(created) => {
                 if self.created.is_none() {
-                    let system =
-                        Message::System { text: created.system.clone(), tools: created.tools.clone() };
+                    // A led model's calls are bound to be right, so it need not read a page of schemas first: with
+                    // them before its eyes it was seen to find fewer than half of the faults.
+                    let tools = if created.led { Vec::new() } else { created.tools.clone() };
+                    let system = Message::System { text: created.system.clone(), tools };
                     Arc::make_mut(&mut self.conversation).push(system);
                     self.created = Some(Arc::from(created.clone()));
                     self.created_ms = recorded.at_ms;
@@ -105,10 +122,8 @@ impl State {
                 self.turn_output_tokens = 0;
                 self.tried.clear();
                 self.circles = 0;
-                self.worn.clear();
-                self.failures = 0;
-                self.ran = false;
-                self.unchecked = false;
+                self.lead.turn();
+                self.attempt = None;
                 self.ended = None;
             }
             Event::StepStarted { step } => {
@@ -123,6 +138,7 @@ impl State {
                 self.calls = calls.iter().map(|call| (call.clone(), Settled::Waiting)).collect();
                 self.refused = refused.clone();
                 self.answered = calls.is_empty() && refused.is_empty() && self.waiting.is_empty();
+                self.attempt_begins();
                 Arc::make_mut(&mut self.conversation).push(Message::Assistant {
                     tokens: tokens.clone(),
                     text: text.clone(),
@@ -133,18 +149,21 @@ impl State {
                     self.answered = false;
                 }
             }
-            Event::CallStarted { id, replay } => self.settle(id, |_| Settled::Started(*replay)),
+            Event::CallStarted { id, replay, before } => {
+                self.settle(id, |_| Settled::Started(*replay));
+                if let (Some(attempt), Some(before)) = (&mut self.attempt, before)
+                    && attempt.before.iter().all(|known| known.path != before.path)
+                {
+                    attempt.before.push(before.clone());
+                }
+            }
             Event::CallFinished { id, outcome } => {
                 self.calls_done += 1;
                 self.calls_failed += u32::from(!outcome.ok);
-                self.failures = if outcome.ok { 0 } else { self.failures + 1 };
-                let name =
-                    self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.name.as_str());
-                self.ran |= name == Some(RUNS);
-                self.read |= outcome.ok && name == Some(READS);
-                self.unchecked = outcome.ok && name.is_some_and(|name| CHANGES.contains(&name));
-                if self.unchecked {
-                    self.worn.clear();
+                let call = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
+                if let Some(call) = call {
+                    self.lead.ended(&call.name, &call.arguments, outcome);
+                    self.attempt_goes_on(&call, outcome);
                 }
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
             }
@@ -153,9 +172,11 @@ impl State {
                 self.calls_failed += 1;
                 self.settle(id, |call| Settled::Answered(Answer::lost(call)));
             }
+            Event::Undone { .. } => self.undo(),
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {
                 self.turn = *turn;
+                self.attempt = None;
                 self.running = false;
                 self.interrupted = false;
                 self.ended = Some(end.clone());
@@ -186,7 +207,7 @@ impl State {
             self.tried.push((made, answer.text.clone()));
             self.circles = if before == 0 { 0 } else { self.circles + 1 };
             if before > 0 {
-                self.worn.insert(call.name.clone());
+                self.lead.circled(&call.name);
                 answer.text.push_str(&format!(
                     "\n(You have made this very call {} times, with the same answer each time. Do something else now.)",
                     before + 1
@@ -198,8 +219,93 @@ impl State {
         if !answers.is_empty() {
             told.push(Message::Results { answers });
         }
+        if !self.waiting.is_empty() {
+            // What a person said is never forgotten with an attempt.
+            self.attempt = None;
+        }
+        for text in &self.waiting {
+            self.lead.asked(text);
+        }
         told.extend(self.waiting.drain(..).map(|text| Message::User { text: text.to_string() }));
         Arc::make_mut(&mut self.conversation).extend(told);
+    }
+
+    /// A reply that changes something while the project's check fails is an attempt: it is kept if the check then gets
+    /// further, and undone otherwise, so that a small model never has to build on its own wreckage.
+    fn attempt_begins(&mut self) {
+        let led = self.created.as_ref().is_some_and(|created| created.led);
+        let changes = self.calls.iter().any(|(call, _)| lead::changes(&call.name));
+        if let Some(passed) = self.lead.passed_before().filter(|_| led && changes && self.attempt.is_none()) {
+            self.attempt = Some(Attempt {
+                messages: self.conversation.len(),
+                tried: self.tried.len(),
+                lead: self.lead.clone(),
+                passed,
+                before: Vec::new(),
+                edits: Vec::new(),
+                checks: 0,
+                complaint: self.lead.complaint(),
+                verdict: None,
+            });
+        }
+    }
+
+    fn attempt_goes_on(&mut self, call: &Call, outcome: &Outcome) {
+        let Some(attempt) = &mut self.attempt else { return };
+        if lead::changes(&call.name) {
+            let text = |name: &str| call.arguments[name].as_str().unwrap_or_default().to_string();
+            let path = text("path");
+            attempt.edits.push(Tried { path: path.clone(), old: text("old"), new: text("new") });
+            if !outcome.ok {
+                attempt.verdict = Some(outcome.text.clone());
+            } else if attempt.before.iter().all(|before| before.path != path) {
+                // A new file, or one that could not be kept: there is nothing to put back.
+                self.attempt = None;
+            }
+        } else if lead::runs(&call.name) {
+            let further = check::passed(&outcome.text).is_some_and(|passed| passed > attempt.passed);
+            let complaint = check::complaint(&outcome.text);
+            let new = attempt.complaint.as_ref().is_none_or(|before| *before != complaint);
+            if outcome.ok || further {
+                self.attempt = None;
+            } else if attempt.checks == 0 && new {
+                // It fails in another way now: a change in the right place often lacks only its other half.
+                attempt.checks += 1;
+            } else {
+                attempt.verdict = Some(complaint);
+            }
+        }
+    }
+
+    /// The files to put back and what to remember, when an attempt has failed.
+    pub(crate) fn failed_attempt(&self) -> Option<(Vec<Before>, String)> {
+        let attempt = self.attempt.as_ref()?;
+        let verdict = attempt.verdict.as_ref()?;
+        let edits: Vec<String> = attempt
+            .edits
+            .iter()
+            .map(|Tried { path, old, new }| match old.is_empty() {
+                true => format!("writing {path} anew"),
+                false => format!("in {path} replacing\n{}\nby\n{}", old.trim_end(), new.trim_end()),
+            })
+            .collect();
+        Some((
+            attempt.before.clone(),
+            format!("{} did not help and was undone: {verdict}", edits.join(", and ")),
+        ))
+    }
+
+    /// The model is not told: it was seen to write again whatever stood before it, the more so if that was wrong.
+    fn undo(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        self.calls.clear();
+        self.refused.clear();
+        self.tried.truncate(attempt.tried);
+        self.circles = 0;
+        self.lead = attempt.lead;
+        self.lead.undone(attempt.edits);
+        let conversation = Arc::make_mut(&mut self.conversation);
+        conversation.truncate(attempt.messages);
     }
 
     fn settle(&mut self, id: &str, how: impl Fn(&Call) -> Settled) {
@@ -291,31 +397,30 @@ impl State {
         self.circles
     }
 
-    /// What the next reply may be. A small model left to itself tells what it would do, invents what files say, and gives
-    /// up at the first failure. It is led to read before it changes and to run something before it answers, to look
-    /// again after a change, and to go on after a failure, a few times.
-    pub fn shape(&self) -> Shape {
-        let Some(created) = self.created.as_ref().filter(|created| created.led) else { return Shape::Free };
-        let looked = self.ran || self.tried.len() >= LOOKS_LED;
-        if created.tools.is_empty() {
-            Shape::OneCall
-        } else if !self.read {
-            Shape::MustLook
-        } else if !looked || self.unchecked || (1..=FAILURES_LED).contains(&self.failures) {
-            Shape::MustCall
-        } else {
-            Shape::OneCall
+    /// What the next reply may be, and the tools it may not call. A small model is led.
+    pub fn shape(&self) -> (Shape, BTreeSet<String>) {
+        match &self.created {
+            Some(created) if created.led => self.lead.next(created),
+            _ => (Shape::Free, BTreeSet::new()),
         }
     }
 
-    /// The tools that a led model went in circles with since it last changed something: its next reply has to do
-    /// something else. None, once too few would be left.
-    pub fn without(&self) -> &BTreeSet<String> {
-        const NONE: &BTreeSet<String> = &BTreeSet::new();
+    /// Files a led model has read or changed, the latest last: what it replaces in them has to stand there.
+    pub fn seen(&self) -> &[String] {
         match &self.created {
-            Some(created) if created.led && self.worn.len() + 2 <= created.tools.len() => &self.worn,
-            _ => NONE,
+            Some(created) if created.led => self.lead.seen(),
+            _ => &[],
         }
+    }
+
+    /// How many attempts of this turn were undone.
+    pub(crate) fn undone(&self) -> u32 {
+        self.lead.undone_count()
+    }
+
+    /// What a led model need not try to replace again: path and text.
+    pub(crate) fn avoid(&self) -> Vec<(String, String)> {
+        self.lead.avoid()
     }
 
     pub(crate) fn answered(&self) -> bool {
@@ -334,16 +439,6 @@ impl State {
         self.turn_output_tokens
     }
 }
-
-/// The tools whose success is a changed file.
-const CHANGES: [&str; 2] = ["edit", "write"];
-/// The tool that runs commands, and the one that reads files.
-const RUNS: &str = "exec";
-const READS: &str = "read";
-/// Calls after which a led model may answer without having run a command.
-const LOOKS_LED: usize = 8;
-/// Failures in a row after which a led model may say that it gives up.
-const FAILURES_LED: u32 = 5;
 
 /// A session's title from its first input.
 fn title(text: &str) -> String {

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::agent::NewSession;
 use crate::context::Message;
 use crate::dialect::Shape;
-use crate::event::{Created, Event, Recorded, Refused, SessionId, Stop, Usage};
+use crate::event::{Before, Created, Event, Recorded, Refused, SessionId, Stop, Usage};
 
 /// Everything outside the agent, as one session meets it: its journal, its mind, its tools and its clock.
 ///
@@ -42,6 +42,18 @@ pub trait World: Send + Sync {
     /// Runs one call. Ends early, with an outcome that says so, once `cancel` is set.
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error>;
 
+    /// Keeps what a call is about to change, durably. Nothing when it changes no file that can be put back.
+    async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
+        let _ = call;
+        Ok(None)
+    }
+
+    /// Puts files back as they were. Doing so twice does no harm.
+    async fn restore(&self, before: &[Before]) -> Result<(), Error> {
+        let _ = before;
+        Ok(())
+    }
+
     /// The session rests: what it holds only for speed may be let go.
     async fn rest(&self) {}
 }
@@ -55,6 +67,10 @@ pub struct Manner {
     pub shape: Shape,
     /// Tools it may not call.
     pub without: BTreeSet<String>,
+    /// Files whose text bounds what the reply may replace in them; nothing bounds it in other files.
+    pub seen: Vec<String>,
+    /// What in these files is not to be replaced, because that was tried: path and text.
+    pub avoid: Vec<(String, String)>,
 }
 
 /// Makes the [`World`] of each session.

@@ -50,8 +50,8 @@ fn events(history: &str) -> Vec<Recorded> {
                     stop: Stop::Interrupted,
                     usage: Usage::default(),
                 },
-                "start" => Event::CallStarted { id: rest.into(), replay: Replay::Unsafe },
-                "peek" => Event::CallStarted { id: rest.into(), replay: Replay::Safe },
+                "start" => Event::CallStarted { id: rest.into(), replay: Replay::Unsafe, before: None },
+                "peek" => Event::CallStarted { id: rest.into(), replay: Replay::Safe, before: None },
                 "done" => Event::CallFinished { id: rest.into(), outcome: Outcome::refused("no") },
                 "lost" => Event::CallLost { id: rest.into() },
                 "stop" => Event::Interrupted,
@@ -73,6 +73,7 @@ fn created() -> Created {
         budget: Budget { steps_max: 3, output_tokens_max: 25, reply_tokens_max: 100 },
         sampling: engine::Sampling::default(),
         led: false,
+        check: None,
     }
 }
 
@@ -87,6 +88,7 @@ fn say(action: &Action) -> String {
         Action::Think { step } => format!("think step {step}"),
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),
+        Action::Undo { before, note } => format!("undo {} files: {note}", before.len()),
         Action::End { turn, end } => format!("end turn {turn}: {}", serde_json::to_string(end).unwrap()),
     }
 }

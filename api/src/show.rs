@@ -157,6 +157,11 @@ impl Show {
                 screen.line(&line);
                 self.calls.remove(id);
             }
+            Event::Undone { note } => {
+                let (_, why) = note.split_once("was undone: ").unwrap_or(("", note));
+                let why = one_line(why, screen.width().saturating_sub(28));
+                screen.line(&screen.ink(Ink::Dim, &format!("↩ undone, it did not help: {why}")));
+            }
             Event::Interrupted => screen.line(&screen.ink(Ink::Warn, "interrupted")),
             Event::TurnEnded { end, .. } => {
                 self.doing = Doing::Nothing;

@@ -99,6 +99,7 @@ impl Stage {
             budget: Budget::default(),
             sampling: engine::Sampling::default(),
             led: false,
+            check: None,
         }
     }
 

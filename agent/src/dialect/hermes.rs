@@ -13,7 +13,7 @@
 use serde_json::Value;
 use tools::{Call, Spec};
 
-use super::{Parsed, Piece, Shape};
+use super::{Parsed, Piece, Quotes, Shape};
 use crate::context::{Answer, Message};
 use crate::event::Refused;
 
@@ -278,7 +278,12 @@ fn call(value: Value) -> Result<Call, String> {
 }
 
 /// The grammar of a reply in llguidance's Lark dialect.
-pub fn grammar(tools: &[&Spec], shape: Shape, special: impl Fn(&str) -> Option<engine::Token>) -> String {
+pub fn grammar(
+    tools: &[&Spec],
+    shape: Shape,
+    quotes: &Quotes,
+    special: impl Fn(&str) -> Option<engine::Token>,
+) -> String {
     let mark = |name: &str| match special(name) {
         Some(token) => format!("<[{token}]>"),
         None => serde_json::Value::from(name).to_string(),
@@ -294,10 +299,11 @@ pub fn grammar(tools: &[&Spec], shape: Shape, special: impl Fn(&str) -> Option<e
     lark.push_str(match shape {
         Shape::Free => "start: PLAIN? BRACED* (call (\"\\n\" call)*)?\n",
         Shape::OneCall => "start: PLAIN? BRACED* call?\n",
-        // A sentence says what the call is for; more would be a small model telling a story instead of looking.
-        Shape::MustLook => "start: marked\n",
+        // A paragraph is room to think; more would be a small model telling a story instead of acting, and code in it
+        // the whole file written out again.
+        Shape::CallNow => "start: marked\n",
         Shape::MustCall => {
-            "start: LINE? marked\nLINE: /[^{`\\n]{1,240}\\n{0,2}/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/\n"
+            "start: thought (marked | \"```json\\n\" body \"\\n```\")\nthought[max_tokens=110]: THOUGHT\nTHOUGHT: /[A-Z](?s:.*)/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/ & ~/(?s:.*)``(?s:.*)/ & ~/(?s:.*)\\{[ \\n\\t]*\"name\"(?s:.*)/\n"
         }
     });
     lark.push_str("PLAIN: /[^{]+/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/\n");
@@ -314,9 +320,58 @@ pub fn grammar(tools: &[&Spec], shape: Shape, special: impl Fn(&str) -> Option<e
         // Tool names are letters and underscores, so they need no escapes in a regular expression.
         let head =
             format!("/\\{{[ \\n\\t]{{0,8}}\"name\": ?\"{}\",[ \\n\\t]{{1,8}}\"arguments\": ?/", tool.name);
-        lark.push_str(&format!("{name}: HEAD_{i} %json {} CLOSE\nHEAD_{i}: {head}\n", schema(tool)));
+        let arguments = match quoted(tool, quotes, &mut lark) {
+            true => "quoted".to_string(),
+            false => format!("%json {}", schema(tool)),
+        };
+        lark.push_str(&format!("{name}: HEAD_{i} {arguments} CLOSE\nHEAD_{i}: {head}\n"));
     }
     lark
+}
+
+/// Writes the rule `quoted` of a tool's arguments, when they are bound to what stands in files.
+fn quoted(tool: &Spec, quotes: &Quotes, lark: &mut String) -> bool {
+    if tool.name != quotes.tool || quotes.files.is_empty() {
+        return false;
+    }
+    let literal = |text: &str| Value::from(text).to_string();
+    let others = tool.parameters["properties"].as_object().into_iter().flatten();
+    let others: Vec<String> = others
+        .filter(|(name, _)| ![quotes.path, quotes.text].contains(&name.as_str()))
+        .map(|(name, schema)| format!("{} %json {schema}", literal(&format!(", \"{name}\": "))))
+        .collect();
+    let names: Vec<String> = (0..quotes.files.len()).map(|i| format!("quote_{i}")).collect();
+    lark.push_str(&format!("quoted: ({}) \"\\\"\" {} \"}}\"\n", names.join(" | "), others.join(" ")));
+    for (i, (path, text)) in quotes.files.iter().enumerate() {
+        let head = format!("{{\"{}\": {}, \"{}\": \"", quotes.path, literal(path), quotes.text);
+        let chunks = serde_json::json!({ "substring_chunks": chunks(text) });
+        // More than white space, which is spelled \n and \t here.
+        lark.push_str(&format!(
+            "quote_{i}: {} QUOTE_{i}\nQUOTE_{i}: %regex {chunks} & /(?s:.*)[^ nt\\\\](?s:.*)/\n",
+            literal(&head)
+        ));
+    }
+    true
+}
+
+/// A text as it stands in a JSON string, in the pieces a quotation may begin and end with: a line's indentation, the
+/// rest of the line, its end.
+fn chunks(text: &str) -> Vec<String> {
+    let escaped = |text: &str| {
+        let json = Value::from(text).to_string();
+        json[1..json.len() - 1].to_string()
+    };
+    let mut chunks = Vec::new();
+    for line in text.split_inclusive('\n') {
+        let (body, end) = match line.strip_suffix('\n') {
+            Some(body) => (body, "\n"),
+            None => (line, ""),
+        };
+        let bare = body.trim_start_matches([' ', '\t']);
+        let pieces = [&body[..body.len() - bare.len()], bare, end];
+        chunks.extend(pieces.into_iter().filter(|piece| !piece.is_empty()).map(escaped));
+    }
+    chunks
 }
 
 /// A tool's schema, with the white space models write by themselves: Python's on one line, or a little more.

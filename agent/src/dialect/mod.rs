@@ -39,10 +39,24 @@ pub enum Shape {
     Free,
     /// Free text, then a call or none.
     OneCall,
-    /// A line of text or none, then a call.
+    /// A paragraph of thought, then a call.
     MustCall,
-    /// A call that only looks, at once: what a model says of files it has not seen is invented.
-    MustLook,
+    /// A call, at once: what a model says of what it has not seen is invented.
+    CallNow,
+}
+
+/// What a tool may replace: a call of `tool` on one of `files` gives as its argument `text` whole lines that stand in
+/// that file, and the argument `path` names one of these files. Without files nothing is bound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quotes {
+    /// The tool.
+    pub tool: &'static str,
+    /// The argument that names the file, the tool's first.
+    pub path: &'static str,
+    /// The argument that is quoted from it, the tool's second.
+    pub text: &'static str,
+    /// Files by their path, with their text.
+    pub files: Vec<(String, String)>,
 }
 
 /// A chat format.
@@ -94,10 +108,11 @@ impl Dialect {
         self,
         tools: &[&Spec],
         shape: Shape,
+        quotes: &Quotes,
         special: impl Fn(&str) -> Option<engine::Token>,
     ) -> engine::GrammarSource {
         match self {
-            Dialect::Hermes => engine::GrammarSource::Lark(hermes::grammar(tools, shape, special)),
+            Dialect::Hermes => engine::GrammarSource::Lark(hermes::grammar(tools, shape, quotes, special)),
         }
     }
 

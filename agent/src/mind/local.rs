@@ -1,6 +1,6 @@
 //! Thinking with the embedded engine: render, prefill what is new, sample under the grammar, read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use engine::{Engine, Grammar, Timeline, Token, Tokenizer};
@@ -8,17 +8,20 @@ use engine::{Engine, Grammar, Timeline, Token, Tokenizer};
 use crate::Error;
 use crate::context::Message;
 use crate::dialect::hermes::Begin;
-use crate::dialect::{Dialect, Piece, Shape};
+use crate::dialect::{Dialect, Piece, Quotes, Shape};
 use crate::event::{Created, Stop, Usage};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought};
-use tools::{Replay, Spec};
+use tools::Spec;
+
+/// Grammars kept; a led turn goes to and fro between a handful.
+const GRAMMARS_MAX: usize = 8;
 
 /// One session's mind: a timeline that keeps what has been computed, and the grammar of its replies.
 pub struct LocalMind {
     engine: Engine,
     dialect: Dialect,
-    /// Of the replies asked for so far: their shape, the tools left out, and the grammar.
-    grammars: Vec<(Shape, BTreeSet<String>, Grammar)>,
+    /// Of the replies asked for last: their shape, the tools left out, what they may quote, and the grammar.
+    grammars: VecDeque<(Shape, BTreeSet<String>, Quotes, Grammar)>,
     timeline: Timeline,
 }
 
@@ -32,25 +35,26 @@ impl LocalMind {
             ))
         })?;
         let timeline = engine.timeline();
-        Ok(LocalMind { engine, dialect, grammars: Vec::new(), timeline })
+        Ok(LocalMind { engine, dialect, grammars: VecDeque::new(), timeline })
     }
 
     /// The grammar of a reply, compiled at first use: a few milliseconds.
-    fn grammar(&mut self, created: &Created, manner: &Manner) -> Result<Grammar, Error> {
-        let known = |(shape, without, _): &&(Shape, BTreeSet<String>, Grammar)| {
-            (shape, without) == (&manner.shape, &manner.without)
-        };
-        if let Some((_, _, grammar)) = self.grammars.iter().find(known) {
+    fn grammar(&mut self, created: &Created, manner: &Manner, quotes: &Quotes) -> Result<Grammar, Error> {
+        let known = self.grammars.iter().find(|(shape, without, bound, _)| {
+            (shape, without, bound) == (&manner.shape, &manner.without, quotes)
+        });
+        if let Some((.., grammar)) = known {
             return Ok(grammar.clone());
         }
-        let allowed = |spec: &&Spec| {
-            let kept = !manner.without.contains(&spec.name);
-            kept && (manner.shape != Shape::MustLook || spec.replay == Replay::Safe)
-        };
-        let tools: Vec<&Spec> = created.tools.iter().filter(allowed).collect();
-        let source = self.dialect.grammar(&tools, manner.shape, |name| self.engine.tokenizer().special(name));
+        let tools: Vec<&Spec> =
+            created.tools.iter().filter(|spec| !manner.without.contains(&spec.name)).collect();
+        let special = |name: &str| self.engine.tokenizer().special(name);
+        let source = self.dialect.grammar(&tools, manner.shape, quotes, special);
         let grammar = self.engine.grammar(&source)?;
-        self.grammars.push((manner.shape, manner.without.clone(), grammar.clone()));
+        if self.grammars.len() >= GRAMMARS_MAX {
+            self.grammars.pop_front();
+        }
+        self.grammars.push_back((manner.shape, manner.without.clone(), quotes.clone(), grammar.clone()));
         Ok(grammar)
     }
 
@@ -70,10 +74,11 @@ impl LocalMind {
         conversation: &[Message],
         created: &Created,
         manner: &Manner,
+        quotes: &Quotes,
         cancel: &Cancel,
         out: &Sink,
     ) -> Result<Thought, Error> {
-        let mut grammar = self.grammar(created, manner)?;
+        let mut grammar = self.grammar(created, manner, quotes)?;
         let tokenizer = self.engine.tokenizer().clone();
         let prompt = tokens(&tokenizer, &self.dialect.render(conversation));
         let limit = self.engine.model().context_tokens;

@@ -6,6 +6,8 @@ FLAT_RATE = 490
 
 def shipping_cost(goods):
     """Sending is free for goods of FREE_FROM or more; below that it costs FLAT_RATE."""
+    if goods < 0:
+        raise ValueError("goods cannot cost less than nothing")
     if goods == 0:
         return 0
     if goods < FREE_FROM:

@@ -340,6 +340,7 @@ fn line(recorded: &Recorded) -> String {
         Event::CallStarted { id, .. } => format!("call {id} started"),
         Event::CallFinished { id, outcome } => format!("call {id}: {}", outcome.summary),
         Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
+        Event::Undone { note } => format!("undone: {note}"),
         Event::Interrupted => "interrupted".to_string(),
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),
     };

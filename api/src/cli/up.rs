@@ -59,6 +59,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     };
     tools::Sandbox::sweep();
     let opened = server::open(&config, &folders, &folders.memory(), roots.clone(), auth).await?;
+    // Before anybody is told that the service is there: whoever reads that may stop it at once.
+    let mut terminate = signal(SignalKind::terminate())
+        .map_err(|error| Failure::new(format!("cannot listen for SIGTERM: {error}")))?;
     Notice::post(&folders.data, address, local.as_ref())?;
     greet(&guard.new_key, &config, address, &roots, args.no_key);
     let readiness = opened.readiness();
@@ -82,8 +85,6 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             }
         })
     };
-    let mut terminate = signal(SignalKind::terminate())
-        .map_err(|error| Failure::new(format!("cannot listen for SIGTERM: {error}")))?;
     let stop = async move {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}

@@ -106,7 +106,7 @@ impl Fixture {
     }
 
     async fn session(&self) -> wire::Session {
-        let new = wire::NewSession { workspace: "/work/a".into(), ..wire::NewSession::default() };
+        let new = wire::NewSession { workspace: "/srv/a".into(), ..wire::NewSession::default() };
         self.client.create(&new).await.expect("a session is made")
     }
 

@@ -35,13 +35,13 @@ async fn every_refusal_is_a_problem() {
         ("DELETE", "/v1/sessions/s-none", "", ""),
         ("POST", "/v1/sessions/s-none/interrupt", "", ""),
         ("GET", "/v1/sessions/s-none/events", "", ""),
-        ("POST", "/v1/sessions", "", "{\"workspace\":\"/work\"}"),
+        ("POST", "/v1/sessions", "", "{\"workspace\":\"/srv\"}"),
         ("POST", "/v1/sessions", JSON, "{\"workspace\":"),
         ("POST", "/v1/sessions", JSON, "{}"),
         ("POST", "/v1/sessions", JSON, "{\"workspace\":7}"),
         ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/outside\"}"),
-        ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/work\",\"id\":\"NO\"}"),
-        ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/work\",\"budget\":{\"steps_max\":0}}"),
+        ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/srv\",\"id\":\"NO\"}"),
+        ("POST", "/v1/sessions", JSON, "{\"workspace\":\"/srv\",\"budget\":{\"steps_max\":0}}"),
         ("POST", &inputs, JSON, "{\"text\":\"  \"}"),
         ("POST", &inputs, JSON, "{\"text\":\"x\",\"id\":\"\"}"),
         (
@@ -80,13 +80,13 @@ async fn every_refusal_is_a_problem() {
         404 no_session               DELETE /v1/sessions/s-none
         404 no_session               POST /v1/sessions/s-none/interrupt
         404 no_session               GET /v1/sessions/s-none/events
-        415 not_json                 POST /v1/sessions {"workspace":"/work"}
+        415 not_json                 POST /v1/sessions {"workspace":"/srv"}
         400 bad_json                 POST /v1/sessions {"workspace":
         422 bad_field                POST /v1/sessions {}
         422 bad_field                POST /v1/sessions {"workspace":7}
         403 outside_roots            POST /v1/sessions {"workspace":"/outside"}
-        400 bad_request              POST /v1/sessions {"workspace":"/work","id":"NO"}
-        400 bad_request              POST /v1/sessions {"workspace":"/work","budget":{"steps_ma
+        400 bad_request              POST /v1/sessions {"workspace":"/srv","id":"NO"}
+        400 bad_request              POST /v1/sessions {"workspace":"/srv","budget":{"steps_max
         400 bad_request              POST /v1/sessions/ID/inputs {"text":"  "}
         400 bad_request              POST /v1/sessions/ID/inputs {"text":"x","id":""}
         400 bad_request              POST /v1/sessions/ID/inputs {"text":"x","id":"b"}
@@ -147,18 +147,18 @@ async fn a_keyless_service_answers_programs_and_not_pages() {
 #[tokio::test]
 async fn a_session_is_made_once_for_an_id() {
     let saga = Fixture::start(Options::default()).await;
-    let body = r#"{"workspace":"/work/a","id":"mine","a_field_of_the_future":1}"#;
+    let body = r#"{"workspace":"/srv/a","id":"mine","a_field_of_the_future":1}"#;
     let first = saga.post("/v1/sessions", body).await;
     assert_eq!((first.status, first.json()["id"].as_str()), (201, Some("mine")));
     assert!(first.head.contains("location: /v1/sessions/mine"), "{}", first.head);
     let again = saga.post("/v1/sessions", body).await;
     assert_eq!((again.status, again.json()["id"].as_str()), (200, Some("mine")));
-    let other = saga.post("/v1/sessions", r#"{"workspace":"/work/b","id":"mine"}"#).await;
+    let other = saga.post("/v1/sessions", r#"{"workspace":"/srv/b","id":"mine"}"#).await;
     assert_eq!(other.problem(), "409 exists");
     // The header names a session as well, for clients that know nothing of our ids.
     let headers = "Content-Type: application/json\r\nIdempotency-Key: \"one of mine\"\r\n";
-    let first = saga.ask("POST", "/v1/sessions", headers, r#"{"workspace":"/work/a"}"#).await;
-    let again = saga.ask("POST", "/v1/sessions", headers, r#"{"workspace":"/work/a"}"#).await;
+    let first = saga.ask("POST", "/v1/sessions", headers, r#"{"workspace":"/srv/a"}"#).await;
+    let again = saga.ask("POST", "/v1/sessions", headers, r#"{"workspace":"/srv/a"}"#).await;
     assert_eq!((first.status, again.status), (201, 200));
     assert_eq!(first.json()["id"], again.json()["id"]);
 }
@@ -235,11 +235,11 @@ async fn a_service_that_loads_says_so() {
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json()["detail"], "loading the model echo (7 %)");
     assert_eq!(saga.ask("GET", "/health", "", "").await.status, 200);
-    let refused = saga.post("/v1/sessions", r#"{"workspace":"/work/a"}"#).await;
+    let refused = saga.post("/v1/sessions", r#"{"workspace":"/srv/a"}"#).await;
     assert_eq!(refused.problem(), "503 not_ready");
     assert!(refused.head.contains("retry-after: "), "{}", refused.head);
     // Somebody who names another model does not wait for the default one.
-    assert_eq!(saga.post("/v1/sessions", r#"{"workspace":"/work/a","model":"other"}"#).await.status, 201);
+    assert_eq!(saga.post("/v1/sessions", r#"{"workspace":"/srv/a","model":"other"}"#).await.status, 201);
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ impl World for Seat {
 impl Worlds for Echo {
     async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
         if new.workspace.starts_with("/outside") {
-            return Err(Error::OutsideRoots { path: new.workspace.clone(), roots: "/work".to_string() });
+            return Err(Error::OutsideRoots { path: new.workspace.clone(), roots: "/srv".to_string() });
         }
         Ok(Created {
             workspace: new.workspace.clone(),
@@ -102,6 +102,7 @@ impl Worlds for Echo {
             budget: new.budget.unwrap_or_default(),
             sampling: engine::Sampling::default(),
             led: false,
+            check: None,
         })
     }
 

@@ -8,7 +8,7 @@ mod workspace;
 mod write;
 
 pub(crate) use edit::Edit;
-pub(crate) use read::{List, Read};
+pub(crate) use read::{List, Read, Text};
 pub(crate) use search::{Glob, Grep};
 pub(crate) use workspace::Workspace;
 pub(crate) use write::Write;
@@ -30,6 +30,7 @@ pub(crate) enum Request {
     Edit(Edit),
     Grep(Grep),
     Glob(Glob),
+    Text(Text),
 }
 
 impl Request {
@@ -37,7 +38,9 @@ impl Request {
     pub(crate) fn writes(&self) -> bool {
         match self {
             Request::Write(_) | Request::Edit(_) => true,
-            Request::Read(_) | Request::List(_) | Request::Grep(_) | Request::Glob(_) => false,
+            Request::Read(_) | Request::List(_) | Request::Grep(_) | Request::Glob(_) | Request::Text(_) => {
+                false
+            }
         }
     }
 
@@ -49,6 +52,7 @@ impl Request {
             Request::Edit(edit) => edit.perform(workspace),
             Request::Grep(grep) => grep.perform(workspace),
             Request::Glob(glob) => glob.perform(workspace),
+            Request::Text(text) => text.perform(workspace),
         };
         answer.unwrap_or_else(Answer::no)
     }

@@ -73,6 +73,29 @@ impl Read {
     }
 }
 
+/// A whole file, letter for letter: for the service, not for a model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Text {
+    pub(crate) path: String,
+    /// A longer file is refused. Bytes.
+    pub(crate) bytes_max: u64,
+}
+
+impl Text {
+    pub(super) fn perform(&self, workspace: &Workspace) -> Result<Answer, String> {
+        let below = workspace.locate(&self.path)?;
+        let name = shown(&below);
+        let (file, metadata) = workspace.open_file(&below)?;
+        let mut bytes = Vec::new();
+        file.take(self.bytes_max + 1).read_to_end(&mut bytes).map_err(|error| format!("{name}: {error}"))?;
+        if bytes.len() as u64 > self.bytes_max {
+            return Err(format!("{name} is too large ({}).", size(metadata.len())));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8 text."))?;
+        Ok(Answer::yes(text, name))
+    }
+}
+
 /// The lines asked for, as far as they fit.
 struct Window {
     bytes: Vec<u8>,

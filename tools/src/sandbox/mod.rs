@@ -155,6 +155,17 @@ impl Sandbox {
         run::files(self, request).await
     }
 
+    /// A file of the workspace, letter for letter. Nothing when it is not there, no UTF-8 text, or longer than
+    /// `bytes_max`.
+    ///
+    /// # Errors
+    /// Only when the sandbox itself failed.
+    pub async fn text(&self, path: &str, bytes_max: u64) -> Result<Option<String>, Error> {
+        let request = Request::Text(crate::files::Text { path: path.to_owned(), bytes_max });
+        let answer = self.files(&request).await?;
+        Ok(answer.ok.then_some(answer.text))
+    }
+
     /// The layers that do not hold here although the policy lets the sandbox be open.
     pub fn missing(&self) -> &[Layer] {
         &self.missing

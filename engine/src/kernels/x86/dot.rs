@@ -125,6 +125,19 @@ impl Small for Q8_0 {
     }
 }
 
+/// Asks for the bytes that come as far behind `rows` as block `b` of row `r` lies from its beginning, taken in the order
+/// of the loops here. The eight rows after these are then in the cache when their turn comes; eight short rows read side
+/// by side are more streams than the processor follows by itself (measured: 3 times the time).
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn fetch(rows: &[u8], bytes: usize, b: usize, r: usize) {
+    let next = rows.as_ptr().wrapping_add(rows.len() + (b * ROWS + r) * bytes);
+    for line in (0..bytes).step_by(64) {
+        // A prefetch never faults, wherever it points.
+        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
+    }
+}
+
 /// Low nibbles in the low half, high nibbles in the high half.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -159,6 +172,7 @@ fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
         let a = digits.map(|(_, a, _)| unsafe { _mm256_loadu_si256(a.as_ptr().cast()) });
         let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         for r in 0..ROWS {
+            fetch(rows, K::BYTES, b, r);
             // SAFETY: row `r` has whole blocks, and this is its block `b`; the features are those of this
             // function.
             // WHY: a bounds check per block and row is as dear as the product.
@@ -390,6 +404,7 @@ fn large<K: Large>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
         let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         let mut offsets = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         for r in 0..ROWS {
+            fetch(rows, K::BYTES, b, r);
             for digit in 0..DIGITS {
                 // SAFETY: row `r` has whole blocks, and this is its block `b`; the activations' lengths are
                 // asserted above, and the features are those of this function.

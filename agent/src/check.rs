@@ -1,0 +1,218 @@
+//! How a project checks itself, told from its files: a small model that is given the command runs it, and one that has
+//! to guess runs something else.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+/// The command that runs the project's tests, when its files say so plainly.
+///
+/// Only plain files directly in the workspace and in its folder of tests are looked at, and only their beginning: the
+/// folder belongs to strangers as far as the service is concerned.
+pub(crate) fn command(workspace: &Path) -> Option<String> {
+    let has = |name: &str| is_file(&workspace.join(name));
+    if has("Cargo.toml") {
+        return Some("cargo test".to_string());
+    }
+    if has("go.mod") {
+        return Some("go test ./...".to_string());
+    }
+    if let Some(package) = beginning(&workspace.join("package.json")) {
+        let package: serde_json::Value = serde_json::from_str(&package).unwrap_or_default();
+        if package.pointer("/scripts/test").is_some_and(serde_json::Value::is_string) {
+            return Some("npm test".to_string());
+        }
+    }
+    if let Some(command) = python(workspace) {
+        return Some(command);
+    }
+    let makefile =
+        ["Makefile", "makefile", "GNUmakefile"].iter().find_map(|name| beginning(&workspace.join(name)));
+    makefile
+        .is_some_and(|text| text.lines().any(|line| line.starts_with("test:")))
+        .then(|| "make test".to_string())
+}
+
+/// How many tests passed, as a test runner's output tells it; nothing when it does not.
+///
+/// Read are the summaries of unittest, pytest, cargo, Mocha, Jest, Vitest and node. Text of a program under test can
+/// look like one; all that follows from that is that an attempt is kept or undone wrongly.
+pub(crate) fn passed(output: &str) -> Option<u32> {
+    let mut total: Option<u32> = None;
+    let mut add = |n: u32| total = Some(total.unwrap_or(0).saturating_add(n));
+    let mut ran = None;
+    for line in output.lines() {
+        let line = line.trim().trim_matches(|c| c == '=' || c == ' ');
+        if let Some(rest) = line.strip_prefix("Ran ") {
+            ran = rest.split(' ').next().and_then(|n| n.parse::<u32>().ok());
+        } else if let (Some(n), true) =
+            (ran, line == "OK" || line.starts_with("OK (") || line.starts_with("FAILED ("))
+        {
+            let bad: u32 = line
+                .split(['(', ',', ')'])
+                .filter_map(|part| part.trim().split_once('='))
+                .filter_map(|(_, n)| n.parse::<u32>().ok())
+                .sum();
+            add(n.saturating_sub(bad));
+            ran = None;
+        } else if let Some(rest) = line.strip_prefix("test result: ") {
+            add(number_before(rest, "passed")?);
+        } else if line.starts_with("Tests")
+            || line.starts_with("# pass ")
+            || line.contains(" in ") && line.ends_with('s')
+        {
+            // Jest and Vitest; node; pytest, whose last line is "1 failed, 2 passed in 0.03s".
+            let counted = line.contains("passed") || line.contains("failed") || line.contains("error");
+            match line.strip_prefix("# pass ") {
+                Some(n) => add(n.trim().parse().ok()?),
+                None if counted => add(number_before(line, "passed").unwrap_or(0)),
+                None => {}
+            }
+        } else if line.ends_with("passing") || line.contains(" passing (") {
+            add(number_before(line, "passing")?);
+        }
+    }
+    total
+}
+
+/// The number in front of a word.
+fn number_before(line: &str, word: &str) -> Option<u32> {
+    let before = line[..line.find(word)?].trim_end();
+    let digits = before.len() - before.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    before[before.len() - digits..].parse().ok()
+}
+
+/// The last things a failed command complained of, short enough to be remembered.
+pub(crate) fn complaint(output: &str) -> String {
+    const LINES: usize = 3;
+    const CHARS: usize = 160;
+    let complains = |line: &&str| {
+        let lower = line.to_lowercase();
+        ["error", "panicked", "assert", "expected"].iter().any(|word| lower.contains(word))
+            && !lower.starts_with("failed")
+            && !lower.starts_with("error: test_")
+    };
+    let mut lines: Vec<&str> = output.lines().map(str::trim).filter(complains).collect();
+    lines.dedup();
+    let last = &lines[lines.len().saturating_sub(LINES)..];
+    if last.is_empty() {
+        return "the command still fails".to_string();
+    }
+    let cut = |line: &&str| line.chars().take(CHARS).collect::<String>();
+    last.iter().map(cut).collect::<Vec<_>>().join("; ")
+}
+
+fn python(workspace: &Path) -> Option<String> {
+    let pytest = || Some("python3 -m pytest -q".to_string());
+    let configured =
+        ["pytest.ini", "conftest.py", "tests/conftest.py"].iter().any(|name| is_file(&workspace.join(name)));
+    let project = ["pyproject.toml", "setup.cfg", "tox.ini"];
+    let named = project
+        .iter()
+        .filter_map(|name| beginning(&workspace.join(name)))
+        .any(|text| text.contains("pytest"));
+    for folder in ["", "tests", "test"] {
+        let Some(test) = first_test(&workspace.join(folder)) else { continue };
+        if configured || named || test.contains("import pytest") || !test.contains("unittest") {
+            return pytest();
+        }
+        let package = folder.is_empty() || is_file(&workspace.join(folder).join("__init__.py"));
+        return Some(if package {
+            "python3 -m unittest".to_string()
+        } else {
+            format!("python3 -m unittest discover -s {folder}")
+        });
+    }
+    None
+}
+
+/// The beginning of the first Python test in a folder, by name.
+fn first_test(folder: &Path) -> Option<String> {
+    let names = std::fs::read_dir(folder)
+        .ok()?
+        .take(1_000)
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let test = |name: &String| {
+        let stem = name.strip_suffix(".py");
+        stem.is_some_and(|stem| stem.starts_with("test_") || stem.ends_with("_test"))
+    };
+    let first = names.filter(test).min()?;
+    beginning(&folder.join(first))
+}
+
+/// A plain file, not a link to one.
+fn is_file(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+/// The beginning of a plain file.
+fn beginning(path: &Path) -> Option<String> {
+    const BYTES: u64 = 64 << 10;
+    if !is_file(path) {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(BYTES).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(files: &[(&str, &str)]) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        command(folder.path())
+    }
+
+    #[test]
+    fn a_project_is_checked_as_its_people_check_it() {
+        let unit = "import unittest\n";
+        type Files<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Files<'_>, Option<&str>); 10] = [
+            (&[("Cargo.toml", "")], Some("cargo test")),
+            (&[("go.mod", "")], Some("go test ./...")),
+            (&[("package.json", r#"{"scripts": {"test": "vitest run"}}"#)], Some("npm test")),
+            (&[("package.json", r#"{"name": "x"}"#)], None),
+            (&[("test_a.py", unit)], Some("python3 -m unittest")),
+            (&[("tests/test_a.py", unit)], Some("python3 -m unittest discover -s tests")),
+            (&[("tests/test_a.py", unit), ("tests/__init__.py", "")], Some("python3 -m unittest")),
+            (
+                &[("tests/test_a.py", unit), ("pyproject.toml", "[tool.pytest.ini_options]")],
+                Some("python3 -m pytest -q"),
+            ),
+            (&[("test_a.py", "def test_it(): assert True\n")], Some("python3 -m pytest -q")),
+            (&[("Makefile", "all:\n\techo\ntest: all\n\t./run\n")], Some("make test")),
+        ];
+        for (files, expected) in cases {
+            assert_eq!(project(files).as_deref(), expected, "{files:?}");
+        }
+        assert_eq!(project(&[("notes.txt", "test:")]), None);
+    }
+
+    #[test]
+    fn a_runner_tells_how_many_passed() {
+        let cases = [
+            ("Ran 8 tests in 0.001s\n\nFAILED (failures=1, errors=1)", Some(6)),
+            ("Ran 3 tests in 0.001s\n\nOK", Some(3)),
+            ("Ran 4 tests in 0.001s\n\nOK (skipped=1)", Some(3)),
+            ("Ran 1 test in 0.000s\n\nFAILED (errors=1)", Some(0)),
+            ("==== 1 failed, 12 passed in 0.12s ====", Some(12)),
+            ("2 failed in 0.12s", Some(0)),
+            ("test result: FAILED. 3 passed; 1 failed; 0 ignored", Some(3)),
+            ("test result: ok. 3 passed; 0 failed\ntest result: FAILED. 2 passed; 1 failed", Some(5)),
+            ("Tests:       1 failed, 5 passed, 6 total", Some(5)),
+            ("  12 passing (30ms)\n  1 failing", Some(12)),
+            ("error[E0308]: mismatched types", None),
+            ("", None),
+        ];
+        for (output, expected) in cases {
+            assert_eq!(passed(output), expected, "{output}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! How a small model is led through a turn.
+//!
+//! Left to itself a model of a billion parameters or two tells what it would do, invents what files say, and gives up
+//! at the first failure. The grammar of its replies is the engine's, so it can be led instead: to run the project's
+//! check before it guesses, to read before it changes, to check after every change, and to go on while the check
+//! fails. What it runs, reads and changes it decides itself.
+
+use std::collections::BTreeSet;
+
+use tools::{Outcome, Replay, Spec};
+
+use crate::check;
+use crate::dialect::Shape;
+use crate::event::Created;
+
+/// The tools whose success is a changed file.
+const CHANGES: [&str; 2] = ["edit", "write"];
+/// The tool that runs commands, and the one that reads files.
+const RUNS: &str = "exec";
+const READS: &str = "read";
+/// Calls after which a led model may answer without having run a command.
+const LOOKS_MAX: usize = 8;
+/// Calls after a failed command, or failures in a row, after which a led model may say that it gives up.
+const TRIES_MAX: usize = 6;
+/// Calls after a failed command that may only look.
+const LOOKS_FAILING: usize = 2;
+/// Attempts of a turn that are undone. Later ones stay, for a person to look at.
+const ATTEMPTS_MAX: u32 = 10;
+/// Files that are kept in mind as seen. The texts of these bound what an edit may replace.
+const SEEN_MAX: usize = 8;
+
+/// What matters of a session for leading its model. Kept by the fold.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lead {
+    /// What people said in this session, in lower case.
+    asked: String,
+    /// Files that were read or changed in this session and may be changed, the latest last.
+    seen: Vec<String>,
+    /// Whether the last command of this turn succeeded; nothing before the first.
+    passed: Option<bool>,
+    /// Calls that ended since that command, or since the turn began.
+    since: usize,
+    /// Whether a file was changed after the last command.
+    unchecked: bool,
+    /// Whether a file was changed in this turn.
+    changed: bool,
+    /// Calls in a row that failed.
+    failures: usize,
+    /// Tools the model went in circles with since it last changed something.
+    worn: BTreeSet<String>,
+    /// Tests that passed in the last command, when it failed and told.
+    score: Option<u32>,
+    /// What that command complained of.
+    complaint: Option<String>,
+    /// What was tried and undone in this turn.
+    tried: Vec<Tried>,
+    /// How many attempts that were.
+    attempts: u32,
+}
+
+/// A change that did not help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tried {
+    pub(crate) path: String,
+    /// What was replaced; nothing for a file that was written anew.
+    pub(crate) old: String,
+    pub(crate) new: String,
+}
+
+/// Whether a tool's success is a changed file.
+pub(crate) fn changes(tool: &str) -> bool {
+    CHANGES.contains(&tool)
+}
+
+/// Whether a tool runs commands.
+pub(crate) fn runs(tool: &str) -> bool {
+    tool == RUNS
+}
+
+impl Lead {
+    pub(crate) fn turn(&mut self) {
+        let (seen, asked) = (std::mem::take(&mut self.seen), std::mem::take(&mut self.asked));
+        *self = Lead { seen, asked, ..Lead::default() };
+    }
+
+    /// A call came to an end.
+    pub(crate) fn ended(&mut self, name: &str, arguments: &serde_json::Value, outcome: &Outcome) {
+        let ok = outcome.ok;
+        self.since += 1;
+        self.failures = if ok { 0 } else { self.failures + 1 };
+        let changed = ok && CHANGES.contains(&name);
+        if name == RUNS {
+            self.passed = Some(ok);
+            self.complaint = (!ok).then(|| check::complaint(&outcome.text));
+            self.score = if ok { None } else { check::passed(&outcome.text) };
+            self.since = 0;
+            self.unchecked = false;
+        }
+        if changed {
+            self.unchecked = true;
+            self.changed = true;
+            self.worn.clear();
+        }
+        let seen = arguments["path"].as_str().filter(|_| changed || ok && name == READS);
+        if let Some(path) = seen.filter(|path| !self.untouchable(path)) {
+            self.seen.retain(|seen| seen != path);
+            self.seen.push(path.to_string());
+            if self.seen.len() > SEEN_MAX {
+                self.seen.remove(0);
+            }
+        }
+    }
+
+    /// Whether a file is a test that nobody asked to be changed: a small model makes a failing test pass by changing what
+    /// it expects.
+    fn untouchable(&self, path: &str) -> bool {
+        let path = path.to_lowercase();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let stem = name.split('.').next().unwrap_or_default();
+        let named = stem.starts_with("test_")
+            || stem.ends_with("_test")
+            || stem.ends_with("_tests")
+            || stem == "tests";
+        let spec = [".test.", ".spec."].iter().any(|part| name.contains(part));
+        let inside = ["tests/", "test/", "__tests__/", "spec/"]
+            .iter()
+            .any(|folder| path.starts_with(folder) || path.contains(&format!("/{folder}")));
+        (named || spec || inside) && !self.asked.contains(name)
+    }
+
+    /// A person said something.
+    pub(crate) fn asked(&mut self, text: &str) {
+        self.asked.push_str(&text.to_lowercase());
+        self.asked.push('\n');
+    }
+
+    /// A call was made before, with the same answer.
+    pub(crate) fn circled(&mut self, name: &str) {
+        self.worn.insert(name.to_string());
+    }
+
+    /// An attempt with these changes was undone.
+    pub(crate) fn undone(&mut self, edits: Vec<Tried>) {
+        self.attempts += 1;
+        self.tried.extend(edits);
+    }
+
+    pub(crate) fn undone_count(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Tests that passed when the check failed last, while an attempt may still be undone.
+    pub(crate) fn passed_before(&self) -> Option<u32> {
+        self.score.filter(|_| self.attempts < ATTEMPTS_MAX)
+    }
+
+    /// What the last command complained of, if it failed.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.complaint.clone()
+    }
+
+    /// Places where replacing did not help twice, or not even the same change did: the fault may be elsewhere.
+    pub(crate) fn avoid(&self) -> Vec<(String, String)> {
+        let mut avoid: Vec<(String, String)> = Vec::new();
+        for tried in &self.tried {
+            let place = (tried.path.clone(), tried.old.trim().to_string());
+            let same = |other: &&Tried| other.path == place.0 && other.old.trim() == place.1;
+            if self.tried.iter().filter(same).count() >= 2 && !place.1.is_empty() && !avoid.contains(&place) {
+                avoid.push(place);
+            }
+        }
+        avoid
+    }
+
+    /// Files the model has seen, the latest last.
+    pub(crate) fn seen(&self) -> &[String] {
+        &self.seen
+    }
+
+    /// What the next reply may be, and the tools it may not call.
+    pub(crate) fn next(&self, created: &Created) -> (Shape, BTreeSet<String>) {
+        let all_but = |keep: &dyn Fn(&Spec) -> bool| {
+            created
+                .tools
+                .iter()
+                .filter(|spec| !keep(spec))
+                .map(|spec| spec.name.clone())
+                .collect::<BTreeSet<_>>()
+        };
+        let runs = created.tools.iter().any(|spec| spec.name == RUNS);
+        let check = created.check.is_some() && runs;
+        if created.tools.is_empty() {
+            (Shape::OneCall, BTreeSet::new())
+        } else if check && (self.passed.is_none() || self.unchecked) {
+            (Shape::CallNow, all_but(&|spec| spec.name == RUNS))
+        } else if self.seen.is_empty() && self.since < LOOKS_MAX {
+            let unworn = |spec: &Spec| spec.replay == Replay::Safe && !self.worn.contains(&spec.name);
+            let without = all_but(&unworn);
+            let none = without.len() == created.tools.len();
+            (Shape::CallNow, if none { all_but(&|spec| spec.replay == Replay::Safe) } else { without })
+        } else {
+            let failing = self.passed == Some(false);
+            let looking = self.passed.is_none() && self.since < LOOKS_MAX;
+            let stuck = self.failures > 0 && self.failures < TRIES_MAX;
+            let shape = if failing && self.since < TRIES_MAX || looking || stuck || self.unchecked {
+                Shape::MustCall
+            } else {
+                Shape::OneCall
+            };
+            let mut without = self.worn.clone();
+            if failing && !self.unchecked {
+                // The same command on the same files fails the same way.
+                without.insert(RUNS.to_string());
+                without.insert("write".to_string());
+                if self.seen.is_empty() {
+                    without.insert("edit".to_string());
+                } else if self.since >= LOOKS_FAILING || self.changed {
+                    // It has looked, or its own change has failed: what is left is to change something.
+                    without = all_but(&|spec| spec.name == "edit");
+                    return (shape, without);
+                }
+            }
+            // Something to do otherwise has to remain.
+            let left = created.tools.iter().filter(|spec| !without.contains(&spec.name)).count();
+            (shape, if left >= 2 { without } else { BTreeSet::new() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use memory::{Digest, Seq};
+    use tools::{Call, Toolbox};
+
+    use super::*;
+    use crate::State;
+    use crate::decide::Action;
+    use crate::event::{Before, Budget, Event, Recorded, Stop, Usage};
+
+    const FAILS: &str = "AssertionError: 2 != 3\n\nRan 8 tests in 0.1s\n\nFAILED (failures=1)";
+
+    /// A led session in a project whose tests fail, told event by event.
+    struct Session {
+        state: State,
+        seq: u64,
+        calls: u32,
+    }
+
+    impl Session {
+        fn new() -> Session {
+            let mut session = Session { state: State::default(), seq: 0, calls: 0 };
+            session.tell(Event::Created(Box::new(Created {
+                workspace: "/w".into(),
+                model: "m".into(),
+                dialect: "hermes".into(),
+                system: "s".into(),
+                tools: Toolbox::builtin().specs().into_iter().cloned().collect(),
+                budget: Budget::default(),
+                sampling: engine::Sampling::default(),
+                led: true,
+                check: Some("python3 -m unittest".into()),
+            })));
+            session.tell(Event::Input { id: "1".into(), text: "Fix it.".into() });
+            session.tell(Event::TurnStarted { turn: 1 });
+            session
+        }
+
+        fn tell(&mut self, event: Event) {
+            self.seq += 1;
+            self.state.apply(&Recorded { seq: Seq(self.seq), at_ms: 0, event });
+        }
+
+        fn call(&mut self, name: &str, arguments: serde_json::Value, ok: bool, text: &str) {
+            self.calls += 1;
+            let id = format!("c{}", self.calls);
+            let before = arguments["path"]
+                .as_str()
+                .filter(|_| changes(name))
+                .map(|path| Before { path: path.to_string(), blob: Digest::of(b"as it was") });
+            self.tell(Event::StepStarted { step: self.calls });
+            self.tell(Event::Reply {
+                step: self.calls,
+                tokens: Vec::new(),
+                text: String::new(),
+                calls: vec![Call { id: id.clone(), name: name.to_string(), arguments }],
+                refused: Vec::new(),
+                stop: Stop::End,
+                usage: Usage::default(),
+            });
+            self.tell(Event::CallStarted { id: id.clone(), replay: Replay::Unsafe, before });
+            let outcome = Outcome { ok, ..Outcome::refused(text) };
+            self.tell(Event::CallFinished { id, outcome });
+        }
+
+        fn check(&mut self, ok: bool, text: &str) {
+            self.call("exec", serde_json::json!({"command": "python3 -m unittest"}), ok, text);
+        }
+
+        fn edit(&mut self, new: &str) {
+            let arguments = serde_json::json!({"path": "a.py", "old": "x", "new": new});
+            self.call("edit", arguments, true, "Edited.");
+        }
+
+        /// The shape of the next reply and the tools it may call.
+        fn next(&self) -> (Shape, Vec<String>) {
+            let (shape, without) = self.state.shape();
+            let created = self.state.created().unwrap();
+            let names = created.tools.iter().map(|tool| tool.name.clone());
+            (shape, names.filter(|name| !without.contains(name)).collect())
+        }
+    }
+
+    #[test]
+    fn a_small_model_is_led_from_the_check_to_the_file_to_the_change_to_the_check() {
+        let mut session = Session::new();
+        assert_eq!(session.next(), (Shape::CallNow, vec!["exec".to_string()]));
+        session.check(false, FAILS);
+        let (shape, tools) = session.next();
+        assert_eq!(shape, Shape::CallNow);
+        assert!(tools.contains(&"read".to_string()) && !tools.contains(&"edit".to_string()), "{tools:?}");
+        session.call("read", serde_json::json!({"path": "test_a.py"}), true, "…");
+        // A test is not what is to be changed, so there is still something to read.
+        assert_eq!(session.next().0, Shape::CallNow);
+        session.call("read", serde_json::json!({"path": "a.py"}), true, "…");
+        let (shape, tools) = session.next();
+        assert_eq!(shape, Shape::MustCall);
+        assert_eq!(tools, ["edit"]);
+        session.edit("y");
+        assert_eq!(session.next(), (Shape::CallNow, vec!["exec".to_string()]));
+        session.check(true, "Ran 8 tests in 0.1s\n\nOK");
+        assert_eq!(session.next().0, Shape::OneCall);
+    }
+
+    #[test]
+    fn a_change_that_did_not_help_is_undone_and_forgotten() {
+        let mut session = Session::new();
+        session.check(false, FAILS);
+        session.call("read", serde_json::json!({"path": "a.py"}), true, "…");
+        session.tell(Event::StepStarted { step: 3 });
+        let before = session.state.conversation().clone();
+        for attempt in 1..=2 {
+            session.edit("y");
+            session.check(false, FAILS);
+            let Action::Undo { before: files, note } = session.state.next() else {
+                panic!("{:?}", session.state.next())
+            };
+            assert_eq!(files, [Before { path: "a.py".into(), blob: Digest::of(b"as it was") }]);
+            assert!(note.contains("2 != 3"), "{note}");
+            session.tell(Event::Undone { note });
+            assert_eq!(*session.state.conversation(), before);
+            assert_eq!(session.state.undone(), attempt);
+        }
+        // After the second time elsewhere.
+        assert_eq!(session.state.avoid(), [("a.py".to_string(), "x".to_string())]);
+    }
+
+    #[test]
+    fn a_change_that_helps_a_little_or_fails_in_another_way_is_built_upon() {
+        let mut session = Session::new();
+        session.check(false, "E1 error\n\nRan 8 tests in 0.1s\n\nFAILED (failures=3)");
+        session.call("read", serde_json::json!({"path": "a.py"}), true, "…");
+        session.edit("y");
+        session.check(false, "E1 error\n\nRan 8 tests in 0.1s\n\nFAILED (failures=2)");
+        assert!(matches!(session.state.next(), Action::Think { .. }));
+        session.edit("z");
+        session.check(false, "NameError: math\n\nRan 8 tests in 0.1s\n\nFAILED (errors=8)");
+        assert!(matches!(session.state.next(), Action::Think { .. }), "it may be mended once");
+        session.edit("import z");
+        session.check(false, "NameError: math\n\nRan 8 tests in 0.1s\n\nFAILED (errors=8)");
+        assert!(matches!(session.state.next(), Action::Undo { .. }));
+        // What a person says in between is never forgotten.
+        session.tell(Event::Input { id: "2".into(), text: "Leave it.".into() });
+        session.tell(Event::StepStarted { step: 9 });
+        assert!(matches!(session.state.next(), Action::Think { .. }));
+    }
+}
