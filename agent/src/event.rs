@@ -125,8 +125,8 @@ pub struct Created {
 pub struct Before {
     /// Its path in the workspace.
     pub path: String,
-    /// The blob that holds its text.
-    pub blob: memory::Digest,
+    /// Its text: in the journal itself, so that it goes when the session is deleted.
+    pub text: String,
 }
 
 /// Limits of one turn. A limit that is reached ends the turn cleanly; the next input starts a new one.

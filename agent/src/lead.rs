@@ -229,7 +229,7 @@ impl Lead {
 
 #[cfg(test)]
 mod tests {
-    use memory::{Digest, Seq};
+    use memory::Seq;
     use tools::{Call, Toolbox};
 
     use super::*;
@@ -276,7 +276,7 @@ mod tests {
             let before = arguments["path"]
                 .as_str()
                 .filter(|_| changes(name))
-                .map(|path| Before { path: path.to_string(), blob: Digest::of(b"as it was") });
+                .map(|path| Before { path: path.to_string(), text: "as it was".into() });
             self.tell(Event::StepStarted { step: self.calls });
             self.tell(Event::Reply {
                 step: self.calls,
@@ -344,7 +344,7 @@ mod tests {
             let Action::Undo { before: files, note } = session.state.next() else {
                 panic!("{:?}", session.state.next())
             };
-            assert_eq!(files, [Before { path: "a.py".into(), blob: Digest::of(b"as it was") }]);
+            assert_eq!(files, [Before { path: "a.py".into(), text: "as it was".into() }]);
             assert!(note.contains("2 != 3"), "{note}");
             session.tell(Event::Undone { note });
             assert_eq!(*session.state.conversation(), before);

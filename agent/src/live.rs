@@ -212,8 +212,8 @@ impl Worlds for Arc<Live> {
     }
 }
 
-/// The longest file that is kept before it is changed: what the file tools write at most. Bytes.
-const KEPT_BYTES_MAX: u64 = 4 << 20;
+/// The longest file that is kept before it is changed; changes of longer ones are not undone. Bytes.
+const KEPT_BYTES_MAX: u64 = 256 << 10;
 
 /// The most text that bounds an edit. Bytes; far above what a small model can have read, far below what a grammar may be.
 const QUOTED_BYTES_MAX: u64 = 64 << 10;
@@ -307,21 +307,12 @@ impl World for LiveWorld {
             return Ok(None);
         };
         let Some(text) = self.sandbox().await?.text(path, KEPT_BYTES_MAX).await? else { return Ok(None) };
-        let memory = self.live.memory.clone();
-        let blob = blocking(move || Ok(memory.put_blob(text.as_bytes())?)).await?;
-        Ok(Some(Before { path: path.to_string(), blob }))
+        Ok(Some(Before { path: path.to_string(), text }))
     }
 
     async fn restore(&self, before: &[Before]) -> Result<(), Error> {
-        for Before { path, blob } in before {
-            let (memory, blob) = (self.live.memory.clone(), *blob);
-            let text = blocking(move || Ok(memory.blob(&blob)?)).await?;
-            let content = text.and_then(|text| String::from_utf8(text).ok()).ok_or_else(|| {
-                Error::BadRequest(format!(
-                    "what {path} was before is not in the data folder any more, so it cannot be put back"
-                ))
-            })?;
-            let arguments = serde_json::json!({ "path": path, "content": content });
+        for Before { path, text } in before {
+            let arguments = serde_json::json!({ "path": path, "content": text });
             let call = Call { id: String::new(), name: "write".to_string(), arguments };
             let done = self.live.toolbox.perform(&call, &*self.sandbox().await?, &|_: &str| ()).await?;
             if !done.ok {
