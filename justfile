@@ -34,3 +34,8 @@ bench model="qwen2.5-coder-1.5b":
 # Lines per file, longest first: looked at in review; fails nothing.
 size:
     git ls-files '*.rs' | xargs wc -l | sort -rn | head -40
+
+# A model pulled from the real sources into a folder, hub first: the ignored test of the catalog.
+real-pull model="qwen2.5-coder-1.5b" dir="/tmp/saga-pull":
+    mkdir -p {{dir}}
+    SAGA_TEST_PULL={{model}} SAGA_TEST_PULL_DIR={{dir}} cargo test -p engine --lib -- --ignored --nocapture a_real_pull

@@ -75,6 +75,63 @@ pub(crate) fn passed(output: &str) -> Option<u32> {
     total
 }
 
+/// A command's output as a small model reads it: paths relative to the workspace, and no durations. Where a project
+/// lies and how long its tests take say nothing about it, cost tokens, and would send so small a model another way each
+/// time: so equal projects read equal, and greedy sessions repeat.
+pub(crate) fn steady(output: &str, workspace: &Path) -> String {
+    let text = relative(output, &workspace.display().to_string());
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, digits) = rest.split_at(at);
+        out.push_str(before);
+        let end = digits.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(digits.len());
+        let (number, after) = digits.split_at(end);
+        let unit = ["ms", "s"].into_iter().find(|unit| {
+            after
+                .strip_prefix(unit)
+                .is_some_and(|next| !next.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        });
+        let alone = before.ends_with([' ', '(', '\t']);
+        let one_point = number.matches('.').count() == 1 && !number.ends_with('.');
+        match unit {
+            Some(unit) if alone && (one_point || unit == "ms") => {
+                out.push('0');
+                out.push_str(unit);
+                rest = &after[unit.len()..];
+            }
+            _ => {
+                out.push_str(number);
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A text with the paths below a folder made relative to it.
+fn relative(text: &str, folder: &str) -> String {
+    let of_name = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(folder) {
+        let (before, after) = (&rest[..at], &rest[at + folder.len()..]);
+        out.push_str(before);
+        // Neither the end of a longer path nor the beginning of a longer name.
+        let whole = !before.ends_with(|c| of_name(c) || c == '/') && !after.starts_with(of_name);
+        rest = match after.strip_prefix('/').filter(|below| whole && below.starts_with(of_name)) {
+            Some(below) => below,
+            None => {
+                out.push_str(if whole { "." } else { folder });
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
 /// The number in front of a word.
 fn number_before(line: &str, word: &str) -> Option<u32> {
     let before = line[..line.find(word)?].trim_end();
@@ -128,6 +185,9 @@ fn python(workspace: &Path) -> Option<String> {
 
 /// The beginning of the first Python test in a folder, by name.
 fn first_test(folder: &Path) -> Option<String> {
+    if !folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return None;
+    }
     let names = std::fs::read_dir(folder)
         .ok()?
         .take(1_000)
@@ -159,6 +219,19 @@ fn beginning(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn output_reads_the_same_wherever_and_however_fast_it_was_made() {
+        let steady = |text: &str| steady(text, Path::new("/w/app"));
+        assert_eq!(steady("  File \"/w/app/a.py\", line 3"), "  File \"a.py\", line 3");
+        assert_eq!(steady("cwd: /w/app\n/w/application/x"), "cwd: .\n/w/application/x");
+        assert_eq!(steady("/tmp/w/app/a /w/app/ '/w/app'"), "/tmp/w/app/a ./ '.'");
+        assert_eq!(steady("Ran 8 tests in 0.004s"), "Ran 8 tests in 0s");
+        assert_eq!(steady("2 passed in 1.25s (0.31s)\nok (12ms)"), "2 passed in 0s (0s)\nok (0ms)");
+        let kept = "1.5 != 1.50, v1.2.3s 4.5sec x0.5s 10s 3.s, 0.5";
+        assert_eq!(steady(kept), kept);
+        assert_eq!(steady("日本 0.5s 9"), "日本 0s 9");
+    }
 
     fn project(files: &[(&str, &str)]) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();

@@ -28,7 +28,7 @@ pub enum Action {
     Undo {
         /// The files.
         before: Vec<Before>,
-        /// What is remembered of it.
+        /// What people are told of it.
         note: String,
     },
     /// End the turn.

@@ -77,10 +77,9 @@ pub enum Event {
         /// [`Call::id`].
         id: String,
     },
-    /// An attempt of a led model did not help: the files it changed are as they were, and the model has forgotten the
-    /// attempt but for the note.
+    /// An attempt of a led model did not help: the files it changed are as they were, and the model has forgotten it.
     Undone {
-        /// What was tried, and what came of it.
+        /// What was tried and what came of it, for people: the model is not shown it.
         note: String,
     },
     /// Somebody asked the running turn to stop.

@@ -34,6 +34,8 @@ const SEEN_MAX: usize = 8;
 pub(crate) struct Lead {
     /// What people said in this session, in lower case.
     asked: String,
+    /// Whether the last of it was a question: then nothing is to be changed, unless the model wants to.
+    question: bool,
     /// Files that were read or changed in this session and may be changed, the latest last.
     seen: Vec<String>,
     /// Whether the last command of this turn succeeded; nothing before the first.
@@ -79,8 +81,8 @@ pub(crate) fn runs(tool: &str) -> bool {
 
 impl Lead {
     pub(crate) fn turn(&mut self) {
-        let (seen, asked) = (std::mem::take(&mut self.seen), std::mem::take(&mut self.asked));
-        *self = Lead { seen, asked, ..Lead::default() };
+        let Lead { asked, question, seen, .. } = std::mem::take(self);
+        *self = Lead { asked, question, seen, ..Lead::default() };
     }
 
     /// A call came to an end.
@@ -130,6 +132,7 @@ impl Lead {
 
     /// A person said something.
     pub(crate) fn asked(&mut self, text: &str) {
+        self.question = text.trim_end().ends_with(['?', '？']);
         self.asked.push_str(&text.to_lowercase());
         self.asked.push('\n');
     }
@@ -159,7 +162,7 @@ impl Lead {
         self.complaint.clone()
     }
 
-    /// Places where replacing did not help twice, or not even the same change did: the fault may be elsewhere.
+    /// Places where replacing did not help twice: the fault may be elsewhere.
     pub(crate) fn avoid(&self) -> Vec<(String, String)> {
         let mut avoid: Vec<(String, String)> = Vec::new();
         for tried in &self.tried {
@@ -187,8 +190,11 @@ impl Lead {
                 .map(|spec| spec.name.clone())
                 .collect::<BTreeSet<_>>()
         };
+        if self.question && !self.seen.is_empty() {
+            return (Shape::OneCall, BTreeSet::new());
+        }
         let runs = created.tools.iter().any(|spec| spec.name == RUNS);
-        let check = created.check.is_some() && runs;
+        let check = created.check.is_some() && runs && !self.question;
         if created.tools.is_empty() {
             (Shape::OneCall, BTreeSet::new())
         } else if check && (self.passed.is_none() || self.unchecked) {
@@ -208,7 +214,8 @@ impl Lead {
                 Shape::OneCall
             };
             let mut without = self.worn.clone();
-            if failing && !self.unchecked {
+            // Only tests that failed call for a change: a search that found nothing fails too.
+            if self.score.is_some() && !self.unchecked {
                 // The same command on the same files fails the same way.
                 without.insert(RUNS.to_string());
                 without.insert("write".to_string());
@@ -329,6 +336,25 @@ mod tests {
         assert_eq!(session.next(), (Shape::CallNow, vec!["exec".to_string()]));
         session.check(true, "Ran 8 tests in 0.1s\n\nOK");
         assert_eq!(session.next().0, Shape::OneCall);
+    }
+
+    #[test]
+    fn a_question_and_a_search_without_a_match_force_no_change() {
+        let mut session = Session::new();
+        session.tell(Event::Input { id: "2".into(), text: "What does it do?".into() });
+        session.tell(Event::StepStarted { step: 1 });
+        assert!(!session.next().1.contains(&"exec".to_string()), "it looks first");
+        session.call("read", serde_json::json!({"path": "a.py"}), true, "…");
+        assert_eq!(session.next().0, Shape::OneCall);
+        session.check(false, FAILS);
+        assert_eq!(session.next().0, Shape::OneCall);
+
+        let mut session = Session::new();
+        session.check(true, "Ran 8 tests in 0.1s\n\nOK");
+        session.call("read", serde_json::json!({"path": "a.py"}), true, "…");
+        session.call("exec", serde_json::json!({"command": "grep -r nothing ."}), false, "exit code 1");
+        let (_, tools) = session.next();
+        assert!(tools.contains(&"exec".to_string()) && tools.contains(&"write".to_string()), "{tools:?}");
     }
 
     #[test]

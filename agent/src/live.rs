@@ -204,7 +204,14 @@ impl Worlds for Arc<Live> {
             helper: self.options.helper.clone(),
             ..Policy::new(&created.workspace)
         };
-        Ok(Arc::new(LiveWorld { live: self.clone(), journal, thinking, policy, sandbox: Mutex::default() }))
+        Ok(Arc::new(LiveWorld {
+            live: self.clone(),
+            journal,
+            thinking,
+            policy,
+            led: created.led,
+            sandbox: Mutex::default(),
+        }))
     }
 
     fn now_ms(&self) -> u64 {
@@ -224,6 +231,8 @@ struct LiveWorld {
     journal: Journal,
     thinking: Arc<Thinking>,
     policy: Policy,
+    /// Whether the session's model is led.
+    led: bool,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
 }
 
@@ -336,7 +345,11 @@ impl World for LiveWorld {
             // A sandbox that failed once is not trusted again; the next call gets a new one.
             *self.sandbox.lock().await = None;
         }
-        Ok(done?)
+        let mut done = done?;
+        if self.led && lead::runs(&call.name) {
+            done.text = check::steady(&done.text, &self.policy.workspace);
+        }
+        Ok(done)
     }
 }
 

@@ -303,7 +303,7 @@ pub fn grammar(
         // the whole file written out again.
         Shape::CallNow => "start: marked\n",
         Shape::MustCall => {
-            "start: thought (marked | \"```json\\n\" body \"\\n```\")\nthought[max_tokens=110]: THOUGHT\nTHOUGHT: /[A-Z](?s:.*)/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/ & ~/(?s:.*)``(?s:.*)/ & ~/(?s:.*)\\{[ \\n\\t]*\"name\"(?s:.*)/\n"
+            "start: thought marked\nthought[max_tokens=110]: THOUGHT\nTHOUGHT: /[A-Z](?s:.*)/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/ & ~/(?s:.*)``(?s:.*)/ & ~/(?s:.*)\\{[ \\n\\t]*\"name\"(?s:.*)/\n"
         }
     });
     lark.push_str("PLAIN: /[^{]+/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/\n");

@@ -498,7 +498,7 @@ fn the_catalog_is_sound() {
 }
 
 #[test]
-#[ignore = "pulls the model SAGA_TEST_PULL names from the real sources into SAGA_TEST_PULL_DIR"]
+#[ignore = "downloads a gigabyte; run by `just real-pull`, and the gate pulls the same way in its demo"]
 fn a_real_pull() {
     let id = std::env::var("SAGA_TEST_PULL").unwrap_or_else(|_| DEFAULT.to_owned());
     let dir =

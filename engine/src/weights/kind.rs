@@ -80,7 +80,7 @@ impl Kind {
     }
 
     /// What candle calls this kind.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn to_candle(self) -> GgmlDType {
         match self {
             Kind::F32 => GgmlDType::F32,

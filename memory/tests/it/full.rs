@@ -30,7 +30,7 @@ fn when_no_room_is_left_that_is_said_and_nothing_is_lost() {
 }
 
 #[test]
-#[ignore = "this is the process that the test above lets run out of room"]
+#[ignore = "no test of its own: the test above runs it, in every run, as the process that runs out of room"]
 fn child() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let memory = Memory::open(Path::new(&dir)).unwrap();

@@ -117,7 +117,7 @@ fn check(
 }
 
 #[test]
-#[ignore = "this is the process that the test above kills"]
+#[ignore = "no test of its own: the test above runs it, in every run, as the process that it kills"]
 fn child() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let round: u64 = std::env::var("SAGA_TEST_KILL_ROUND").unwrap().parse().unwrap();

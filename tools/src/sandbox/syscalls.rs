@@ -139,7 +139,8 @@ macro_rules! calls {
     ($($name:ident)*) => { &[$(libc::$name),*] };
 }
 
-/// Refused in plain words: programs try these, and should say that it is not permitted rather than not implemented.
+/// Answered with EPERM: programs try these and report a permission that they lack. Calls in no list get ENOSYS, which
+/// makes programs fall back to older calls.
 const REFUSED: &[i64] = calls! {
     SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_move_mount SYS_open_tree SYS_fsopen SYS_fsconfig SYS_fsmount
     SYS_fspick SYS_mount_setattr SYS_setns SYS_unshare SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_kcmp
