@@ -107,7 +107,41 @@ pub(crate) fn steady(output: &str, workspace: &Path) -> String {
         }
     }
     out.push_str(rest);
-    out
+    once(&out)
+}
+
+/// A text in which each failure is told once: of paragraphs that end in the same line, as the tracebacks of many tests
+/// that break on one fault do, the first is kept whole and the others are counted.
+fn once(text: &str) -> String {
+    /// Lines that make a paragraph long enough to be worth leaving out.
+    const LINES_MIN: usize = 4;
+    let mut ends: Vec<&str> = Vec::new();
+    let mut kept: Vec<String> = Vec::new();
+    let mut more = 0;
+    for paragraph in text.split("\n\n") {
+        let end = paragraph.lines().last().unwrap_or_default().trim();
+        let long = paragraph.trim().lines().count() >= LINES_MIN;
+        if long && ends.contains(&end) {
+            more += 1;
+            continue;
+        }
+        if long {
+            ends.push(end);
+        }
+        if more > 0 {
+            kept.push(counted(more));
+            more = 0;
+        }
+        kept.push(paragraph.to_string());
+    }
+    if more > 0 {
+        kept.push(counted(more));
+    }
+    kept.join("\n\n")
+}
+
+fn counted(more: usize) -> String {
+    format!("(and {more} more that fail in the same way)")
 }
 
 /// A text with the paths below a folder made relative to it.
@@ -231,6 +265,27 @@ mod tests {
         let kept = "1.5 != 1.50, v1.2.3s 4.5sec x0.5s 10s 3.s, 0.5";
         assert_eq!(steady(kept), kept);
         assert_eq!(steady("日本 0.5s 9"), "日本 0s 9");
+    }
+
+    #[test]
+    fn a_fault_that_breaks_many_tests_is_told_once() {
+        let failure = |test: &str, why: &str| format!("=====\nERROR: {test}\n-----\nTraceback\n{why}");
+        let text = [
+            failure("a", "NameError: m"),
+            failure("b", "NameError: m"),
+            failure("c", "KeyError: x"),
+            failure("d", "NameError: m"),
+            "-----\nRan 4 tests in 0s".to_string(),
+            "FAILED (errors=4)".to_string(),
+        ]
+        .join("\n\n");
+        let told = steady(&text, Path::new("/w"));
+        assert_eq!(told.matches("NameError: m").count(), 1);
+        assert_eq!(told.matches("KeyError: x").count(), 1);
+        assert_eq!(told.matches("(and 1 more that fail in the same way)").count(), 2);
+        assert!(told.ends_with("Ran 4 tests in 0s\n\nFAILED (errors=4)"), "{told}");
+        assert_eq!(passed(&told), Some(0));
+        assert_eq!(steady("a\n\na\n\nb", Path::new("/w")), "a\n\na\n\nb");
     }
 
     fn project(files: &[(&str, &str)]) -> Option<String> {

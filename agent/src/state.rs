@@ -66,6 +66,8 @@ struct Attempt {
     edits: Vec<Tried>,
     /// Checks that failed since.
     checks: u32,
+    /// Changes that were refused.
+    slips: u32,
     /// What the check complained of before.
     complaint: Option<String>,
     /// Why it did not help.
@@ -244,6 +246,7 @@ impl State {
                 before: Vec::new(),
                 edits: Vec::new(),
                 checks: 0,
+                slips: 0,
                 complaint: self.lead.complaint(),
                 verdict: None,
             });
@@ -257,7 +260,12 @@ impl State {
             let path = text("path");
             attempt.edits.push(Tried { path: path.clone(), old: text("old"), new: text("new") });
             if !outcome.ok {
-                attempt.verdict = Some(outcome.text.clone());
+                // What was refused has changed nothing and says what to do instead: once that is worth a second look,
+                // if the change before it had led somewhere new.
+                attempt.slips += 1;
+                if attempt.checks == 0 || attempt.slips > 1 {
+                    attempt.verdict = Some(outcome.text.clone());
+                }
             } else if attempt.before.iter().all(|before| before.path != path) {
                 // A new file, or one that could not be kept: there is nothing to put back.
                 self.attempt = None;

@@ -87,7 +87,11 @@ fn apply(text: &str, old: &str, new: &str, all: bool) -> Result<Done, String> {
         );
     }
     if old == new {
-        return Err("The old and the new text are the same.".to_owned());
+        return Err(
+            "The old and the new text are the same. To add lines, such as an import, give the line that stands next to them \
+             as old, and the same line together with the added ones as new."
+                .to_owned(),
+        );
     }
     if let Some(done) = exactly(text, old, new, all, None)? {
         return Ok(done);
