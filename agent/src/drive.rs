@@ -110,6 +110,7 @@ impl Driver<'_> {
             without,
             seen: self.state.seen().to_vec(),
             avoid: self.state.avoid(),
+            named: self.state.named().to_vec(),
         };
         let (switch, cancel) = Cancel::pair();
         let (world, out) = (self.world, self.out);

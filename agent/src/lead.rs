@@ -12,6 +12,7 @@ use tools::{Outcome, Replay, Spec};
 use crate::check;
 use crate::dialect::Shape;
 use crate::event::Created;
+use crate::focus;
 
 /// The tools whose success is a changed file.
 const CHANGES: [&str; 2] = ["edit", "write"];
@@ -26,6 +27,8 @@ const TRIES_MAX: usize = 6;
 const LOOKS_FAILING: usize = 2;
 /// Attempts of a turn that are undone. Later ones stay, for a person to look at.
 const ATTEMPTS_MAX: u32 = 10;
+/// Attempts that are undone before a fault is looked for outside of what the failing check leads to.
+const LED_ATTEMPTS: u32 = 3;
 /// Files that are kept in mind as seen. The texts of these bound what an edit may replace.
 const SEEN_MAX: usize = 8;
 
@@ -54,6 +57,10 @@ pub(crate) struct Lead {
     score: Option<u32>,
     /// What that command complained of.
     complaint: Option<String>,
+    /// The names its output leads to.
+    named: Vec<String>,
+    /// Places that were to be replaced by themselves since something was changed: path and text.
+    idle: Vec<(String, String)>,
     /// What was tried and undone in this turn.
     tried: Vec<Tried>,
     /// How many attempts that were.
@@ -95,6 +102,7 @@ impl Lead {
             self.passed = Some(ok);
             self.complaint = (!ok).then(|| check::complaint(&outcome.text));
             self.score = if ok { None } else { check::passed(&outcome.text) };
+            self.named = if self.score.is_some() { focus::named(&outcome.text) } else { Vec::new() };
             self.since = 0;
             self.unchecked = false;
         }
@@ -102,6 +110,13 @@ impl Lead {
             self.unchecked = true;
             self.changed = true;
             self.worn.clear();
+            self.idle.clear();
+        } else if let (Some(path), Some(old), Some(new)) =
+            (arguments["path"].as_str(), arguments["old"].as_str(), arguments["new"].as_str())
+            && old == new
+        {
+            // What it means to change lies elsewhere, and it would write the same again.
+            self.idle.push((path.to_string(), old.trim().to_string()));
         }
         let seen = arguments["path"].as_str().filter(|_| changed || ok && name == READS);
         if let Some(path) = seen.filter(|path| !self.untouchable(path)) {
@@ -162,9 +177,15 @@ impl Lead {
         self.complaint.clone()
     }
 
-    /// Places where replacing did not help twice: the fault may be elsewhere.
+    /// Names that the failing check leads to, while it is worth following them.
+    pub(crate) fn named(&self) -> &[String] {
+        if self.attempts < LED_ATTEMPTS { &self.named } else { &[] }
+    }
+
+    /// Places that were to be replaced by themselves just now, or where replacing did not help twice: what is to be
+    /// changed may be elsewhere.
     pub(crate) fn avoid(&self) -> Vec<(String, String)> {
-        let mut avoid: Vec<(String, String)> = Vec::new();
+        let mut avoid = self.idle.clone();
         for tried in &self.tried {
             let place = (tried.path.clone(), tried.old.trim().to_string());
             let same = |other: &&Tried| other.path == place.0 && other.old.trim() == place.1;
@@ -244,7 +265,7 @@ mod tests {
     use crate::decide::Action;
     use crate::event::{Before, Budget, Event, Recorded, Stop, Usage};
 
-    const FAILS: &str = "AssertionError: 2 != 3\n\nRan 8 tests in 0.1s\n\nFAILED (failures=1)";
+    const FAILS: &str = "    self.assertEqual(page_count(21, 10), 3)\nAssertionError: 2 != 3\n\nRan 8 tests in 0.1s\n\nFAILED (failures=1)";
 
     /// A led session in a project whose tests fail, told event by event.
     struct Session {
@@ -378,6 +399,26 @@ mod tests {
         }
         // After the second time elsewhere.
         assert_eq!(session.state.avoid(), [("a.py".to_string(), "x".to_string())]);
+        // And after the third not only where the check leads.
+        assert!(session.state.named().contains(&"page_count".to_string()));
+        session.edit("y");
+        session.check(false, FAILS);
+        session.tell(Event::Undone { note: String::new() });
+        assert!(session.state.named().is_empty());
+    }
+
+    #[test]
+    fn what_would_replace_itself_is_not_quoted_again_before_something_changes() {
+        let mut session = Session::new();
+        session.check(false, FAILS);
+        session.call("read", serde_json::json!({"path": "a.py"}), true, "…");
+        session.edit("y");
+        session.check(false, "NameError: math\n\nRan 8 tests in 0.1s\n\nFAILED (errors=8)");
+        let same = serde_json::json!({"path": "a.py", "old": "    y\n", "new": "    y\n"});
+        session.call("edit", same, false, "old and new are equal");
+        assert_eq!(session.state.avoid(), [("a.py".to_string(), "y".to_string())]);
+        session.edit("import math");
+        assert!(session.state.avoid().is_empty());
     }
 
     #[test]

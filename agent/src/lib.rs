@@ -20,6 +20,7 @@ pub mod dialect;
 mod drive;
 mod error;
 mod event;
+mod focus;
 mod lead;
 mod live;
 pub mod mind;

@@ -18,6 +18,7 @@ use crate::check;
 use crate::context::Message;
 use crate::dialect::{Dialect, Quotes};
 use crate::event::{Before, Budget, Created, Event, SessionId};
+use crate::focus;
 use crate::lead;
 use crate::mind::LocalMind;
 use crate::world::{Cancel, Manner, Progress, Sink, Thought, World, Worlds};
@@ -251,21 +252,34 @@ impl LiveWorld {
     /// for a grammar, leaves all of them unbound: an edit of it must stay possible.
     async fn quotes(&self, manner: &Manner) -> Quotes {
         let mut quotes = Quotes { tool: "edit", path: "path", text: "old", files: Vec::new() };
-        let (mut files, mut bytes) = (Vec::new(), 0);
+        let (mut seen, mut bytes) = (Vec::new(), 0);
         for path in &manner.seen {
             let Ok(sandbox) = self.sandbox().await else { return quotes };
             match sandbox.text(path, QUOTED_BYTES_MAX).await {
                 Ok(Some(text)) => {
                     bytes += text.len() as u64;
-                    let avoid =
-                        manner.avoid.iter().filter(|(of, _)| of == path).map(|(_, text)| text.as_str());
-                    files.extend(without(&text, avoid).into_iter().map(|text| (path.clone(), text)));
+                    seen.push((path, text));
                 }
                 Ok(None) | Err(_) => return quotes,
             }
         }
-        if bytes <= QUOTED_BYTES_MAX {
-            quotes.files = files;
+        if bytes > QUOTED_BYTES_MAX {
+            return quotes;
+        }
+        let texts: Vec<&str> = seen.iter().map(|(_, text)| text.as_str()).collect();
+        let whole = || texts.iter().map(|text| vec![text.to_string()]).collect::<Vec<_>>();
+        let led = focus::pieces(&texts, &manner.named);
+        // What the check leads to may all have been tried.
+        for pieces in [led, Some(whole())].into_iter().flatten() {
+            for ((path, _), pieces) in seen.iter().zip(pieces) {
+                let avoid = manner.avoid.iter().filter(|(of, _)| of == *path).map(|(_, text)| text.as_str());
+                let avoid: Vec<&str> = avoid.collect();
+                let pieces = pieces.iter().flat_map(|piece| without(piece, avoid.iter().copied()));
+                quotes.files.extend(pieces.map(|piece| (path.to_string(), piece)));
+            }
+            if !quotes.files.is_empty() {
+                break;
+            }
         }
         quotes
     }

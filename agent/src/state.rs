@@ -431,6 +431,11 @@ impl State {
         self.lead.avoid()
     }
 
+    /// Names the failing check leads a led model to.
+    pub(crate) fn named(&self) -> &[String] {
+        self.lead.named()
+    }
+
     pub(crate) fn answered(&self) -> bool {
         self.answered
     }

@@ -71,6 +71,9 @@ pub struct Manner {
     pub seen: Vec<String>,
     /// What in these files is not to be replaced, because that was tried: path and text.
     pub avoid: Vec<(String, String)>,
+    /// Names a failing check leads to: only definitions of these, and of what they mention, are to be changed. When there
+    /// are none, or these files define none of them, anything may be.
+    pub named: Vec<String>,
 }
 
 /// Makes the [`World`] of each session.
