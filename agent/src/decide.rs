@@ -2,7 +2,7 @@
 
 use tools::{Call, Replay};
 
-use crate::event::{Before, End};
+use crate::event::{Changed, End};
 use crate::state::{Settled, State};
 
 /// What a session does next.
@@ -27,7 +27,7 @@ pub enum Action {
     /// Put files back as they were and forget the attempt that changed them.
     Undo {
         /// The files.
-        before: Vec<Before>,
+        files: Vec<Changed>,
         /// What people are told of it.
         note: String,
     },
@@ -65,8 +65,8 @@ impl State {
         if self.answered() {
             return end(End::Done);
         }
-        if let Some((before, note)) = self.failed_attempt() {
-            return Action::Undo { before, note };
+        if let Some((files, note)) = self.failed_attempt() {
+            return Action::Undo { files, note };
         }
         let budget = &created.budget;
         if self.turn_steps() >= budget.steps_max {

@@ -90,8 +90,9 @@ impl Driver<'_> {
             Action::Think { step } => self.think(step).await?,
             Action::Act(call) => self.act(call).await?,
             Action::Lose(call) => self.record(Event::CallLost { id: call.id }).await?,
-            Action::Undo { before, note } => match self.world.restore(&before).await {
-                Ok(()) => self.record(Event::Undone { note }).await?,
+            Action::Undo { files, note } => match self.world.restore(&files).await {
+                Ok(kept) => self.record(Event::Undone { note, kept }).await?,
+                Err(Error::Stopping) => return Err(Error::Stopping),
                 Err(error) => self.end(End::Failed { error: in_full(&error) }).await?,
             },
             Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
@@ -152,18 +153,23 @@ impl Driver<'_> {
         let replay = self.world.replay(&call.name);
         let led = self.state.created().is_some_and(|created| created.led);
         let before = if led && replay == Replay::Unsafe { self.world.before(&call).await? } else { None };
+        let kept = before.is_some();
         self.record(Event::CallStarted { id: call.id.clone(), replay, before }).await?;
         let (switch, cancel) = Cancel::pair();
         let (world, out) = (self.world, self.out);
         let outcome = world.act(&call, &cancel, out);
         let Some(outcome) = self.until(outcome, &switch, Abandon::No).await? else { return Ok(()) };
         match outcome {
-            Ok(outcome) => self.record(Event::CallFinished { id: call.id, outcome }).await,
+            Ok(outcome) => {
+                // Read after the call and before anything else: what is in the file from now on is somebody else's.
+                let left = if kept { self.world.left(&call).await? } else { None };
+                self.record(Event::CallFinished { id: call.id, outcome, left }).await
+            }
             Err(Error::Stopping) => Err(Error::Stopping),
             Err(error) => {
                 // The tool itself never ran or its sandbox broke: the model cannot mend that, a person can.
                 let outcome = Outcome::refused(format!("not run: {}", in_full(&error)));
-                self.record(Event::CallFinished { id: call.id, outcome }).await?;
+                self.record(Event::CallFinished { id: call.id, outcome, left: None }).await?;
                 self.end(End::Failed { error: in_full(&error) }).await
             }
         }

@@ -71,6 +71,10 @@ pub enum Event {
         id: String,
         /// What came of it.
         outcome: Outcome,
+        /// SHA-256, in hexadecimal digits, of the file it may have changed, as it left it: what somebody else changes
+        /// later is not undone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<String>,
     },
     /// A call was started, but the service stopped before its outcome was written. What it did is unknown.
     CallLost {
@@ -81,6 +85,10 @@ pub enum Event {
     Undone {
         /// What was tried and what came of it, for people: the model is not shown it.
         note: String,
+        /// Files that were changed by somebody else meanwhile. If there are any, no file was put back and nothing was
+        /// forgotten: the session goes on from what there is.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<String>,
     },
     /// Somebody asked the running turn to stop.
     Interrupted,
@@ -126,6 +134,29 @@ pub struct Before {
     pub path: String,
     /// Its text: in the journal itself, so that it goes when the session is deleted.
     pub text: String,
+}
+
+/// A file to be put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// What it was.
+    pub before: Before,
+    /// [`digest`] of what it was changed to, when that is known.
+    pub left: Option<String>,
+}
+
+impl Changed {
+    /// Whether a file with this text (nothing: no text that could be read) is as the attempt left it or as it was, so that
+    /// putting it back takes nothing from anybody.
+    pub fn ours(&self, now: Option<&str>) -> bool {
+        now.is_some_and(|now| now == self.before.text || self.left.as_ref() == Some(&digest(now)))
+    }
+}
+
+/// SHA-256 of a text in hexadecimal digits.
+pub fn digest(text: &str) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Limits of one turn. A limit that is reached ends the turn cleanly; the next input starts a new one.

@@ -128,6 +128,12 @@ impl Lead {
         }
     }
 
+    /// The outcome of a call is not known: what it changed, or was to check, is to be checked.
+    pub(crate) fn lost(&mut self, name: &str) {
+        self.since += 1;
+        self.unchecked |= changes(name) || name == RUNS;
+    }
+
     /// Whether a file is a test that nobody asked to be changed: a small model makes a failing test pass by changing what
     /// it expects.
     fn untouchable(&self, path: &str) -> bool {
@@ -263,7 +269,7 @@ mod tests {
     use super::*;
     use crate::State;
     use crate::decide::Action;
-    use crate::event::{Before, Budget, Event, Recorded, Stop, Usage};
+    use crate::event::{Before, Budget, Changed, Event, Recorded, Stop, Usage, digest};
 
     const FAILS: &str = "    self.assertEqual(page_count(21, 10), 3)\nAssertionError: 2 != 3\n\nRan 8 tests in 0.1s\n\nFAILED (failures=1)";
 
@@ -315,9 +321,10 @@ mod tests {
                 stop: Stop::End,
                 usage: Usage::default(),
             });
-            self.tell(Event::CallStarted { id: id.clone(), replay: Replay::Unsafe, before });
+            self.tell(Event::CallStarted { id: id.clone(), replay: Replay::Unsafe, before: before.clone() });
             let outcome = Outcome { ok, ..Outcome::refused(text) };
-            self.tell(Event::CallFinished { id, outcome });
+            let left = before.is_some().then(|| digest("as it is now"));
+            self.tell(Event::CallFinished { id, outcome, left });
         }
 
         fn check(&mut self, ok: bool, text: &str) {
@@ -388,12 +395,15 @@ mod tests {
         for attempt in 1..=2 {
             session.edit("y");
             session.check(false, FAILS);
-            let Action::Undo { before: files, note } = session.state.next() else {
+            let Action::Undo { files, note } = session.state.next() else {
                 panic!("{:?}", session.state.next())
             };
-            assert_eq!(files, [Before { path: "a.py".into(), text: "as it was".into() }]);
+            let was = Before { path: "a.py".into(), text: "as it was".into() };
+            assert_eq!(files, [Changed { before: was, left: Some(digest("as it is now")) }]);
+            assert!(files[0].ours(Some("as it is now")) && files[0].ours(Some("as it was")));
+            assert!(!files[0].ours(Some("as somebody made it")) && !files[0].ours(None));
             assert!(note.contains("2 != 3"), "{note}");
-            session.tell(Event::Undone { note });
+            session.tell(Event::Undone { note, kept: Vec::new() });
             assert_eq!(*session.state.conversation(), before);
             assert_eq!(session.state.undone(), attempt);
         }
@@ -403,8 +413,42 @@ mod tests {
         assert!(session.state.named().contains(&"page_count".to_string()));
         session.edit("y");
         session.check(false, FAILS);
-        session.tell(Event::Undone { note: String::new() });
+        session.tell(Event::Undone { note: String::new(), kept: Vec::new() });
         assert!(session.state.named().is_empty());
+    }
+
+    #[test]
+    fn what_somebody_else_changed_or_a_crash_left_unknown_is_not_undone() {
+        let mut session = Session::new();
+        session.check(false, FAILS);
+        session.call("read", serde_json::json!({"path": "a.py"}), true, "…");
+        session.edit("y");
+        session.check(false, FAILS);
+        let told = session.state.conversation().len();
+        session.tell(Event::Undone { note: String::new(), kept: vec!["a.py".into()] });
+        assert_eq!(session.state.conversation().len(), told);
+        assert!(matches!(session.state.next(), Action::Think { .. }));
+        // A lost change: no undoing, but a check.
+        session.tell(Event::StepStarted { step: 5 });
+        let call = Call {
+            id: "c5".into(),
+            name: "edit".into(),
+            arguments: serde_json::json!({"path": "a.py", "old": "y", "new": "z"}),
+        };
+        session.tell(Event::Reply {
+            step: 5,
+            tokens: Vec::new(),
+            text: String::new(),
+            calls: vec![call],
+            refused: Vec::new(),
+            stop: Stop::End,
+            usage: Usage::default(),
+        });
+        session.tell(Event::CallStarted { id: "c5".into(), replay: Replay::Unsafe, before: None });
+        assert!(matches!(session.state.next(), Action::Lose(_)));
+        session.tell(Event::CallLost { id: "c5".into() });
+        assert!(matches!(session.state.next(), Action::Think { .. }));
+        assert_eq!(session.next(), (Shape::CallNow, vec!["exec".to_string()]));
     }
 
     #[test]

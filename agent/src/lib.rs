@@ -34,7 +34,9 @@ pub use context::{Answer, Message};
 pub use decide::Action;
 pub use drive::{Inbox, Order, drive};
 pub use error::Error;
-pub use event::{Before, Budget, Created, End, Event, Recorded, Refused, SessionId, Stop, Usage};
+pub use event::{
+    Before, Budget, Changed, Created, End, Event, Recorded, Refused, SessionId, Stop, Usage, digest,
+};
 pub use live::{Live, LiveOptions};
 pub use state::State;
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, World, Worlds};

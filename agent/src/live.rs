@@ -17,7 +17,7 @@ use crate::agent::{NewSession, blocking, encode};
 use crate::check;
 use crate::context::Message;
 use crate::dialect::{Dialect, Quotes};
-use crate::event::{Before, Budget, Created, Event, SessionId};
+use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
 use crate::focus;
 use crate::lead;
 use crate::mind::LocalMind;
@@ -333,16 +333,27 @@ impl World for LiveWorld {
         Ok(Some(Before { path: path.to_string(), text }))
     }
 
-    async fn restore(&self, before: &[Before]) -> Result<(), Error> {
-        for Before { path, text } in before {
+    async fn restore(&self, files: &[Changed]) -> Result<Vec<String>, Error> {
+        let sandbox = self.sandbox().await?;
+        let mut theirs = Vec::new();
+        for file in files {
+            let now = sandbox.text(&file.before.path, KEPT_BYTES_MAX).await?;
+            if !file.ours(now.as_deref()) {
+                theirs.push(file.before.path.clone());
+            }
+        }
+        if !theirs.is_empty() {
+            return Ok(theirs);
+        }
+        for Before { path, text } in files.iter().map(|file| &file.before) {
             let arguments = serde_json::json!({ "path": path, "content": text });
             let call = Call { id: String::new(), name: "write".to_string(), arguments };
-            let done = self.live.toolbox.perform(&call, &*self.sandbox().await?, &|_: &str| ()).await?;
+            let done = self.live.toolbox.perform(&call, &sandbox, &|_: &str| ()).await?;
             if !done.ok {
                 return Err(Error::BadRequest(format!("{path} cannot be put back: {}", done.text)));
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error> {

@@ -12,7 +12,7 @@ use tools::{Call, Outcome, Replay};
 use crate::check;
 use crate::context::{Answer, Message};
 use crate::dialect::Shape;
-use crate::event::{Before, Created, End, Event, Recorded, Refused, Stop, Usage};
+use crate::event::{Changed, Created, End, Event, Recorded, Refused, Stop, Usage};
 use crate::lead::{self, Lead, Tried};
 
 /// A session as its journal tells it.
@@ -60,8 +60,8 @@ struct Attempt {
     lead: Lead,
     /// Tests that passed then.
     passed: u32,
-    /// Files as they were.
-    before: Vec<Before>,
+    /// Files as they were and as they were left.
+    files: Vec<Changed>,
     /// What was replaced by what.
     edits: Vec<Tried>,
     /// Checks that failed since.
@@ -154,17 +154,18 @@ impl State {
             Event::CallStarted { id, replay, before } => {
                 self.settle(id, |_| Settled::Started(*replay));
                 if let (Some(attempt), Some(before)) = (&mut self.attempt, before)
-                    && attempt.before.iter().all(|known| known.path != before.path)
+                    && attempt.files.iter().all(|known| known.before.path != before.path)
                 {
-                    attempt.before.push(before.clone());
+                    attempt.files.push(Changed { before: before.clone(), left: None });
                 }
             }
-            Event::CallFinished { id, outcome } => {
+            Event::CallFinished { id, outcome, left } => {
                 self.calls_done += 1;
                 self.calls_failed += u32::from(!outcome.ok);
                 let call = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
                 if let Some(call) = call {
                     self.lead.ended(&call.name, &call.arguments, outcome);
+                    self.attempt_left(&call, left.as_ref());
                     self.attempt_goes_on(&call, outcome);
                 }
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
@@ -172,9 +173,19 @@ impl State {
             Event::CallLost { id } => {
                 self.calls_done += 1;
                 self.calls_failed += 1;
+                let lost =
+                    self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.name.clone());
+                if let Some(name) = lost {
+                    if lead::changes(&name) {
+                        // What it left is not known, so there is nothing that could safely be put back.
+                        self.attempt = None;
+                    }
+                    self.lead.lost(&name);
+                }
                 self.settle(id, |call| Settled::Answered(Answer::lost(call)));
             }
-            Event::Undone { .. } => self.undo(),
+            Event::Undone { kept, .. } if kept.is_empty() => self.undo(),
+            Event::Undone { .. } => self.attempt = None,
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {
                 self.turn = *turn;
@@ -243,13 +254,22 @@ impl State {
                 tried: self.tried.len(),
                 lead: self.lead.clone(),
                 passed,
-                before: Vec::new(),
+                files: Vec::new(),
                 edits: Vec::new(),
                 checks: 0,
                 slips: 0,
                 complaint: self.lead.complaint(),
                 verdict: None,
             });
+        }
+    }
+
+    /// Whose a file is from now on: this attempt's as long as it stays as its last call left it.
+    fn attempt_left(&mut self, call: &Call, left: Option<&String>) {
+        let path = call.arguments["path"].as_str().filter(|_| lead::changes(&call.name));
+        let files = self.attempt.iter_mut().flat_map(|attempt| &mut attempt.files);
+        for file in files.filter(|file| Some(file.before.path.as_str()) == path) {
+            file.left = left.cloned();
         }
     }
 
@@ -266,7 +286,7 @@ impl State {
                 if attempt.checks == 0 || attempt.slips > 1 {
                     attempt.verdict = Some(outcome.text.clone());
                 }
-            } else if attempt.before.iter().all(|before| before.path != path) {
+            } else if attempt.files.iter().all(|file| file.before.path != path) {
                 // A new file, or one that could not be kept: there is nothing to put back.
                 self.attempt = None;
             }
@@ -286,7 +306,7 @@ impl State {
     }
 
     /// The files to put back and what to remember, when an attempt has failed.
-    pub(crate) fn failed_attempt(&self) -> Option<(Vec<Before>, String)> {
+    pub(crate) fn failed_attempt(&self) -> Option<(Vec<Changed>, String)> {
         let attempt = self.attempt.as_ref()?;
         let verdict = attempt.verdict.as_ref()?;
         let edits: Vec<String> = attempt
@@ -298,7 +318,7 @@ impl State {
             })
             .collect();
         Some((
-            attempt.before.clone(),
+            attempt.files.clone(),
             format!("{} did not help and was undone: {verdict}", edits.join(", and ")),
         ))
     }

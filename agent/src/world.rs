@@ -13,7 +13,7 @@ use crate::Error;
 use crate::agent::NewSession;
 use crate::context::Message;
 use crate::dialect::Shape;
-use crate::event::{Before, Created, Event, Recorded, Refused, SessionId, Stop, Usage};
+use crate::event::{Before, Changed, Created, Event, Recorded, Refused, SessionId, Stop, Usage};
 
 /// Everything outside the agent, as one session meets it: its journal, its mind, its tools and its clock.
 ///
@@ -48,10 +48,16 @@ pub trait World: Send + Sync {
         Ok(None)
     }
 
-    /// Puts files back as they were. Doing so twice does no harm.
-    async fn restore(&self, before: &[Before]) -> Result<(), Error> {
-        let _ = before;
-        Ok(())
+    /// The [`digest`](crate::digest) of the file that a call may have changed, as it is now.
+    async fn left(&self, call: &Call) -> Result<Option<String>, Error> {
+        Ok(self.before(call).await?.map(|now| crate::event::digest(&now.text)))
+    }
+
+    /// Puts files back as they were, unless somebody else has changed one of them meanwhile: then none is touched, and
+    /// the paths of those that were are returned. Doing so again after it was cut off does no harm.
+    async fn restore(&self, files: &[Changed]) -> Result<Vec<String>, Error> {
+        let _ = files;
+        Ok(Vec::new())
     }
 
     /// The session rests: what it holds only for speed may be let go.

@@ -52,7 +52,9 @@ fn events(history: &str) -> Vec<Recorded> {
                 },
                 "start" => Event::CallStarted { id: rest.into(), replay: Replay::Unsafe, before: None },
                 "peek" => Event::CallStarted { id: rest.into(), replay: Replay::Safe, before: None },
-                "done" => Event::CallFinished { id: rest.into(), outcome: Outcome::refused("no") },
+                "done" => {
+                    Event::CallFinished { id: rest.into(), outcome: Outcome::refused("no"), left: None }
+                }
                 "lost" => Event::CallLost { id: rest.into() },
                 "stop" => Event::Interrupted,
                 "end" => Event::TurnEnded { turn, end: End::Done },
@@ -88,7 +90,7 @@ fn say(action: &Action) -> String {
         Action::Think { step } => format!("think step {step}"),
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),
-        Action::Undo { before, note } => format!("undo {} files: {note}", before.len()),
+        Action::Undo { files, note } => format!("undo {} files: {note}", files.len()),
         Action::End { turn, end } => format!("end turn {turn}: {}", serde_json::to_string(end).unwrap()),
     }
 }

@@ -146,7 +146,7 @@ impl Show {
             Event::CallStarted { id, .. } => {
                 self.do_now(Doing::Running { call: id.clone(), last: String::new() })
             }
-            Event::CallFinished { id, outcome } => {
+            Event::CallFinished { id, outcome, .. } => {
                 let line = self.call_line(id, Some(outcome));
                 screen.line(&line);
                 self.calls.remove(id);
@@ -157,7 +157,12 @@ impl Show {
                 screen.line(&line);
                 self.calls.remove(id);
             }
-            Event::Undone { note } => {
+            Event::Undone { kept, .. } if !kept.is_empty() => {
+                let kept = clean(&kept.join(", "));
+                let line = format!("it did not help, but is not undone: somebody changed {kept} meanwhile");
+                screen.line(&screen.ink(Ink::Warn, &line));
+            }
+            Event::Undone { note, .. } => {
                 let (_, why) = note.split_once("was undone: ").unwrap_or(("", note));
                 let why = one_line(why, screen.width().saturating_sub(28));
                 screen.line(&screen.ink(Ink::Dim, &format!("↩ undone, it did not help: {why}")));

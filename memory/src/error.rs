@@ -77,7 +77,10 @@ pub enum Error {
         known: u32,
     },
     /// An index failed and could not be rebuilt. The log is untouched.
-    #[error("an index failed and could not be rebuilt ({0}); the log itself is whole")]
+    #[error(
+        "an index failed and could not be rebuilt ({0}); the log itself is whole: free space on the data folder's disk, see \
+         that it can be written to, and restart"
+    )]
     Index(String),
     /// Any other trouble with a file.
     #[error("{}: {source}", path.display())]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use agent::{End, Event, Order, Recorded, SessionId, Sink, State, drive};
-use kit::{Ran, Script, Stage, says, thinks};
+use agent::{Created, End, Event, Order, Recorded, SessionId, Sink, State, drive};
+use kit::{Files, Ran, Script, Stage, asks, says, thinks};
 use memory::{Memory, Seq};
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,10 +23,19 @@ fn journal(memory: &Memory, id: &SessionId) -> Vec<Recorded> {
 
 /// One life of the service: fold, hand in the input if it has not been accepted yet, drive until rest or death.
 async fn live(stage: &Arc<Stage>, memory: &Memory, id: &SessionId) -> Result<(), agent::Error> {
+    live_as(Stage::created(std::path::Path::new("/nowhere")), stage, memory, id).await
+}
+
+async fn live_as(
+    created: Created,
+    stage: &Arc<Stage>,
+    memory: &Memory,
+    id: &SessionId,
+) -> Result<(), agent::Error> {
     let world = stage.seat(id)?;
     let mut state = State::fold(&journal(memory, id));
     if state.created().is_none() {
-        let event = Event::from(Stage::created(std::path::Path::new("/nowhere")));
+        let event = Event::from(created);
         let seq = world.append(world.now_ms(), &event).await?;
         state.apply(&Recorded { seq, at_ms: 0, event });
     }
@@ -136,4 +145,66 @@ async fn a_lost_call_is_told_to_the_model() {
     let state = State::fold(&journal(&memory, &id));
     let told = serde_json::to_string(&**state.conversation()).unwrap();
     assert!(told.contains("outcome unknown"), "{told}");
+}
+
+/// A led model that changes the wrong thing first, and the right one when it is led back.
+fn led_script(command: &str) -> Script {
+    let exec = |command: &str| asks("exec", serde_json::json!({ "command": command }));
+    let edit = |new: &str| asks("edit", serde_json::json!({"path": "a.py", "old": "bad", "new": new}));
+    Script(vec![exec("test"), edit("worse"), exec(command), edit("good"), exec("test"), says("Done.")])
+}
+
+fn files() -> Files {
+    let files = Files::default();
+    files.lock().unwrap().insert("a.py".to_string(), "bad".to_string());
+    files
+}
+
+#[tokio::test]
+async fn a_crash_at_any_effect_of_an_undone_attempt_leaves_no_file_between() {
+    // Undoing is an effect like any other: cut off at any moment it is done again, and only then forgotten.
+    let mut undone = 0;
+    for last_effect_happens in [false, true] {
+        for fuse in 1.. {
+            let folder = tempfile::tempdir().unwrap();
+            let memory = Memory::open(folder.path()).unwrap();
+            let id: SessionId = "s-undo".parse().unwrap();
+            let files = files();
+            let first = Stage::on(&files, memory.clone(), led_script("test"), fuse, last_effect_happens);
+            let died = live_as(Stage::led(), &first, &memory, &id).await.is_err();
+            let before = journal(&memory, &id);
+            let second = Stage::on(&files, memory.clone(), led_script("test"), usize::MAX, false);
+            live_as(Stage::led(), &second, &memory, &id).await.unwrap();
+            let after = journal(&memory, &id);
+            check(fuse, &before, &after, &first.ran(), &second.ran());
+            assert_eq!(files.lock().unwrap()["a.py"], "good", "fuse {fuse}");
+            let undoings =
+                after.iter().filter(|recorded| matches!(&recorded.event, Event::Undone { .. })).count();
+            assert!(undoings <= 1, "fuse {fuse}");
+            undone += undoings;
+            if !died {
+                assert_eq!(undoings, 1);
+                break;
+            }
+        }
+    }
+    assert!(undone > 30, "most of these lives undo the attempt: {undone}");
+}
+
+#[tokio::test]
+async fn what_somebody_writes_meanwhile_is_never_undone() {
+    // Somebody writes while the second check runs; the power fails right after the attempt has been judged.
+    for fuse in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = Memory::open(folder.path()).unwrap();
+        let id: SessionId = "s-theirs".parse().unwrap();
+        let files = files();
+        let stage = Stage::on(&files, memory.clone(), led_script("a.py=by a person"), fuse, true);
+        assert!(live_as(Stage::led(), &stage, &memory, &id).await.is_err(), "the attempt was never judged");
+        if let Some(Event::Undone { kept, .. }) = journal(&memory, &id).last().map(|last| &last.event) {
+            assert_eq!(*kept, ["a.py"]);
+            assert_eq!(files.lock().unwrap()["a.py"], "by a person");
+            break;
+        }
+    }
 }

@@ -2,4 +2,4 @@
 
 mod stage;
 
-pub use stage::{Ran, Script, Stage, Theatre, call, says, thinks};
+pub use stage::{Files, Ran, Script, Stage, Theatre, asks, call, says, thinks};

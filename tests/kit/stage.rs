@@ -1,13 +1,14 @@
 //! A world on a stage: the mind follows a script, tools are closures, the journal is real, and the power can fail
 //! before or after any effect.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{
-    Budget, Cancel, Created, Error, Event, Manner, Message, NewSession, SessionId, Sink, Stop, Thought,
-    Usage, World, Worlds,
+    Before, Budget, Cancel, Changed, Created, Error, Event, Manner, Message, NewSession, SessionId, Sink,
+    Stop, Thought, Usage, World, Worlds,
 };
 use async_trait::async_trait;
 use memory::{Journal, Memory, Seq};
@@ -37,11 +38,30 @@ pub struct Stage {
     last_effect_happens: bool,
     ran: Mutex<Vec<Ran>>,
     clock: AtomicUsize,
+    /// The files that `edit` writes and `exec` checks. They outlive the power.
+    pub files: Files,
     /// How long a thought or a call takes, so that others can come in between.
     pub takes: std::time::Duration,
 }
 
+/// Files by their paths, shared by the lives of a service.
+pub type Files = Arc<Mutex<BTreeMap<String, String>>>;
+
 impl Stage {
+    /// A stage like [`Stage::new`], on files that were there before.
+    pub fn on(
+        files: &Files,
+        memory: Memory,
+        script: Script,
+        fuse: usize,
+        last_effect_happens: bool,
+    ) -> Arc<Stage> {
+        let stage = Stage::new(memory, script, fuse, last_effect_happens);
+        let mut stage = Arc::into_inner(stage).expect("nobody else has it yet");
+        stage.files = files.clone();
+        Arc::new(stage)
+    }
+
     /// A stage whose power fails at the `fuse`th effect: before it, or right after it has happened.
     pub fn new(memory: Memory, script: Script, fuse: usize, last_effect_happens: bool) -> Arc<Stage> {
         Arc::new(Stage {
@@ -51,6 +71,7 @@ impl Stage {
             last_effect_happens,
             ran: Mutex::default(),
             clock: AtomicUsize::new(1_000),
+            files: Files::default(),
             takes: std::time::Duration::ZERO,
         })
     }
@@ -64,6 +85,7 @@ impl Stage {
             last_effect_happens: false,
             ran: Mutex::default(),
             clock: AtomicUsize::new(1_000),
+            files: Files::default(),
             takes,
         })
     }
@@ -100,6 +122,46 @@ impl Stage {
             sampling: engine::Sampling::default(),
             led: false,
             check: None,
+        }
+    }
+
+    /// What led sessions here are created as: `edit` replaces a file, `exec` runs tests that pass when all files are
+    /// `good`.
+    pub fn led() -> Created {
+        let mut created = Stage::created(Path::new("/nowhere"));
+        for (tool, name) in created.tools.iter_mut().zip(["read", "edit", "exec"]) {
+            tool.name = name.to_string();
+        }
+        Created { led: true, check: Some("test".to_string()), ..created }
+    }
+
+    fn files(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `edit` and `exec` do.
+    fn play(&self, call: &Call) -> Option<Outcome> {
+        let text = |name: &str| call.arguments[name].as_str().unwrap_or_default().to_string();
+        let mut files = self.files();
+        match call.name.as_str() {
+            "edit" => {
+                files.insert(text("path"), text("new"));
+                Some(Outcome { ok: true, ..Outcome::refused("edited") })
+            }
+            "exec" => {
+                // The command may be somebody who writes a file while the tests run.
+                if let Some((path, new)) = text("command").split_once('=') {
+                    files.insert(path.to_string(), new.to_string());
+                }
+                let ok = files.values().all(|text| text == "good");
+                let said = if ok {
+                    "Ran 2 tests in 0s\n\nOK"
+                } else {
+                    "Error: bad\nRan 2 tests in 0s\n\nFAILED (failures=1)"
+                };
+                Some(Outcome { ok, ..Outcome::refused(said) })
+            }
+            _ => None,
         }
     }
 
@@ -157,27 +219,56 @@ impl World for Seat {
         &self,
         conversation: &[Message],
         _: &Created,
-        _: &Manner,
+        manner: &Manner,
         cancel: &Cancel,
         _: &Sink,
     ) -> Result<Thought, Error> {
         let said = conversation.iter().filter(|message| matches!(message, Message::Assistant { .. })).count();
-        let thought = self
+        let mut thought = self
             .stage
             .effect(|| Ok(self.stage.script.0.get(said).cloned().unwrap_or_else(|| says("Done."))))?;
+        // An attempt after one that was undone is sampled with another seed, and is better here.
+        if manner.sampling.seed > 0 {
+            for call in thought.calls.iter_mut().filter(|call| call.name == "edit") {
+                call.arguments["new"] = "good".into();
+            }
+        }
         tokio::select! {
             () = tokio::time::sleep(self.stage.takes) => Ok(thought),
             () = cancel.set() => Ok(Thought { stop: Some(Stop::Interrupted), ..Thought::default() }),
         }
     }
 
+    async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
+        let Some(path) = call.arguments["path"].as_str() else { return Ok(None) };
+        let text = self.stage.files().get(path).cloned();
+        Ok(text.map(|text| Before { path: path.to_string(), text }))
+    }
+
+    async fn restore(&self, files: &[Changed]) -> Result<Vec<String>, Error> {
+        let now = |file: &Changed| self.stage.files().get(&file.before.path).cloned();
+        let theirs = files.iter().filter(|file| !file.ours(now(file).as_deref()));
+        let theirs: Vec<String> = theirs.map(|file| file.before.path.clone()).collect();
+        if theirs.is_empty() {
+            for Changed { before, .. } in files {
+                self.stage.effect(|| {
+                    self.stage.files().insert(before.path.clone(), before.text.clone());
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(theirs)
+    }
+
     async fn act(&self, call: &Call, cancel: &Cancel, _: &Sink) -> Result<Outcome, Error> {
         let outcome = self.stage.effect(|| {
             let ran = Ran { id: call.id.clone(), name: call.name.clone() };
             self.stage.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
-            Ok(())
+            Ok(self.stage.play(call))
         });
-        outcome?;
+        if let Some(outcome) = outcome? {
+            return Ok(outcome);
+        }
         tokio::select! {
             () = tokio::time::sleep(self.stage.takes) => {}
             () = cancel.set() => return Ok(Outcome::refused("stopped")),
@@ -227,6 +318,11 @@ pub fn thinks(text: &str, calls: &[&str]) -> Thought {
             ..Usage::default()
         },
     }
+}
+
+/// A reply that asks for one call with arguments.
+pub fn asks(name: &str, arguments: serde_json::Value) -> Thought {
+    Thought { calls: vec![Call { arguments, ..call(name) }], ..says("") }
 }
 
 /// A call without arguments.

@@ -338,9 +338,10 @@ fn line(recorded: &Recorded) -> String {
             format!("{} {} ({} tokens)", text.trim(), calls.join(" "), usage.output_tokens)
         }
         Event::CallStarted { id, .. } => format!("call {id} started"),
-        Event::CallFinished { id, outcome } => format!("call {id}: {}", outcome.summary),
+        Event::CallFinished { id, outcome, .. } => format!("call {id}: {}", outcome.summary),
         Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
-        Event::Undone { note } => format!("undone: {note}"),
+        Event::Undone { note, kept } if kept.is_empty() => format!("undone: {note}"),
+        Event::Undone { kept, .. } => format!("not undone: somebody changed {} meanwhile", kept.join(", ")),
         Event::Interrupted => "interrupted".to_string(),
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),
     };
