@@ -376,9 +376,16 @@ impl Agent {
             return Err(Error::Stopping);
         }
         let mut driver = slot.driver.lock().await;
-        if let Some(driver) = driver.as_ref().filter(|driver| !driver.task.is_finished()) {
-            return Ok(driver.orders.clone());
+        if let Some(driver) = driver.as_mut() {
+            if !driver.orders.is_closed() {
+                return Ok(driver.orders.clone());
+            }
+            // It takes no more orders and is about to end. There is one driver per session, so the next begins after it;
+            // how it ended is in the slot.
+            let _ = (&mut driver.task).await;
         }
+        // A task that has ended is not waited for twice, should what follows fail.
+        *driver = None;
         let mut state = self.fold(id).await?;
         let created = state.created().ok_or_else(|| Error::NoSession(id.clone()))?.clone();
         let world = self.0.worlds.open(id, &created).await?;
@@ -450,17 +457,22 @@ impl Slot {
             let info = self.info();
             info.status != Status::Running
         };
-        let done = {
-            let driving = drive(id, &*world, state, &mut orders, &wrote, &out);
-            tokio::pin!(driving);
-            let relay = relay(inbox, forward, idle, resting);
-            let (done, ()) = tokio::join!(&mut driving, relay);
+        let driving = async {
+            let done = drive(id, &*world, state, &mut orders, &wrote, &out).await;
+            // Nobody reads these any more: an order that came too late is dropped here, so that its sender asks the next
+            // driver, and the relay is told to end.
+            drop(orders);
             done
         };
+        let (done, ()) = tokio::join!(driving, relay(inbox, forward, idle, resting));
         if let Err(error) = done {
             let why = in_full(&error);
             tracing::error!(session = %id, error = %why, "the session stopped");
-            self.set(SessionInfo::of(id, state, Some(why)));
+            self.set(SessionInfo::of(id, state, Some(why.clone())));
+            // No event can tell it: most often the journal is what failed.
+            if !matches!(error, Error::Stopping) {
+                let _ = self.said.send(Said::Stopped(why));
+            }
         }
     }
 }

@@ -211,4 +211,7 @@ pub enum Said {
     Progress(Progress),
     /// The watcher was too slow and missed something: it reads the journal to catch up.
     Lagged,
+    /// The session stopped in the middle, for this reason, and no event could say so. It goes on with its next input, or
+    /// when the service starts again.
+    Stopped(String),
 }

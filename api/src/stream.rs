@@ -9,7 +9,7 @@ use agent::{Agent, Recorded, Said, SessionId, Watch};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
 use memory::Seq;
@@ -151,6 +151,7 @@ impl Follower {
         }
         self.catch_up().await?;
         self.skip_stale().await?;
+        self.see_whether_it_stopped()?;
         loop {
             tokio::select! {
                 biased;
@@ -174,11 +175,25 @@ impl Follower {
             Said::Recorded(recorded) if recorded.seq <= self.sent => Ok(()),
             Said::Recorded(recorded) if recorded.seq.0 == self.sent.0 + 1 => self.tell(&recorded).await,
             // Something lies between: the journal has it, and this event too.
-            Said::Recorded(_) | Said::Lagged => self.catch_up().await,
+            Said::Recorded(_) => self.catch_up().await,
+            Said::Lagged => {
+                self.catch_up().await?;
+                self.see_whether_it_stopped()
+            }
+            Said::Stopped(why) => Err(stopped(why)),
             Said::Progress(progress) => {
                 let data = serde_json::to_string(&progress).expect("progress has only string keys");
                 self.send(frame(None, "progress", &data)).await
             }
+        }
+    }
+
+    /// A turn that stopped without an end, as on a full disk, sends nothing more: waiting for it would be in vain.
+    fn see_whether_it_stopped(&self) -> Result<(), Stop> {
+        let info = self.agent.get(&self.id).map_err(ended)?;
+        match info.error {
+            Some(why) if info.ended.is_none() => Err(stopped(why)),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -243,6 +258,10 @@ fn ended(error: agent::Error) -> Stop {
         agent::Error::NoSession(_) => Stop::End("deleted"),
         error => Stop::Broken(error.into()),
     }
+}
+
+fn stopped(why: String) -> Stop {
+    Stop::Broken(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", why))
 }
 
 /// One server-sent event. JSON has no bare line breaks, so its data is one line.

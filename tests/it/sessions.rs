@@ -56,6 +56,34 @@ async fn the_same_input_twice_is_one_input() {
 }
 
 #[tokio::test]
+async fn a_session_whose_journal_could_not_be_written_answers_at_once_and_goes_on_when_it_can() {
+    // A full disk. The driver that met it ends; an order sent to it afterwards was once left unread until the session had
+    // been idle for ten minutes.
+    let folder = tempfile::tempdir().unwrap();
+    let memory = Memory::open(folder.path()).unwrap();
+    let stage = Stage::new(memory.clone(), Script(vec![says("Hello.")]), 1, false);
+    let agent = Agent::open(Config::default(), memory, Arc::new(Theatre(stage.clone()))).await.unwrap();
+    let id = agent.create(new()).await.unwrap().id;
+    let mut watch = agent.watch(&id).unwrap();
+    let soon = async |name: &str| {
+        let answer = agent.submit(&id, input(name, "hi"));
+        tokio::time::timeout(Duration::from_secs(5), answer).await.expect("an answer")
+    };
+    for n in 1..=3 {
+        soon(&format!("dark {n}")).await.unwrap_err();
+    }
+    assert_eq!(types(&agent, &id).await, ["created"]);
+    assert!(matches!(watch.recv().await, Some(Said::Stopped(_))), "whoever watches is told");
+    stage.light();
+    soon("light").await.unwrap();
+    until_idle(&agent, &id).await;
+    assert_eq!(
+        types(&agent, &id).await,
+        ["created", "input", "turn_started", "step_started", "reply", "turn_ended"]
+    );
+}
+
+#[tokio::test]
 async fn what_is_said_while_a_step_runs_is_told_at_the_next() {
     // The prompt only grows at its end: an input never slips in before the reply it came during.
     let script = Script(vec![thinks("I look.", &["safe_look"]), says("Done."), says("Done too.")]);
@@ -88,6 +116,7 @@ async fn an_interrupt_ends_the_turn_at_once_and_the_session_goes_on() {
         match watch.recv().await.unwrap() {
             Said::Recorded(recorded) if matches!(recorded.event, Event::CallStarted { .. }) => break,
             Said::Recorded(_) | Said::Progress(_) | Said::Lagged => {}
+            Said::Stopped(why) => panic!("{why}"),
         }
     }
     assert!(agent.submit(&id, Command::Interrupt).await.unwrap().fresh);

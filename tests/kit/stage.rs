@@ -100,6 +100,11 @@ impl Stage {
         self.fuse.load(Ordering::SeqCst) == 0
     }
 
+    /// Brings the power back.
+    pub fn light(&self) {
+        self.fuse.store(usize::MAX, Ordering::SeqCst);
+    }
+
     /// What the sessions here are created as.
     pub fn created(workspace: &Path) -> Created {
         let tool = |name: &str, replay| Spec {
