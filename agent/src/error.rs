@@ -55,7 +55,10 @@ pub enum Error {
         why: String,
     },
     /// The prompt does not fit the model's context.
-    #[error("the prompt needs {asked} tokens, the context holds {limit}")]
+    #[error(
+        "the prompt needs {asked} tokens, the context holds {limit}; begin a new session with less text, or allow more \
+         with --context-tokens"
+    )]
     ContextFull {
         /// Tokens asked for.
         asked: u64,

@@ -246,7 +246,7 @@ pub(crate) fn end_in_words(end: &End) -> String {
         End::Interrupted => "interrupted".to_string(),
         End::Budget { limit } => format!("stopped at a limit: {limit}"),
         End::ContextFull { asked, limit } => format!(
-            "stopped: the prompt needs {} tokens and the context holds {}; begin a new session",
+            "stopped: the prompt needs {} tokens and the context holds {}; begin a new session with less text, or allow more with --context-tokens",
             count(*asked),
             count(*limit)
         ),

@@ -140,10 +140,12 @@ pub fn models() -> &'static [Model] {
 /// # Errors
 /// [`Error::UnknownModel`] names the models there are.
 pub fn model(id: &str) -> Result<&'static Model, Error> {
-    models().iter().find(|model| model.id == id).ok_or_else(|| {
-        let known: Vec<&str> = models().iter().map(|model| model.id).collect();
-        Error::UnknownModel { asked: id.to_owned(), known: known.join(", ") }
-    })
+    models().iter().find(|model| model.id == id).ok_or_else(|| unknown(id))
+}
+
+fn unknown(asked: &str) -> Error {
+    let known: Vec<&str> = models().iter().map(|model| model.id).collect();
+    Error::UnknownModel { asked: asked.to_owned(), known: known.join(", ") }
 }
 
 impl Model {
@@ -178,6 +180,7 @@ pub fn resolve(asked: &str, dir: &Path) -> Result<PathBuf, Error> {
     {
         return match std::fs::metadata(path) {
             Ok(_) => Ok(path.to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(unknown(asked)),
             Err(source) => Err(Error::Io { path: path.to_owned(), source }),
         };
     }

@@ -178,9 +178,9 @@ fn context(spec: &Spec, asked: Option<usize>) -> Result<usize, Error> {
     match asked {
         None => Ok(limit.min(CONTEXT_TOKENS)),
         Some(0) => Err(Error::Option("a context of 0 tokens holds nothing".into())),
-        Some(asked) if asked > limit => {
-            Err(Error::Option(format!("a context of {asked} tokens: the model was made for {limit}")))
-        }
+        Some(asked) if asked > limit => Err(Error::Option(format!(
+            "a context of {asked} tokens: the model was made for {limit}; ask for no more than that"
+        ))),
         Some(asked) => Ok(asked),
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// The file is no GGUF file at all: give another one.
-    #[error("{} is not a GGUF file: {why}", path.display())]
+    #[error("{} is not a GGUF file: {why}; give the path of one, or an id of `saga model list`", path.display())]
     NotGguf {
         /// The file that was opened.
         path: PathBuf,
@@ -33,7 +33,10 @@ pub enum Error {
         why: String,
     },
     /// The model's family is not known to this version.
-    #[error("models of architecture `{architecture}` are not supported; supported are: {supported}")]
+    #[error(
+        "models of architecture `{architecture}` are not supported yet; supported are: {supported}; `saga model list` shows \
+         models that run"
+    )]
     Unsupported {
         /// The file's `general.architecture`.
         architecture: String,
@@ -49,7 +52,9 @@ pub enum Error {
         why: String,
     },
     /// The tokens do not fit into the context: shorten them, or open the engine with more `context_tokens`.
-    #[error("{asked} tokens do not fit into a context of {limit}")]
+    #[error(
+        "{asked} tokens do not fit into a context of {limit}; give fewer, or allow more with --context-tokens"
+    )]
     ContextFull {
         /// How many tokens the line would have had.
         asked: usize,

@@ -35,7 +35,10 @@ pub enum Error {
         offset: u64,
     },
     /// The disk, the quota or the file-size limit is full. Nothing of what was asked has been written.
-    #[error("no room left under {}: nothing was written; free some space and try again", path.display())]
+    #[error(
+        "no room left under {}: nothing was written; free some space and try again, or choose a folder on another disk",
+        path.display()
+    )]
     Full {
         /// The file or folder that could not grow.
         path: PathBuf,

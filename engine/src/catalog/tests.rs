@@ -462,7 +462,7 @@ fn an_id_or_a_path_is_resolved_and_anything_else_is_explained() {
     check("qwen2.5-coder-1.5b", "saga model pull qwen2.5-coder-1.5b");
     check("qwen", "qwen2.5-coder-1.5b, smollm2-135m");
     check("gpt-oss-20b", "architecture `gpt-oss`");
-    check("/nowhere/x.gguf", "/nowhere/x.gguf");
+    check("/nowhere/x.gguf", "no model called `/nowhere/x.gguf`");
     check("x.GGUF", "x.GGUF");
 
     let file = dir.path().join("mine.gguf");
