@@ -159,16 +159,17 @@ impl Worlds for Arc<Live> {
         let model = new.model.clone().unwrap_or_else(|| self.options.model.clone());
         let engine = self.engine(&model, &Sink::none()).await?;
         let facts = engine.model();
-        let dialect = match &facts.chat_template {
-            Some(template) => Dialect::of_template(template).ok_or_else(|| {
-                Error::BadRequest(format!("the model {model} uses a chat format that is not supported; use an instruct model with ChatML turns"))
-            })?,
-            None => {
-                return Err(Error::BadRequest(format!(
+        let dialect = Dialect::of_model(facts.chat_template.as_deref(), &facts.architecture).ok_or_else(|| {
+            Error::BadRequest(match facts.chat_template {
+                Some(_) => format!(
+                    "the model {model} uses a chat format that is not supported; use an instruct model with one of {}",
+                    Dialect::ALL.map(Dialect::name).join(", ")
+                ),
+                None => format!(
                     "the model {model} carries no chat template, so it cannot hold a conversation; use an instruct model"
-                )));
-            }
-        };
+                ),
+            })
+        })?;
         let led = facts.parameters < LED_BELOW;
         let tools: Vec<Spec> = self
             .toolbox

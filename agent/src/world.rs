@@ -130,6 +130,11 @@ pub enum Progress {
         /// Tokens to compute in this step.
         total_tokens: u64,
     },
+    /// The model thinks before it speaks.
+    Thought {
+        /// The new text of its thought.
+        text: String,
+    },
     /// The model wrote some text.
     Text {
         /// The new text.

@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agent::dialect::{Dialect, Piece, hermes};
+use agent::dialect::{Dialect, spaced, text_of};
 use agent::{Answer, Message, Stop};
 use minijinja::{Environment, Value, context};
 use serde_json::json;
@@ -18,7 +18,7 @@ fn theirs(template: &str, messages: serde_json::Value, tools: serde_json::Value)
     environment.set_lstrip_blocks(true);
     // Their `tojson` is Python's `json.dumps(ensure_ascii=False)`: spaces after separators, nothing escaped for HTML.
     environment.add_filter("tojson", |value: Value| {
-        hermes::spaced(&serde_json::to_value(&value).expect("a template value is JSON"))
+        spaced(&serde_json::to_value(&value).expect("a template value is JSON"))
     });
     environment.add_template("chat", template).unwrap();
     let messages = Value::from_serialize(&messages);
@@ -32,18 +32,9 @@ fn theirs(template: &str, messages: serde_json::Value, tools: serde_json::Value)
 
 /// Renders with our dialect; a "token" here is one byte of the reply.
 fn ours(conversation: &[Message]) -> String {
-    Dialect::Hermes
-        .render(conversation)
-        .into_iter()
-        .map(|piece| match piece {
-            Piece::Special(name) => name.to_string(),
-            Piece::Text(text) => text,
-            Piece::Sampled(tokens) => {
-                String::from_utf8(tokens.into_iter().map(|token| u8::try_from(token).unwrap()).collect())
-                    .unwrap()
-            }
-        })
-        .collect()
+    text_of(&Dialect::Hermes.render(conversation), |tokens| {
+        String::from_utf8(tokens.iter().map(|token| u8::try_from(*token).unwrap()).collect()).unwrap()
+    })
 }
 
 fn spec(name: &str, description: &str, parameters: serde_json::Value) -> Spec {
@@ -74,13 +65,7 @@ fn described() -> serde_json::Value {
 }
 
 fn assistant(text: &str, calls: &[Call]) -> Message {
-    let mut whole = text.to_string();
-    for call in calls {
-        if !whole.is_empty() {
-            whole.push('\n');
-        }
-        whole.push_str(&hermes::render_call(call));
-    }
+    let whole = text_of(&Dialect::Hermes.reply("", text, calls), |_| String::new());
     Message::Assistant {
         tokens: whole.bytes().map(u32::from).collect(),
         text: text.into(),

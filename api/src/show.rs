@@ -84,6 +84,12 @@ impl Show {
             Progress::Prefilling { done_tokens, total_tokens } => {
                 self.do_now(Doing::Reading { done: done_tokens, total: total_tokens });
             }
+            // A thought is not shown; that one is thought shows in the tokens that are counted.
+            Progress::Thought { .. } => {
+                if matches!(self.doing, Doing::Waiting | Doing::Reading { .. } | Doing::Loading { .. }) {
+                    self.do_now(Doing::Thinking { tokens: 0, decode_ms: 0 });
+                }
+            }
             Progress::Text { text } => {
                 if matches!(self.doing, Doing::Waiting | Doing::Reading { .. } | Doing::Loading { .. }) {
                     self.do_now(Doing::Thinking { tokens: 0, decode_ms: 0 });

@@ -8,42 +8,60 @@
 //! ```
 //!
 //! The wording around the tools is that of Qwen2.5's own template, because that is what the model was trained to obey;
-//! a test renders golden conversations with the template itself and compares.
+//! a test renders golden conversations with the template itself and compares. Qwen3 writes the same and may think first,
+//! between `<think>` and `</think>`: a model whose vocabulary has these marks is free to.
 
 use serde_json::Value;
 use tools::{Call, Spec};
 
-use super::{Parsed, Piece, Quotes, Shape};
-use crate::context::{Answer, Message};
+use super::json::{arguments, spaced};
+use super::transcript::{Orders, Said, Transcript, Turn};
+use super::{Parsed, Piece, Quotes, Seek, Shape, Stage, push, seek};
+use crate::context::Answer;
 use crate::event::Refused;
 
 const START: &str = "<|im_start|>";
 const END: &str = "<|im_end|>";
-/// Begins a call.
-pub const CALL: &str = "<tool_call>";
+const CALL: &str = "<tool_call>";
 const CALL_END: &str = "</tool_call>";
+const THINK: &str = "<think>";
+const THOUGHT: &str = "</think>";
 
 /// The prompt for the next reply.
-pub fn render(conversation: &[Message]) -> Vec<Piece> {
+pub(super) fn render(transcript: &Transcript) -> Vec<Piece> {
     let mut out = Vec::new();
-    for message in conversation {
-        match message {
-            Message::System { text, tools } => system(text, tools, &mut out),
-            Message::User { text } => turn("user", [Piece::Text(text.clone())], &mut out),
-            Message::Assistant { tokens, .. } => {
-                out.extend([
-                    Piece::Special(START),
-                    Piece::Text("assistant\n".into()),
-                    Piece::Sampled(tokens.clone()),
-                ]);
+    let last = transcript.last_user();
+    for (at, turn) in transcript.turns.iter().enumerate() {
+        match turn {
+            Turn::System(orders) | Turn::Developer(orders) => system(orders, &mut out),
+            Turn::User { text, .. } | Turn::Reminder { text } => said("user", text, &mut out),
+            Turn::Assistant { said, open } => {
+                out.extend([Piece::Special(START), Piece::Text("assistant\n".into())]);
+                match said {
+                    Said::Sampled { tokens, .. } => out.push(Piece::Sampled(tokens.clone())),
+                    Said::Written { thought, text, calls } => {
+                        // Thoughts of earlier turns are left out where they may be.
+                        let remembered =
+                            transcript.thinking && (!transcript.forgets || last.is_none_or(|last| at > last));
+                        reply(if remembered { thought } else { "" }, text, calls, &mut out);
+                    }
+                }
                 // A whole reply has sampled its own end; one that was cut off is closed for it.
-                out.extend([Piece::Special(END), Piece::Text("\n".into())]);
+                if !open {
+                    out.extend([Piece::Special(END), Piece::Text("\n".into())]);
+                }
             }
-            Message::Results { answers } => results(answers, &mut out),
+            Turn::Results { answers } => results(answers, &mut out),
         }
     }
-    out.extend([Piece::Special(START), Piece::Text("assistant\n".into())]);
+    if !matches!(transcript.turns.last(), Some(Turn::Assistant { open: true, .. })) {
+        out.extend([Piece::Special(START), Piece::Text("assistant\n".into())]);
+    }
     out
+}
+
+fn said(role: &str, text: &str, out: &mut Vec<Piece>) {
+    turn(role, [Piece::Text(text.to_string())], out);
 }
 
 fn turn(role: &str, body: impl IntoIterator<Item = Piece>, out: &mut Vec<Piece>) {
@@ -52,12 +70,14 @@ fn turn(role: &str, body: impl IntoIterator<Item = Piece>, out: &mut Vec<Piece>)
     out.extend([Piece::Special(END), Piece::Text("\n".into())]);
 }
 
-fn system(text: &str, tools: &[Spec], out: &mut Vec<Piece>) {
-    let mut body = vec![Piece::Text(text.to_string())];
-    if !tools.is_empty() {
-        let listed: String = tools.iter().map(|tool| format!("\n{}", describe(tool))).collect();
+fn system(orders: &Orders, out: &mut Vec<Piece>) {
+    let mut body = Vec::new();
+    push(&mut body, orders.text.clone().unwrap_or_default());
+    if !orders.tools.is_empty() {
+        let listed: String = orders.tools.iter().map(|tool| format!("\n{}", spaced(tool))).collect();
+        let gap = if orders.text.is_some() { "\n\n" } else { "" };
         body.push(Piece::Text(format!(
-            "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with \
+            "{gap}# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with \
              function signatures within <tools></tools> XML tags:\n<tools>{listed}\n</tools>\n\nFor each function call, \
              return a json object with function name and arguments within "
         )));
@@ -85,52 +105,45 @@ fn results(answers: &[Answer], out: &mut Vec<Piece>) {
     ]);
 }
 
-/// A tool as the model reads it.
-fn describe(tool: &Spec) -> String {
-    spaced(&serde_json::json!({
-        "type": "function",
-        "function": { "name": tool.name, "description": tool.description.trim(), "parameters": tool.parameters },
-    }))
-}
-
-/// JSON with a space after each comma and colon, as the templates' `tojson` writes it.
-pub fn spaced(value: &Value) -> String {
-    struct Spaced;
-    impl serde_json::ser::Formatter for Spaced {
-        fn begin_array_value<W: ?Sized + std::io::Write>(
-            &mut self,
-            w: &mut W,
-            first: bool,
-        ) -> std::io::Result<()> {
-            w.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_key<W: ?Sized + std::io::Write>(
-            &mut self,
-            w: &mut W,
-            first: bool,
-        ) -> std::io::Result<()> {
-            w.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
-            w.write_all(b": ")
-        }
+/// A reply as the model writes it.
+pub(super) fn reply(thought: &str, text: &str, calls: &[Call], out: &mut Vec<Piece>) {
+    if !thought.is_empty() {
+        out.push(Piece::Special(THINK));
+        push(out, format!("\n{}\n", thought.trim_matches('\n')));
+        out.push(Piece::Special(THOUGHT));
+        push(out, "\n\n".to_string());
     }
-    let mut bytes = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Spaced);
-    serde::Serialize::serialize(value, &mut serializer)
-        .expect("a JSON value is written to memory without fail");
-    String::from_utf8(bytes).expect("JSON is UTF-8")
+    push(out, text.to_string());
+    for (i, call) in calls.iter().enumerate() {
+        if i > 0 || !text.is_empty() {
+            push(out, "\n".to_string());
+        }
+        out.push(Piece::Special(CALL));
+        let body = spaced(&serde_json::json!({ "name": call.name, "arguments": call.arguments }));
+        push(out, format!("\n{body}\n"));
+        out.push(Piece::Special(CALL_END));
+    }
 }
 
-/// A call as the model writes it.
-pub fn render_call(call: &Call) -> String {
-    let body = spaced(&serde_json::json!({ "name": call.name, "arguments": call.arguments }));
-    format!("{CALL}\n{body}\n{CALL_END}")
+/// Finds what ends a stage of a reply.
+pub(super) fn mark(stage: Stage, text: &str) -> Seek {
+    match stage {
+        Stage::Thought => seek(text, &[(THOUGHT, Stage::Text)]),
+        Stage::Text => {
+            let calls = match begin(text) {
+                Begin::At(at) => Seek::At { at, len: 0, next: Stage::Call },
+                Begin::Perhaps(at) => Seek::Perhaps(at),
+                Begin::No => Seek::No,
+            };
+            calls.or_earlier(seek(text, &[(THINK, Stage::Thought)]))
+        }
+        Stage::Head | Stage::Call => Seek::No,
+    }
 }
 
 /// Where a call begins in a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
+enum Begin {
     /// Here: what comes before is text.
     At(usize),
     /// Perhaps here: the next bytes will tell. What comes before is text.
@@ -141,7 +154,7 @@ pub enum Begin {
 
 /// Finds the first call of a reply: the call mark, or an object that begins with a name. Small models leave the marks
 /// out, or put the object into a fence; a call is a call all the same, bound by the same grammar.
-pub fn begin(text: &str) -> Begin {
+fn begin(text: &str) -> Begin {
     let mut perhaps = None;
     for (at, c) in text.char_indices() {
         let rest = &text[at..];
@@ -202,10 +215,19 @@ fn fence(before: &str) -> usize {
 
 /// Reads a reply: the text before the first call, then the calls. What stands in a call's strings is never taken for
 /// syntax: the JSON is read by its own rules.
-pub fn parse(reply: &str, whole: bool) -> Parsed {
+pub(super) fn parse(reply: &str, whole: bool) -> Parsed {
     let mut rest = reply.strip_suffix(END).unwrap_or(reply);
     let mut parsed = Parsed::default();
     let mut text = String::new();
+    if let Some(thinking) = rest.trim_start().strip_prefix(THINK) {
+        let (thought, after) = match thinking.split_once(THOUGHT) {
+            Some(split) => split,
+            // A thought that was never closed is followed by nothing.
+            None => (thinking, ""),
+        };
+        parsed.thought = thought.trim_matches('\n').to_string();
+        rest = after;
+    }
     while let Begin::At(at) = begin(rest) {
         text.push_str(&rest[..at]);
         rest = rest[at..].trim_start();
@@ -277,33 +299,41 @@ fn call(value: Value) -> Result<Call, String> {
     Ok(Call { id: String::new(), name, arguments })
 }
 
-/// The grammar of a reply in llguidance's Lark dialect.
-pub fn grammar(
+/// The grammar of a reply.
+pub(super) fn grammar(
     tools: &[&Spec],
     shape: Shape,
     quotes: &Quotes,
-    special: impl Fn(&str) -> Option<engine::Token>,
+    special: &dyn Fn(&str) -> Option<engine::Token>,
 ) -> String {
     let mark = |name: &str| match special(name) {
         Some(token) => format!("<[{token}]>"),
         None => serde_json::Value::from(name).to_string(),
     };
     let mut lark = String::new();
+    // A model that has marks for its thoughts may think where it may say what it likes.
+    let think = match (special(THINK), special(THOUGHT)) {
+        (Some(open), Some(close)) => {
+            lark.push_str(&format!("think: <[{open}]> THINKING? <[{close}]>\nTHINKING: /(?s:.+)/\n"));
+            "think? "
+        }
+        _ => "",
+    };
     if tools.is_empty() {
-        lark.push_str("start: TEXT\nTEXT: /(?s:.*)/\n");
+        lark.push_str(&format!("start: {think}TEXT\nTEXT: /(?s:.*)/\n"));
         return lark;
     }
     let names: Vec<String> = (0..tools.len()).map(|i| format!("call_{i}")).collect();
     // Free text never holds the marks as ordinary letters: a call is always the special token, or it is no call. Nor
     // does it hold an object that begins with a name: that is a call without its marks, and bound like any other.
-    lark.push_str(match shape {
-        Shape::Free => "start: PLAIN? BRACED* (call (\"\\n\" call)*)?\n",
-        Shape::OneCall => "start: PLAIN? BRACED* call?\n",
+    lark.push_str(&match shape {
+        Shape::Free => format!("start: {think}PLAIN? BRACED* (call (\"\\n\" call)*)?\n"),
+        Shape::OneCall => format!("start: {think}PLAIN? BRACED* call?\n"),
         // A paragraph is room to think; more would be a small model telling a story instead of acting, and code in it
         // the whole file written out again.
-        Shape::CallNow => "start: marked\n",
+        Shape::CallNow => "start: marked\n".to_string(),
         Shape::MustCall => {
-            "start: thought marked\nthought[max_tokens=110]: THOUGHT\nTHOUGHT: /[A-Z](?s:.*)/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/ & ~/(?s:.*)``(?s:.*)/ & ~/(?s:.*)\\{[ \\n\\t]*\"name\"(?s:.*)/\n"
+            "start: thought marked\nthought[max_tokens=110]: THOUGHT\nTHOUGHT: /[A-Z](?s:.*)/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/ & ~/(?s:.*)``(?s:.*)/ & ~/(?s:.*)\\{[ \\n\\t]*\"name\"(?s:.*)/\n".to_string()
         }
     });
     lark.push_str("PLAIN: /[^{]+/ & ~/(?s:.*)<\\/?tool_call>(?s:.*)/\n");
@@ -320,72 +350,21 @@ pub fn grammar(
         // Tool names are letters and underscores, so they need no escapes in a regular expression.
         let head =
             format!("/\\{{[ \\n\\t]{{0,8}}\"name\": ?\"{}\",[ \\n\\t]{{1,8}}\"arguments\": ?/", tool.name);
-        let arguments = match quoted(tool, quotes, &mut lark) {
-            true => "quoted".to_string(),
-            false => format!("%json {}", schema(tool)),
-        };
+        let arguments = arguments(tool, quotes, &mut lark);
         lark.push_str(&format!("{name}: HEAD_{i} {arguments} CLOSE\nHEAD_{i}: {head}\n"));
     }
     lark
 }
 
-/// Writes the rule `quoted` of a tool's arguments, when they are bound to what stands in files.
-fn quoted(tool: &Spec, quotes: &Quotes, lark: &mut String) -> bool {
-    if tool.name != quotes.tool || quotes.files.is_empty() {
-        return false;
-    }
-    let literal = |text: &str| Value::from(text).to_string();
-    let others = tool.parameters["properties"].as_object().into_iter().flatten();
-    let others: Vec<String> = others
-        .filter(|(name, _)| ![quotes.path, quotes.text].contains(&name.as_str()))
-        .map(|(name, schema)| format!("{} %json {schema}", literal(&format!(", \"{name}\": "))))
-        .collect();
-    let names: Vec<String> = (0..quotes.files.len()).map(|i| format!("quote_{i}")).collect();
-    lark.push_str(&format!("quoted: ({}) \"\\\"\" {} \"}}\"\n", names.join(" | "), others.join(" ")));
-    for (i, (path, text)) in quotes.files.iter().enumerate() {
-        let head = format!("{{\"{}\": {}, \"{}\": \"", quotes.path, literal(path), quotes.text);
-        let chunks = serde_json::json!({ "substring_chunks": chunks(text) });
-        // More than white space, which is spelled \n and \t here.
-        lark.push_str(&format!(
-            "quote_{i}: {} QUOTE_{i}\nQUOTE_{i}: %regex {chunks} & /(?s:.*)[^ nt\\\\](?s:.*)/\n",
-            literal(&head)
-        ));
-    }
-    true
-}
-
-/// A text as it stands in a JSON string, in the pieces a quotation may begin and end with: a line's indentation, the
-/// rest of the line, its end.
-fn chunks(text: &str) -> Vec<String> {
-    let escaped = |text: &str| {
-        let json = Value::from(text).to_string();
-        json[1..json.len() - 1].to_string()
-    };
-    let mut chunks = Vec::new();
-    for line in text.split_inclusive('\n') {
-        let (body, end) = match line.strip_suffix('\n') {
-            Some(body) => (body, "\n"),
-            None => (line, ""),
-        };
-        let bare = body.trim_start_matches([' ', '\t']);
-        let pieces = [&body[..body.len() - bare.len()], bare, end];
-        chunks.extend(pieces.into_iter().filter(|piece| !piece.is_empty()).map(escaped));
-    }
-    chunks
-}
-
-/// A tool's schema, with the white space models write by themselves: Python's on one line, or a little more.
-fn schema(tool: &Spec) -> Value {
-    let mut schema = tool.parameters.clone();
-    if let Value::Object(map) = &mut schema {
-        map.insert("x-guidance".to_string(), serde_json::json!({ "whitespace_pattern": "[ \\n\\t]{0,8}" }));
-    }
-    schema
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn render_call(call: &Call) -> String {
+        let mut pieces = Vec::new();
+        reply("", "", std::slice::from_ref(call), &mut pieces);
+        super::super::text_of(&pieces, |_| String::new())
+    }
 
     fn call_of(name: &str, arguments: Value) -> Call {
         Call { id: String::new(), name: name.into(), arguments }

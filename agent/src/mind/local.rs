@@ -3,12 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use engine::{Engine, Grammar, Timeline, Token, Tokenizer};
+use engine::{Engine, Grammar, Timeline, Token};
 
 use crate::Error;
 use crate::context::Message;
-use crate::dialect::hermes::Begin;
-use crate::dialect::{Dialect, Piece, Quotes, Shape};
+use crate::dialect::{Dialect, Part, Quotes, Reader, Shape, tokens_of};
 use crate::event::{Created, Stop, Usage};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought};
 use tools::Spec;
@@ -80,7 +79,7 @@ impl LocalMind {
     ) -> Result<Thought, Error> {
         let mut grammar = self.grammar(created, manner, quotes)?;
         let tokenizer = self.engine.tokenizer().clone();
-        let prompt = tokens(&tokenizer, &self.dialect.render(conversation));
+        let prompt = tokens_of(&self.dialect.render(conversation), &tokenizer);
         let limit = self.engine.model().context_tokens;
         // A reply needs room too: a prompt that leaves less than this is full.
         const ROOM: usize = 256;
@@ -126,7 +125,7 @@ impl LocalMind {
         };
         shown.finish(out);
         usage.decode_ms = decoding.elapsed().as_millis() as u64;
-        let parsed = self.dialect.parse(&tokenizer.decode(&reply), stop == Stop::End);
+        let parsed = self.dialect.parse(&tokenizer.decode(&reply), stop == Stop::End, &created.tools);
         Ok(Thought {
             tokens: reply,
             text: parsed.text,
@@ -136,31 +135,6 @@ impl LocalMind {
             usage,
         })
     }
-}
-
-/// The tokens of a rendered prompt. Text never becomes a special token.
-fn tokens(tokenizer: &Tokenizer, pieces: &[Piece]) -> Vec<Token> {
-    let mut out = Vec::new();
-    let mut text = String::new();
-    for piece in pieces {
-        match piece {
-            // Neighbouring texts are one text to the tokenizer, as they are to the model's own template.
-            Piece::Text(more) => text.push_str(more),
-            Piece::Special(name) => match tokenizer.special(name) {
-                Some(token) => {
-                    out.extend(tokenizer.encode(&std::mem::take(&mut text)));
-                    out.push(token);
-                }
-                None => text.push_str(name),
-            },
-            Piece::Sampled(tokens) => {
-                out.extend(tokenizer.encode(&std::mem::take(&mut text)));
-                out.extend(tokens);
-            }
-        }
-    }
-    out.extend(tokenizer.encode(&text));
-    out
 }
 
 fn seen(progress: engine::Progress) -> Progress {
@@ -176,53 +150,35 @@ fn seen(progress: engine::Progress) -> Progress {
 
 /// What of a reply has been shown: whole characters only, and no beginning of a call taken for text.
 struct Shown {
-    dialect: Dialect,
+    reader: Reader,
+    /// The bytes of a character that is not whole yet.
     pending: Vec<u8>,
-    calling: bool,
 }
 
 impl Shown {
     fn new(dialect: Dialect) -> Shown {
-        Shown { dialect, pending: Vec::new(), calling: false }
+        Shown { reader: Reader::new(dialect), pending: Vec::new() }
     }
 
     fn add(&mut self, bytes: &[u8], out: &Sink) {
         self.pending.extend_from_slice(bytes);
-        if !self.calling {
-            let whole = whole_characters(&self.pending);
-            let text = String::from_utf8_lossy(&self.pending[..whole]).into_owned();
-            let known = match self.dialect.begin(&text) {
-                Begin::At(at) => {
-                    self.calling = true;
-                    at
-                }
-                Begin::Perhaps(at) => at,
-                Begin::No => text.len(),
-            };
-            say_text(&text[..known], out);
-            self.pending.splice(..whole, text[known..].bytes());
-            if !self.calling {
-                return;
-            }
-        }
-        let whole = whole_characters(&self.pending);
-        let text: Vec<u8> = self.pending.drain(..whole).collect();
-        if !text.is_empty() {
-            out.say(Progress::Calling { text: String::from_utf8_lossy(&text).into_owned() });
-        }
+        let whole: Vec<u8> = self.pending.drain(..whole_characters(&self.pending)).collect();
+        self.reader.add(&String::from_utf8_lossy(&whole)).into_iter().for_each(|part| say(part, out));
     }
 
-    fn finish(self, out: &Sink) {
-        if !self.calling {
-            say_text(&String::from_utf8_lossy(&self.pending), out);
-        }
+    fn finish(mut self, out: &Sink) {
+        let rest = String::from_utf8_lossy(&self.pending).into_owned();
+        let parts = self.reader.add(&rest);
+        parts.into_iter().chain(self.reader.finish()).for_each(|part| say(part, out));
     }
 }
 
-fn say_text(text: &str, out: &Sink) {
-    if !text.is_empty() {
-        out.say(Progress::Text { text: text.to_string() });
-    }
+fn say(part: Part, out: &Sink) {
+    out.say(match part {
+        Part::Thought(text) => Progress::Thought { text },
+        Part::Text(text) => Progress::Text { text },
+        Part::Call(text) => Progress::Calling { text },
+    });
 }
 
 /// How many bytes of `bytes` end at a character's border. What can never become a character counts as whole.

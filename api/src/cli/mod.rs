@@ -8,6 +8,7 @@ mod follow;
 mod logits;
 mod model;
 mod reach;
+mod render;
 mod resume;
 mod run;
 mod sandbox;
@@ -81,6 +82,8 @@ enum Command {
     Config(config::Args),
     /// Write a model's logits for given tokens to a file: the judge of every change to the engine.
     Logits(logits::Args),
+    /// Show the prompt a chat format makes of a conversation.
+    Render(render::Args),
     /// Measure how fast a model reads and writes.
     Bench(bench::Args),
 }
@@ -122,6 +125,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Sandbox(args) => sandbox::run(args).await,
         Command::Config(args) => config::run(args),
         Command::Logits(args) => logits::run(args).await,
+        Command::Render(args) => render::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }
 }
@@ -189,6 +193,8 @@ mod tests {
             kind(&["saga", "logits", "-m", "x", "--ids", "a", "--out", "b", "--decode-from", "3"]),
             Ok(())
         );
+        assert_eq!(kind(&["saga", "render", "--dialect", "dsml-v4", "chat.json", "--json"]), Ok(()));
+        assert_eq!(kind(&["saga", "render", "--dialect", "morse", "chat.json"]), Err(2));
         assert_eq!(kind(&["saga", "--version"]), Err(0));
         assert_eq!(kind(&["saga", "run", "--help"]), Err(0));
     }

@@ -122,11 +122,11 @@ async fn inspect(model: String, folders: &Folders, json: bool) -> Result<(), Fai
     }
     let engine = open(path.clone(), Options::default()).await?;
     let facts = engine.model();
-    let dialect = facts.chat_template.as_deref().map(Dialect::of_template);
-    let chat = match &dialect {
-        Some(Some(dialect)) => dialect.name().to_string(),
-        Some(None) => "one that is not supported".to_string(),
-        None => "none: this model cannot hold a conversation".to_string(),
+    let dialect = Dialect::of_model(facts.chat_template.as_deref(), &facts.architecture);
+    let chat = match (dialect, &facts.chat_template) {
+        (Some(dialect), _) => dialect.name().to_string(),
+        (None, Some(_)) => "one that is not supported".to_string(),
+        (None, None) => "none: this model cannot hold a conversation".to_string(),
     };
     let ends: Vec<String> = engine
         .tokenizer()
@@ -137,7 +137,7 @@ async fn inspect(model: String, folders: &Folders, json: bool) -> Result<(), Fai
     if json {
         let mut object = serde_json::to_value(facts).expect("facts have only string keys");
         object["path"] = json!(path);
-        object["dialect"] = json!(dialect.flatten().map(|dialect| dialect.name()));
+        object["dialect"] = json!(dialect.map(Dialect::name));
         object["ends"] = json!(ends);
         say(&object.to_string());
         return Ok(());
