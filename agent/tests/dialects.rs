@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use agent::dialect::{Dialect, Parsed, Part, Piece, Quotes, Reader, Shape, text_of, tokens_of};
+use agent::{Answer, Message, Stop};
 use engine::{Grammar, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -474,6 +475,41 @@ fn an_edit_replaces_lines_that_stand_in_the_file_in_every_dialect() {
         ] {
             assert!(!may(path, old), "{name} {path} {old:?}");
         }
+    }
+}
+
+#[test]
+fn the_prompt_of_a_session_grows_only_at_its_end() {
+    // Each longer conversation begins with the whole of the shorter one's prompt: what was computed stays of use.
+    let spell = |tokens: &[u32]| -> String { tokens.iter().map(|token| format!("[{token}]")).collect() };
+    let said = |token: u32, stop: Stop| {
+        // What was said in the end is of no account: the tokens are.
+        let text = if stop == Stop::End { "said".to_string() } else { String::new() };
+        Message::Assistant { tokens: vec![token], text, calls: Vec::new(), stop }
+    };
+    let answer = |text: &str| Answer { call: None, name: Some("list".into()), text: text.into() };
+    let conversation = [
+        Message::System { text: "You work on code.".into(), tools: specs() },
+        Message::User { text: "Go".into() },
+        said(1, Stop::End),
+        Message::Results { answers: vec![answer("a"), answer("b")] },
+        Message::User { text: "More".into() },
+        said(2, Stop::Interrupted),
+        Message::User { text: "End".into() },
+    ];
+    for dialect in Dialect::ALL {
+        let name = dialect.name();
+        let prompt = |conversation: &[Message]| text_of(&dialect.render(conversation), spell);
+        let whole = prompt(&conversation);
+        for (cut, token) in [(2, "[1]"), (5, "[2]")] {
+            let short = prompt(&conversation[..cut]);
+            let rest = whole.strip_prefix(&short).unwrap_or_else(|| panic!("{name}: {short:?} {whole:?}"));
+            assert!(rest.starts_with(token), "{name}: a reply stands where it was sampled: {rest:?}");
+        }
+        // A thought that was cut off is closed for it.
+        let thinks = whole.contains("[2]</think>");
+        let never = [Dialect::Hermes, Dialect::Qwen3Coder, Dialect::Harmony].contains(&dialect);
+        assert_eq!(thinks, !never, "{name}: {whole:?}");
     }
 }
 

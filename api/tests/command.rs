@@ -100,6 +100,26 @@ fn what_cannot_be_done_says_what_to_do() {
 }
 
 #[test]
+fn a_conversation_is_shown_as_a_format_writes_it() {
+    // Who doubts a chat format compares its prompts with those of the model's maker.
+    let home = home();
+    let file = home.path().join("chat.json");
+    let chat = r#"{"case": "x", "messages": [{"role": "user", "content": "Hi"}], "thinking_mode": "chat"}"#;
+    std::fs::write(&file, chat).unwrap();
+    let render =
+        |more: &[&str]| saga(home.path(), &[&["render", "chat.json", "--dialect", "dsml-v4"], more].concat());
+    let prompt = "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>";
+    assert_eq!(String::from_utf8_lossy(&render(&[]).stdout), format!("{prompt}\n"));
+    let json: serde_json::Value = serde_json::from_slice(&render(&["--json"]).stdout).unwrap();
+    assert_eq!(json, serde_json::json!({"prompt": prompt, "ids": null}));
+    let (code, error) = refused(&render(&["--model", "none/tokenizer.json"]));
+    assert!(code == 1 && error.contains("none/tokenizer.json"), "{error}");
+    std::fs::write(&file, chat.replace("user", "king")).unwrap();
+    let (code, error) = refused(&render(&[]));
+    assert!(code == 1 && error.contains("messages[0]: the role \"king\""), "{error}");
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let home = home();
     std::fs::write(home.path().join("data"), "a file where the data folder should be").unwrap();
