@@ -110,6 +110,37 @@ pub(crate) fn steady(output: &str, workspace: &Path) -> String {
     once(&out)
 }
 
+/// A failed command's output without what did not fail: tests that passed are counted, and so are a compiler's warnings.
+/// A small model takes the first thing it reads for the thing to be mended, and waits long for what it need not read.
+pub(crate) fn what_failed(output: &str) -> String {
+    let counted = |n: usize, one: &str, many: &str| match n {
+        0 => String::new(),
+        1 => format!("(1 {one})\n"),
+        n => format!("({n} {many})\n"),
+    };
+    let mut out = String::with_capacity(output.len());
+    let (mut passed, mut warnings) = (0, 0);
+    let mut warning = false;
+    for line in output.split_inclusive('\n') {
+        let text = line.trim_end();
+        // rustc's warnings reach to the next empty line, or to the next message.
+        warning = text.starts_with("warning: ") || warning && !text.is_empty() && !text.starts_with("error");
+        if warning {
+            // The last of them only counts the others.
+            warnings += usize::from(text.starts_with("warning: ") && !text.contains(" generated "));
+        } else if text.ends_with(" ... ok") {
+            passed += 1;
+        } else {
+            out.push_str(&counted(std::mem::take(&mut passed), "test passed", "tests passed"));
+            out.push_str(&counted(std::mem::take(&mut warnings), "warning", "warnings"));
+            out.push_str(line);
+        }
+    }
+    out.push_str(&counted(passed, "test passed", "tests passed"));
+    out.push_str(&counted(warnings, "warning", "warnings"));
+    out
+}
+
 /// A text in which each failure is told once: of paragraphs that end in the same line, as the tracebacks of many tests
 /// that break on one fault do, the first is kept whole and the others are counted.
 fn once(text: &str) -> String {
@@ -265,6 +296,25 @@ mod tests {
         let kept = "1.5 != 1.50, v1.2.3s 4.5sec x0.5s 10s 3.s, 0.5";
         assert_eq!(steady(kept), kept);
         assert_eq!(steady("日本 0.5s 9"), "日本 0s 9");
+    }
+
+    #[test]
+    fn of_a_failed_command_only_what_failed_is_told() {
+        // A crate of 864 lines with 11 broken tests of 111: the 100 others and an old warning were most of what was read,
+        // and the model went after the warning.
+        let output = "exit code 101\n   Compiling heck v0.5.0 (.)\nwarning: unexpected `cfg` value\n  --> src/train.rs:70:11\n   |\n\n\
+                      warning: `heck` (lib test) generated 1 warning\n\nrunning 4 tests\ntest a::test1 ... FAILED\ntest a::test2 ... ok\n\
+                      test b::test1 ... ok\ntest b::test2 ... FAILED\n\nfailures:\n";
+        assert_eq!(
+            what_failed(output),
+            "exit code 101\n   Compiling heck v0.5.0 (.)\n(1 warning)\n\n\nrunning 4 tests\ntest a::test1 ... FAILED\n\
+             (2 tests passed)\ntest b::test2 ... FAILED\n\nfailures:\n"
+        );
+        let compiler = "warning: unused\n --> a.rs:1:1\nerror[E0425]: no `x`\n --> a.rs:2:1\n";
+        assert_eq!(what_failed(compiler), "(1 warning)\nerror[E0425]: no `x`\n --> a.rs:2:1\n");
+        let python = "test_a (t.A.test_a) ... ok\ntest_b (t.A.test_b) ... FAIL\n";
+        assert_eq!(what_failed(python), "(1 test passed)\ntest_b (t.A.test_b) ... FAIL\n");
+        assert_eq!(what_failed("..F\n\nFAILED (failures=1)"), "..F\n\nFAILED (failures=1)");
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct LiveOptions {
     pub threads: usize,
     /// Tokens of context; the model's own when left out.
     pub context_tokens: Option<usize>,
+    /// The most memory that experts may take, as the engine's options have it.
+    pub expert_bytes: Option<u64>,
     /// Limits of each turn of sessions that name none.
     pub budget: Budget,
     /// How replies are sampled.
@@ -112,8 +114,12 @@ impl Live {
                 "{ENGINES_MAX} models are open already; use one of them or restart the service"
             )));
         }
-        let options =
-            engine::Options { threads: self.options.threads, context_tokens: self.options.context_tokens };
+        let options = engine::Options {
+            threads: self.options.threads,
+            context_tokens: self.options.context_tokens,
+            expert_bytes: self.options.expert_bytes,
+            ..engine::Options::default()
+        };
         let (file, out) = (path.clone(), out.clone());
         let engine = blocking(move || {
             let mut on = |progress| {
@@ -374,6 +380,9 @@ impl World for LiveWorld {
         let mut done = done?;
         if self.led && lead::runs(&call.name) {
             done.text = check::steady(&done.text, &self.policy.workspace);
+            if !done.ok {
+                done.text = check::what_failed(&done.text);
+            }
         }
         Ok(done)
     }

@@ -360,7 +360,7 @@ fn what_a_dialect_writes_its_grammar_admits() {
                 if !speechless && !speaks(dialect, special) {
                     return Ok(());
                 }
-                let tokens = tokens_of(&written(dialect, &reply), &tokenizer);
+                let tokens = tokens_of(&written(dialect, &reply), &tokenizer).unwrap();
                 prop_assert!(admits(&grammar, &tokens), "{} {:?}", dialect.name(), tokenizer.decode(&tokens));
                 Ok(())
             });
@@ -395,7 +395,7 @@ fn a_grammar_bounds_calls_by_the_tools_schemas() {
                 let (thought, text) = if speaks(dialect, special) { ("So.", "I look.") } else { ("", "") };
                 let may = |calls: &[Call]| {
                     let pieces = dialect.reply(thought, text, calls);
-                    admits(&grammar, &tokens_of(&pieces, &tokenizer))
+                    admits(&grammar, &tokens_of(&pieces, &tokenizer).unwrap())
                 };
                 let what = |call: &Call| format!("{} {shape:?} {call:?}", dialect.name());
                 assert!(may(&[]), "{}", dialect.name());
@@ -416,7 +416,7 @@ fn a_led_model_acts_in_every_dialect() {
     for dialect in Dialect::ALL {
         let may = |shape, thought: &str, text: &str, calls: &[Call]| {
             let grammar = grammar(dialect, shape, &quotes(&[]), &tokenizer);
-            admits(&grammar, &tokens_of(&dialect.reply(thought, text, calls), &tokenizer))
+            admits(&grammar, &tokens_of(&dialect.reply(thought, text, calls), &tokenizer).unwrap())
         };
         let (thought, text) = match dialect {
             // These have no thoughts, or none that they have to think: what they say is one.
@@ -456,7 +456,7 @@ fn an_edit_replaces_lines_that_stand_in_the_file_in_every_dialect() {
                     other => other,
                 })
                 .collect();
-            admits(&grammar, &tokens_of(&pieces, &tokenizer))
+            admits(&grammar, &tokens_of(&pieces, &tokenizer).unwrap())
         };
         let name = dialect.name();
         for old in

@@ -16,9 +16,12 @@ fn admits(shape: Shape, files: &[(&str, &str)], text: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     TinyModel::new("qwen2").write(&path);
-    let engine =
-        engine::Engine::open(&path, engine::Options { threads: 1, context_tokens: None }, &mut |_| ())
-            .unwrap();
+    let engine = engine::Engine::open(
+        &path,
+        engine::Options { threads: 1, ..engine::Options::default() },
+        &mut |_| (),
+    )
+    .unwrap();
     let toolbox = Toolbox::builtin();
     let mut edit: Spec = toolbox.spec("edit").unwrap().clone();
     edit.parameters["properties"].as_object_mut().unwrap().remove("all");
@@ -33,7 +36,7 @@ fn admits(shape: Shape, files: &[(&str, &str)], text: &str) -> bool {
     let mut tokens = Vec::new();
     for (i, piece) in text.split(MARK).enumerate() {
         tokens.extend((i > 0).then_some(mark));
-        tokens.extend(tokenizer.encode(piece));
+        tokens.extend(tokenizer.encode_after(&tokens, piece).unwrap());
     }
     grammar.advance(&tokens).is_ok() && grammar.may_end()
 }

@@ -26,6 +26,10 @@ pub struct Config {
     /// The longest line of tokens a session may reach; left out, the model's own limit, but at most 32,768.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context_tokens: Option<usize>,
+    /// The most memory that a model's experts may take; the others stay on disk and are read when they are chosen.
+    /// Left out, the system decides. Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert_bytes: Option<u64>,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
     pub idle_secs: u64,
     /// Limits of each turn of sessions that name none.
@@ -66,6 +70,7 @@ impl Default for Config {
             model: engine::catalog::DEFAULT.to_string(),
             threads: 0,
             context_tokens: None,
+            expert_bytes: None,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -244,6 +249,9 @@ pub(crate) struct Overrides {
     /// The longest line of tokens a session may reach.
     #[arg(long, env = "SAGA_CONTEXT_TOKENS", value_name = "N")]
     pub(crate) context_tokens: Option<usize>,
+    /// The most memory that a model's experts may take, such as 8G; the others are read from disk when they are chosen.
+    #[arg(long, env = "SAGA_EXPERT_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    pub(crate) expert_bytes: Option<u64>,
     /// A sandbox layer that may be missing (repeatable); `saga doctor` names them. Makes sessions weaker.
     #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
     pub(crate) lowered: Vec<String>,
@@ -285,6 +293,9 @@ impl Overrides {
         }
         if let Some(threads) = self.threads {
             config.threads = threads;
+        }
+        if self.expert_bytes.is_some() {
+            config.expert_bytes = self.expert_bytes;
         }
         if self.context_tokens.is_some() {
             config.context_tokens = self.context_tokens;
@@ -363,7 +374,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

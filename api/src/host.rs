@@ -71,6 +71,43 @@ pub(crate) fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Bytes as memory is counted: `3.43 GiB`.
+pub(crate) fn binary_bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    // Below half of the last digit of what is rounded up to 1024.
+    while value >= 1023.995 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.2} {}", UNITS[unit]) }
+}
+
+/// Bytes as people write them: `24G` and `24GiB` are 24 · 2³⁰, `24GB` is 24 · 10⁹, a number alone is bytes.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let (prefix, base) = match unit.as_str() {
+        "" | "b" => ("", 1.0),
+        unit => match unit.strip_suffix("ib").or(unit.strip_suffix('b').map(|_| "")) {
+            // Two letters that end in b count in thousands.
+            Some("") => (&unit[..unit.len() - 1], 1000.0),
+            Some(prefix) => (prefix, 1024.0),
+            None => (unit, 1024.0_f64),
+        },
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == prefix);
+    let bytes = number.parse::<f64>().ok().zip(power).map(|(number, power)| number * base.powi(power as i32));
+    match bytes {
+        // Beyond 2⁵³ not every number of bytes can be said, and no machine has so much.
+        Some(bytes) if bytes < 9e15 => Ok(bytes as u64),
+        _ => Err(format!("{text:?} is no size; write it like 24G, 512M or 8000000000")),
+    }
+}
+
 /// A number as people read it: `12,345`.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -109,6 +146,30 @@ mod tests {
             [seconds(0.44), seconds(59.6), seconds(185.0), seconds(7260.0)],
             ["0.4 s", "1 min 0 s", "3 min 5 s", "2 h 1 min"]
         );
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let gib = 1 << 30;
+        for (text, bytes) in [
+            ("24G", 24 * gib),
+            ("24g", 24 * gib),
+            ("24GiB", 24 * gib),
+            ("24 gib", 24 * gib),
+            ("24GB", 24_000_000_000),
+            ("1.5M", 3 << 19),
+            ("512k", 512 << 10),
+            ("2T", 2048 * gib),
+            ("7", 7),
+            ("7B", 7),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "24X", "24GG", "-1G", "1e9", "1..5G", "9999999T", "24ib", "NaN"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        assert_eq!(binary_bytes(3_688_171_520), "3.43 GiB");
+        assert_eq!([binary_bytes(1023), binary_bytes((1 << 20) - 1)], ["1023 B", "1.00 MiB"]);
     }
 
     #[test]

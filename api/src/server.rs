@@ -53,6 +53,7 @@ pub(crate) async fn open(
         roots,
         threads: config.threads,
         context_tokens: config.context_tokens,
+        expert_bytes: config.expert_bytes,
         budget,
         sampling: engine::Sampling::default(),
         lowered: config.sandbox.lowered.clone(),

@@ -213,3 +213,35 @@ fn the_service_prints_its_key_once_and_stops_on_a_signal() {
     assert!(new.contains("key: saga-"), "{new}");
     stop(child);
 }
+
+#[test]
+fn a_plan_needs_no_file_and_measures_nothing_it_is_given() {
+    let home = home();
+    let rates = ["--ram-gbps", "20", "--disk-gbps", "2"];
+    let plan = |args: &[&str]| saga(home.path(), &[&["model", "plan"], args, &rates].concat());
+    let output = plan(&["deepseek-v4-flash", "--ram", "24G", "--ctx", "1048576"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for part in
+        ["284.33 billion", "13.27 billion", "fp8: 3.43 GiB", "experts on disk", "after 1,048,576 tokens"]
+    {
+        assert!(text.contains(part), "{part} is missing from {text}");
+    }
+    let output = plan(&["deepseek-v4-pro", "--ram", "64GiB", "--ctx", "1048576", "--kv", "f16", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["kv_choices"]["fp8"].as_u64().unwrap().div_ceil(1 << 20), 5036);
+    assert_eq!(json["kv_bytes"], json["kv_choices"]["f16"]);
+    assert_eq!(json["ram_bytes"].as_u64(), Some(64 << 30));
+
+    std::fs::write(home.path().join("config.json"), r#"{"model_type": "qwen3", "hidden_size": 64}"#).unwrap();
+    for (args, part) in [
+        (&["no-such-model"][..], "known are deepseek-v3"),
+        (&["./config.json"], "`num_hidden_layers` is missing"),
+        (&["qwen3-30b-a3b", "--ctx", "9999999"], "made for 262144"),
+        (&["gpt-oss-20b", "--kv", "fp8"], "f32, f16 or q8"),
+        (&["gpt-oss-20b", "--weights", "q9"], "never stored as `q9`"),
+    ] {
+        let (code, error) = refused(&plan(args));
+        assert!(code == 1 && error.contains(part), "{args:?}: {error}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Opens a model and hands out timelines.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -7,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::KvKind;
+use crate::experts::{Held, Uses};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
-use crate::weights::Gguf;
+use crate::weights::{Place, Source};
 use crate::worker::{self, LineId, Order};
 use crate::{Error, Grammar, GrammarSource, Timeline, Tokenizer};
 
@@ -30,6 +33,11 @@ pub struct Options {
     pub threads: usize,
     /// The longest line a timeline may hold; `None` means the model's own limit, but at most 32,768.
     pub context_tokens: Option<usize>,
+    /// How keys and values are stored.
+    pub kv: KvKind,
+    /// The most memory that experts may take: the others stay on disk and are read when they are chosen. `None`
+    /// maps all of them, and leaves it to the system what is in memory.
+    pub expert_bytes: Option<u64>,
 }
 
 /// What is known of an open model.
@@ -84,23 +92,27 @@ impl Engine {
     /// [`Error::Tensor`] say what is wrong with the file; [`Error::Io`] that it cannot be read.
     pub fn open(path: &Path, options: Options, on: &mut dyn FnMut(Progress)) -> Result<Engine, Error> {
         let kernels = Kernels::pick()?;
-        let file = Gguf::open(path, know)?;
-        let spec = Spec::read(&file)?;
+        let source = Source::open(path, know)?;
+        let spec = Spec::read(&source)?;
         let context_tokens = context(&spec, options.context_tokens)?;
-        let model = Model::load(&file, spec, kernels)?;
-        let tokenizer = Tokenizer::from_gguf(file.metadata())?;
+        let mut model = Model::load(&source, spec, kernels)?;
+        let place = match options.expert_bytes {
+            None => None,
+            Some(budget) => model.place_experts(budget, source.files())?,
+        };
+        let tokenizer = tokenizer(&source, model.spec().vocabulary)?;
         let spec = model.spec();
         let info = ModelInfo {
-            name: file.text("general.name").map_or_else(|| file_name(path), str::to_owned),
+            name: source.text("general.name").map_or_else(|| file_name(path), str::to_owned),
             architecture: spec.architecture.clone(),
-            parameters: file.parameters(),
-            file_bytes: file.file_bytes(),
+            parameters: source.parameters(),
+            file_bytes: source.file_bytes(),
             context_tokens,
             vocabulary: spec.vocabulary,
-            chat_template: file.text("tokenizer.chat_template").map(str::to_owned),
-            quantisation: file.quantisation().to_owned(),
+            chat_template: chat_template(&source),
+            quantisation: source.quantisation().to_owned(),
             layers: spec.layers.len(),
-            kv_bytes_per_token: model.cache_layout().bytes_per_token(),
+            kv_bytes_per_token: model.cache_layout(options.kv).bytes_per_token(),
         };
         let threads = if options.threads == 0 { physical_cores() } else { options.threads };
         let pool = rayon::ThreadPoolBuilder::new()
@@ -108,7 +120,7 @@ impl Engine {
             .thread_name(|i| format!("engine-{i}"))
             .build()
             .map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
-        read_ahead(&file, on);
+        read_ahead(&source, place.as_deref(), on);
         tracing::info!(
             model = info.name,
             architecture = info.architecture,
@@ -117,9 +129,9 @@ impl Engine {
             context_tokens,
             "opened"
         );
-        let orders = worker::start(model, pool)
+        let orders = worker::start(model, options.kv, pool)
             .map_err(|e| Error::Option(format!("the engine's thread does not start: {e}")))?;
-        let shared = Shared { info, tokenizer, orders: Mutex::new(orders), lines: AtomicU64::new(0) };
+        let shared = Shared { info, tokenizer, place, orders: Mutex::new(orders), lines: AtomicU64::new(0) };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -131,6 +143,22 @@ impl Engine {
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.shared.tokenizer
+    }
+
+    /// How often each expert was chosen since the model was opened, for every layer that has experts: a prompt of `n`
+    /// tokens chooses `n` times as many as one token goes through. Answered between two chunks of other work.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub async fn expert_uses(&self) -> Result<Vec<Uses>, Error> {
+        let (done, answer) = tokio::sync::oneshot::channel();
+        self.shared.order(Order::ExpertUses { done })?;
+        answer.await.map_err(|_| Error::Stopped)
+    }
+
+    /// What was kept of experts and read of them, if they stay on disk: see [`Options::expert_bytes`].
+    pub fn experts_held(&self) -> Option<Held> {
+        self.shared.place.as_ref().map(|place| place.counts())
     }
 
     /// A new, empty timeline.
@@ -151,6 +179,8 @@ impl Engine {
 pub(crate) struct Shared {
     pub(crate) info: ModelInfo,
     tokenizer: Tokenizer,
+    /// Where the experts are, if they stay on disk.
+    place: Option<Arc<Place>>,
     /// Locked for the moment of a send.
     orders: Mutex<Sender<Order>>,
     lines: AtomicU64,
@@ -191,7 +221,7 @@ fn file_name(path: &Path) -> String {
 
 /// How many cores this process may use, counting the two threads of one core once: they share the units that
 /// do the arithmetic.
-fn physical_cores() -> usize {
+pub(crate) fn physical_cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
     // "0-1" or "0,32" names the threads of one core; without this file every thread counts as a core.
     let siblings = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list");
@@ -205,12 +235,15 @@ fn physical_cores() -> usize {
     (allowed / per_core).max(1)
 }
 
-/// Reads the file into memory, so that the first prompt need not wait for the disk page by page. A file larger
-/// than the free memory is left to be read as it is used.
-fn read_ahead(file: &Gguf, on: &mut dyn FnMut(Progress)) {
+/// Reads the file into memory, so that the first prompt need not wait for the disk page by page; but no experts that
+/// stay on disk. What is larger than the free memory is left to be read as it is used.
+fn read_ahead(source: &Source, place: Option<&Place>, on: &mut dyn FnMut(Progress)) {
     const PIECE: usize = 32 << 20;
     const PAGE: usize = 4096;
-    let total_bytes = file.file_bytes();
+    let maps =
+        source.maps().iter().map(|map| (map, outside(map.len(), place.map(|place| place.parts_of(map)))));
+    let maps: Vec<_> = maps.collect();
+    let total_bytes = maps.iter().flat_map(|(_, parts)| parts).map(|part| part.len() as u64).sum();
     if available_memory().is_some_and(|available| total_bytes > available) {
         tracing::warn!(
             total_bytes,
@@ -218,20 +251,71 @@ fn read_ahead(file: &Gguf, on: &mut dyn FnMut(Progress)) {
         );
         return;
     }
-    let map = file.map();
-    // Advice only; the pages are touched below in any case.
-    let _ = map.advise(memmap2::Advice::WillNeed);
     let mut done_bytes = 0;
-    for piece in map.chunks(PIECE) {
-        let touched = piece.iter().step_by(PAGE).fold(0_u8, |sum, &byte| sum ^ byte);
-        std::hint::black_box(touched);
-        done_bytes += piece.len() as u64;
-        on(Progress::Loading { done_bytes, total_bytes });
+    for (map, parts) in maps {
+        for part in parts {
+            // Advice only; the pages are touched below in any case.
+            let _ = map.advise_range(memmap2::Advice::WillNeed, part.start, part.len());
+            for piece in map[part].chunks(PIECE) {
+                let touched = piece.iter().step_by(PAGE).fold(0_u8, |sum, &byte| sum ^ byte);
+                std::hint::black_box(touched);
+                done_bytes += piece.len() as u64;
+                on(Progress::Loading { done_bytes, total_bytes });
+            }
+        }
+    }
+}
+
+/// What of 0..len lies outside of some parts, which are in order.
+fn outside(len: usize, parts: Option<Vec<Range<usize>>>) -> Vec<Range<usize>> {
+    let mut outside = Vec::new();
+    let mut at = 0;
+    for part in parts.into_iter().flatten().chain(std::iter::once(len..len)) {
+        if at < part.start {
+            outside.push(at..part.start);
+        }
+        at = at.max(part.end);
+    }
+    outside
+}
+
+/// The model's tokenizer: from the metadata of a GGUF file, or from the file beside a folder's weights.
+///
+/// A model without one can still be asked for logits, which is how tiny checkpoints are judged.
+fn tokenizer(source: &Source, vocabulary: usize) -> Result<Tokenizer, Error> {
+    match source {
+        Source::Gguf(_) if source.text("tokenizer.ggml.model").is_none_or(|model| model == "none") => {
+            tracing::warn!(model = source.text("general.name"), "the model file has no tokenizer");
+            Ok(Tokenizer::absent(vocabulary))
+        }
+        Source::Gguf(file) => Tokenizer::from_gguf(file.metadata()),
+        Source::Folder(folder) => {
+            let path = folder.path().join("tokenizer.json");
+            if path.exists() {
+                return Tokenizer::from_json(&path);
+            }
+            tracing::warn!(folder = %folder.path().display(), "the model's folder has no tokenizer.json");
+            Ok(Tokenizer::absent(vocabulary))
+        }
+    }
+}
+
+/// The Jinja template of the model's chat format.
+fn chat_template(source: &Source) -> Option<String> {
+    match source {
+        Source::Gguf(file) => file.text("tokenizer.chat_template").map(str::to_owned),
+        Source::Folder(folder) => {
+            let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).ok();
+            read("chat_template.jinja").or_else(|| {
+                let config: serde_json::Value = serde_json::from_str(&read("tokenizer_config.json")?).ok()?;
+                config["chat_template"].as_str().map(str::to_owned)
+            })
+        }
     }
 }
 
 /// Bytes that can be filled without pushing anything out that is in use, page cache counted as free.
-fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;

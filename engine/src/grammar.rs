@@ -51,7 +51,7 @@ use llguidance::toktrie::{
 };
 use llguidance::{Matcher, ParserFactory};
 
-use crate::tokenizer::{Codec, Kind, Tokenizer};
+use crate::tokenizer::{Codec, Kind, Place, Tokenizer};
 use crate::{Error, Token};
 
 /// The longest grammar that is read, in bytes of Lark text or of JSON schema. Tools of an ordinary session need some
@@ -99,9 +99,9 @@ impl Grammar {
     ///
     /// # Errors
     /// [`Error::Grammar`] when the source is too long, is not a grammar, or asks for what cannot be compiled; the
-    /// message gives the place in the source.
+    /// message gives the place in the source. [`Error::Tokenizer`] when the model came without a tokenizer.
     pub fn new(source: &GrammarSource, tokenizer: &Tokenizer) -> Result<Grammar, Error> {
-        let matching = tokenizer.matching().map_err(Error::Grammar)?;
+        let matching = tokenizer.matching()?;
         let top = match source {
             GrammarSource::Lark(text) => {
                 check_length(text.len())?;
@@ -254,9 +254,9 @@ impl TokenizerEnv for Vocabulary {
         let mut tokens = Vec::new();
         for chunk in bytes.utf8_chunks() {
             let text = chunk.valid();
-            let encoded = self.codec.encode(text);
-            // Encoding may compose characters or drop bytes the vocabulary lacks; a grammar means its bytes as they
-            // are.
+            // What a grammar forces goes on from what was sampled. Encoding may compose characters or drop bytes
+            // the vocabulary lacks; a grammar means its bytes as they are.
+            let encoded = self.codec.encode(text, Place::AfterText).unwrap_or_default();
             let spelled = encoded.iter().flat_map(|&token| self.codec.bytes(token));
             if spelled.eq(text.as_bytes()) {
                 tokens.extend(encoded);

@@ -23,10 +23,13 @@ mod error;
 
 pub mod bench;
 pub mod catalog;
+pub mod experts;
 pub mod logits;
+pub mod plan;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use cache::KvKind;
 pub use engine::{Engine, ModelInfo, Options, Progress, Token};
 pub use error::Error;
 pub use grammar::{Grammar, GrammarSource};

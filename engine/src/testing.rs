@@ -18,7 +18,7 @@ pub const CONTEXT_TOKENS: usize = 1024;
 /// A tiny model: random weights, a byte-level tokenizer, and the metadata a real file has.
 #[derive(Clone, Debug)]
 pub struct TinyModel {
-    /// `qwen2` or `llama`.
+    /// `qwen2`, `llama`, `deepseek2` or `qwen35moe`.
     pub architecture: String,
     /// How its matrices are stored; `Q4K` and its like need a `width` that is a multiple of 256.
     pub dtype: GgmlDType,
@@ -32,6 +32,8 @@ pub struct TinyModel {
     pub kv_heads: usize,
     /// Layers.
     pub layers: usize,
+    /// Experts of a layer, of which a token goes through two; 0 for none. `llama` can do without.
+    pub experts: usize,
     /// Whether the output matrix is the embedding.
     pub tied: bool,
     /// Whose weights these are.
@@ -49,6 +51,7 @@ impl TinyModel {
             heads: 4,
             kv_heads: 2,
             layers: 2,
+            experts: if matches!(architecture, "deepseek2" | "qwen35moe") { 8 } else { 0 },
             tied: architecture == "llama",
             seed: 1,
         }
@@ -75,7 +78,7 @@ impl TinyModel {
         let (tokens, merges) = vocabulary();
         let kinds = (0..VOCABULARY).map(|i| Value::I32(if i < VOCABULARY - SPECIALS.len() { 1 } else { 3 }));
         let arch = |key: &str| format!("{}.{key}", self.architecture);
-        vec![
+        let mut metadata = vec![
             ("general.architecture".into(), text(&self.architecture)),
             ("general.name".into(), text("Tiny")),
             (arch("block_count"), number(self.layers)),
@@ -101,47 +104,198 @@ impl TinyModel {
                      <|im_end|>\n{% endfor %}<|im_start|>assistant\n",
                 ),
             ),
-        ]
+        ];
+        metadata.extend(self.sizes().iter().map(|&(key, size)| (arch(key), number(size))));
+        metadata
+    }
+
+    /// What only some families have.
+    fn sizes(&self) -> Vec<(&str, usize)> {
+        let experts = [
+            ("expert_count", self.experts),
+            ("expert_used_count", 2),
+            ("expert_feed_forward_length", self.hidden),
+            ("expert_shared_feed_forward_length", self.hidden),
+        ];
+        let own: &[(&str, usize)] = match self.architecture.as_str() {
+            "deepseek2" => &[
+                ("expert_group_count", 2),
+                ("expert_group_used_count", 1),
+                ("attention.q_lora_rank", rows::QUERY),
+                ("attention.kv_lora_rank", rows::ROW),
+                ("attention.key_length", rows::ROW + rows::ROTATED),
+                ("attention.value_length", rows::ROW),
+                ("attention.key_length_mla", rows::STILL + rows::ROTATED),
+                ("attention.value_length_mla", rows::VALUE),
+                ("rope.dimension_count", rows::ROTATED),
+            ],
+            "qwen35moe" => &[
+                ("full_attention_interval", 2),
+                ("ssm.conv_kernel", states::TAPS),
+                ("ssm.group_count", states::KEY_HEADS),
+                ("ssm.state_size", states::KEY),
+                ("ssm.time_step_rank", states::VALUE_HEADS),
+                ("ssm.inner_size", states::VALUE_HEADS * states::VALUE),
+            ],
+            "llama" if self.experts > 0 => return experts[..3].to_vec(),
+            _ => return Vec::new(),
+        };
+        [&experts, own].concat()
     }
 
     fn tensors(&self) -> Vec<(String, QTensor)> {
-        let mut chance = Chance(self.seed);
-        let (width, hidden) = (self.width, self.hidden);
-        let head = width / self.heads;
-        let mut tensors = Vec::new();
-        let mut put = |name: String, shape: &[usize], dtype, centre: f32, spread: f32| {
-            let count = shape.iter().product();
-            let values: Vec<f32> = (0..count).map(|_| centre + spread * chance.next()).collect();
-            let tensor =
-                Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has");
-            tensors.push((name, QTensor::quantize(&tensor, dtype).expect("rows are whole blocks")));
-        };
-        let float = GgmlDType::F32;
-        let row = |columns: usize| 2.0 / (columns as f32).sqrt();
-        put("token_embd.weight".into(), &[VOCABULARY, width], self.dtype, 0.0, 1.0);
+        let mut to = Tensors { dtype: self.dtype, chance: Chance(self.seed), made: Vec::new() };
+        to.matrix("token_embd.weight", &[VOCABULARY, self.width], 1.0);
         if !self.tied {
-            put("output.weight".into(), &[VOCABULARY, width], self.dtype, 0.0, 2.0 * row(width));
+            to.matrix("output.weight", &[VOCABULARY, self.width], 2.0 * spread(self.width));
         }
-        put("output_norm.weight".into(), &[width], float, 1.0, 0.3);
+        to.floats("output_norm.weight", &[self.width], 1.0, 0.3);
         for i in 0..self.layers {
             let name = |part: &str| format!("blk.{i}.{part}");
-            let (q, kv) = (self.heads * head, self.kv_heads * head);
-            put(name("attn_norm.weight"), &[width], float, 1.0, 0.3);
-            put(name("attn_q.weight"), &[q, width], self.dtype, 0.0, row(width));
-            put(name("attn_k.weight"), &[kv, width], self.dtype, 0.0, row(width));
-            put(name("attn_v.weight"), &[kv, width], self.dtype, 0.0, row(width));
-            if self.architecture == "qwen2" {
-                put(name("attn_q.bias"), &[q], float, 0.0, 0.5);
-                put(name("attn_k.bias"), &[kv], float, 0.0, 0.5);
-                put(name("attn_v.bias"), &[kv], float, 0.0, 0.5);
+            to.floats(&name("attn_norm.weight"), &[self.width], 1.0, 0.3);
+            let second_norm =
+                if self.architecture == "qwen35moe" { "post_attention_norm" } else { "ffn_norm" };
+            match self.architecture.as_str() {
+                "deepseek2" => self.attention_over_rows(i, &mut to),
+                "qwen35moe" if i % 2 == 0 => self.states(i, &mut to),
+                _ => self.attention(i, &mut to),
             }
-            put(name("attn_output.weight"), &[width, q], self.dtype, 0.0, row(q));
-            put(name("ffn_norm.weight"), &[width], float, 1.0, 0.3);
-            put(name("ffn_gate.weight"), &[hidden, width], self.dtype, 0.0, row(width));
-            put(name("ffn_up.weight"), &[hidden, width], self.dtype, 0.0, row(width));
-            put(name("ffn_down.weight"), &[width, hidden], self.dtype, 0.0, row(hidden));
+            to.floats(&name(&format!("{second_norm}.weight")), &[self.width], 1.0, 0.3);
+            match self.architecture.as_str() {
+                "deepseek2" if i > 0 => self.experts(i, &mut to),
+                "qwen35moe" => self.experts(i, &mut to),
+                "llama" if self.experts > 0 => self.experts(i, &mut to),
+                _ => self.feed_forward(i, "", &[], &mut to),
+            }
         }
-        tensors
+        to.made
+    }
+
+    fn attention(&self, layer: usize, to: &mut Tensors) {
+        let name = |part: &str| format!("blk.{layer}.attn_{part}");
+        let head = self.width / self.heads;
+        let (q, kv) = (self.heads * head, self.kv_heads * head);
+        let gated = self.architecture == "qwen35moe";
+        to.matrix(&name("q.weight"), &[if gated { 2 * q } else { q }, self.width], spread(self.width));
+        to.matrix(&name("k.weight"), &[kv, self.width], spread(self.width));
+        to.matrix(&name("v.weight"), &[kv, self.width], spread(self.width));
+        if self.architecture == "qwen2" {
+            to.floats(&name("q.bias"), &[q], 0.0, 0.5);
+            to.floats(&name("k.bias"), &[kv], 0.0, 0.5);
+            to.floats(&name("v.bias"), &[kv], 0.0, 0.5);
+        }
+        if gated {
+            to.floats(&name("q_norm.weight"), &[head], 1.0, 0.3);
+            to.floats(&name("k_norm.weight"), &[head], 1.0, 0.3);
+        }
+        to.matrix(&name("output.weight"), &[self.width, q], spread(q));
+    }
+
+    fn attention_over_rows(&self, layer: usize, to: &mut Tensors) {
+        use rows::{QUERY, ROTATED, ROW, STILL, VALUE};
+        let name = |part: &str| format!("blk.{layer}.attn_{part}.weight");
+        to.matrix(&name("q_a"), &[QUERY, self.width], spread(self.width));
+        to.floats(&name("q_a_norm"), &[QUERY], 1.0, 0.3);
+        to.matrix(&name("q_b"), &[self.heads * (STILL + ROTATED), QUERY], spread(QUERY));
+        to.matrix(&name("kv_a_mqa"), &[ROW + ROTATED, self.width], spread(self.width));
+        to.floats(&name("kv_a_norm"), &[ROW], 1.0, 0.3);
+        if layer == 0 {
+            to.matrix(&name("k_b"), &[self.heads, ROW, STILL], spread(ROW));
+            to.matrix(&name("v_b"), &[self.heads, VALUE, ROW], spread(ROW));
+        } else {
+            // Older files have them in one.
+            to.matrix(&name("kv_b"), &[self.heads * (STILL + VALUE), ROW], spread(ROW));
+        }
+        to.matrix(&name("output"), &[self.width, self.heads * VALUE], spread(self.heads * VALUE));
+    }
+
+    fn states(&self, layer: usize, to: &mut Tensors) {
+        use states::{KEY, KEY_HEADS, TAPS, VALUE, VALUE_HEADS};
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let values = VALUE_HEADS * VALUE;
+        let channels = 2 * KEY_HEADS * KEY + values;
+        to.matrix(&name("attn_qkv.weight"), &[channels, self.width], spread(self.width));
+        to.matrix(&name("attn_gate.weight"), &[values, self.width], spread(self.width));
+        to.matrix(&name("ssm_beta.weight"), &[VALUE_HEADS, self.width], spread(self.width));
+        to.matrix(&name("ssm_alpha.weight"), &[VALUE_HEADS, self.width], spread(self.width));
+        to.floats(&name("ssm_conv1d.weight"), &[channels, TAPS], 0.2, 0.5);
+        to.floats(&name("ssm_a"), &[VALUE_HEADS], -0.5, 0.4);
+        to.floats(&name("ssm_dt.bias"), &[VALUE_HEADS], 0.0, 0.5);
+        to.floats(&name("ssm_norm.weight"), &[VALUE], 1.0, 0.3);
+        to.matrix(&name("ssm_out.weight"), &[self.width, values], spread(values));
+    }
+
+    fn experts(&self, layer: usize, to: &mut Tensors) {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        to.floats(&name("ffn_gate_inp.weight"), &[self.experts, self.width], 0.0, spread(self.width));
+        if self.architecture == "llama" {
+            return self.feed_forward(layer, "_exps", &[self.experts], to);
+        }
+        if self.architecture == "deepseek2" {
+            to.floats(&name("exp_probs_b.bias"), &[self.experts], 0.0, 0.1);
+        } else {
+            to.floats(&name("ffn_gate_inp_shexp.weight"), &[self.width], 0.0, spread(self.width));
+        }
+        self.feed_forward(layer, "_exps", &[self.experts], to);
+        self.feed_forward(layer, "_shexp", &[], to);
+    }
+
+    /// The three matrices of a feed-forward, or of as many as `count` says.
+    fn feed_forward(&self, layer: usize, suffix: &str, count: &[usize], to: &mut Tensors) {
+        let (width, hidden) = (self.width, self.hidden);
+        for (part, rows, columns) in [("gate", hidden, width), ("up", hidden, width), ("down", width, hidden)]
+        {
+            let name = format!("blk.{layer}.ffn_{part}{suffix}.weight");
+            to.matrix(&name, &[count, &[rows, columns]].concat(), spread(columns));
+        }
+    }
+}
+
+/// The sizes of attention over rows.
+mod rows {
+    pub(super) const QUERY: usize = 96;
+    pub(super) const ROW: usize = 64;
+    pub(super) const STILL: usize = 32;
+    pub(super) const ROTATED: usize = 16;
+    pub(super) const VALUE: usize = 32;
+}
+
+/// The sizes of layers with states. A head's values are no whole number of what is computed at once.
+mod states {
+    pub(super) const KEY_HEADS: usize = 2;
+    pub(super) const KEY: usize = 24;
+    pub(super) const VALUE_HEADS: usize = 4;
+    pub(super) const VALUE: usize = 40;
+    pub(super) const TAPS: usize = 4;
+}
+
+/// How far weights of rows this long lie from zero, so that products keep their size.
+fn spread(columns: usize) -> f32 {
+    2.0 / (columns as f32).sqrt()
+}
+
+/// Random tensors that have been made.
+struct Tensors {
+    dtype: GgmlDType,
+    chance: Chance,
+    made: Vec<(String, QTensor)>,
+}
+
+impl Tensors {
+    /// Weights around zero, stored as the model's matrices are.
+    fn matrix(&mut self, name: &str, shape: &[usize], spread: f32) {
+        self.put(name, shape, self.dtype, 0.0, spread);
+    }
+
+    fn floats(&mut self, name: &str, shape: &[usize], centre: f32, spread: f32) {
+        self.put(name, shape, GgmlDType::F32, centre, spread);
+    }
+
+    fn put(&mut self, name: &str, shape: &[usize], dtype: GgmlDType, centre: f32, spread: f32) {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| centre + spread * self.chance.next()).collect();
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has");
+        self.made.push((name.to_owned(), QTensor::quantize(&tensor, dtype).expect("rows are whole blocks")));
     }
 }
 

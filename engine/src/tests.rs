@@ -14,7 +14,8 @@ use crate::{
 fn models() -> Vec<TinyModel> {
     let k_quants = TinyModel { dtype: GgmlDType::Q4K, width: 256, hidden: 512, ..TinyModel::new("qwen2") };
     let floats = TinyModel { dtype: GgmlDType::F16, seed: 3, ..TinyModel::new("llama") };
-    vec![TinyModel::new("qwen2"), TinyModel::new("llama"), k_quants, floats]
+    let families = ["qwen2", "llama", "deepseek2", "qwen35moe"].map(TinyModel::new);
+    families.into_iter().chain([k_quants, floats]).collect()
 }
 
 /// A model's file in a folder that goes with it.
@@ -28,7 +29,8 @@ fn file(model: &TinyModel) -> (TempDir, PathBuf) {
 fn open(model: &TinyModel) -> Engine {
     let (_folder, path) = file(model);
     // The file stays mapped when its folder is gone.
-    Engine::open(&path, Options { threads: 2, context_tokens: None }, &mut |_| {}).unwrap()
+    Engine::open(&path, Options { threads: 2, context_tokens: None, ..Options::default() }, &mut |_| {})
+        .unwrap()
 }
 
 /// Tokens without a pattern.
@@ -133,29 +135,42 @@ async fn sync_keeps_the_common_prefix() {
 
 #[tokio::test]
 async fn rewinding_gives_the_past_back() {
-    let engine = open(&TinyModel::new("qwen2"));
-    let mut line = engine.timeline();
-    line.sync(&ids(40), |_| {}).await.unwrap();
-    let first = greedy(&mut line, 10).await;
-    line.rewind(40).await.unwrap();
-    assert_eq!(line.tokens(), ids(40));
-    assert_eq!(greedy(&mut line, 10).await, first);
-    line.rewind(1000).await.unwrap();
-    assert_eq!(line.tokens().len(), 50);
+    // Some layers keep a state in which the past cannot be told apart: they go back to a mark, and on from there.
+    for model in models() {
+        let engine = open(&model);
+        let mut line = engine.timeline();
+        line.sync(&ids(40), |_| {}).await.unwrap();
+        let first = greedy(&mut line, 10).await;
+        line.rewind(40).await.unwrap();
+        assert_eq!(line.tokens(), ids(40));
+        assert_eq!(greedy(&mut line, 10).await, first);
+        line.rewind(1000).await.unwrap();
+        assert_eq!(line.tokens().len(), 50);
+        line.sync(&ids(700), |_| {}).await.unwrap();
+        for place in [690, 512, 511, 300, 20] {
+            line.rewind(place).await.unwrap();
+            let mut fresh = engine.timeline();
+            fresh.sync(&ids(place), |_| {}).await.unwrap();
+            let (ours, expected) = (logits_of(&mut line).await, logits_of(&mut fresh).await);
+            assert_eq!(ours, expected, "{} back to {place}", model.architecture);
+        }
+    }
 }
 
 #[tokio::test]
 async fn forks_go_their_own_ways() {
-    let engine = open(&TinyModel::new("qwen2"));
-    let mut line = engine.timeline();
-    line.sync(&ids(40), |_| {}).await.unwrap();
-    let mut fork = line.fork().await.unwrap();
-    fork.sync(&[&ids(40)[..], &[5, 6, 7]].concat(), |_| {}).await.unwrap();
-    let mut alone = engine.timeline();
-    alone.sync(&ids(40), |_| {}).await.unwrap();
-    assert_eq!(greedy(&mut line, 10).await, greedy(&mut alone, 10).await);
-    alone.sync(&[&ids(40)[..], &[5, 6, 7]].concat(), |_| {}).await.unwrap();
-    assert_eq!(greedy(&mut fork, 10).await, greedy(&mut alone, 10).await);
+    for model in models() {
+        let engine = open(&model);
+        let mut line = engine.timeline();
+        line.sync(&ids(40), |_| {}).await.unwrap();
+        let mut fork = line.fork().await.unwrap();
+        fork.sync(&[&ids(40)[..], &[5, 6, 7]].concat(), |_| {}).await.unwrap();
+        let mut alone = engine.timeline();
+        alone.sync(&ids(40), |_| {}).await.unwrap();
+        assert_eq!(greedy(&mut line, 10).await, greedy(&mut alone, 10).await, "{}", model.architecture);
+        alone.sync(&[&ids(40)[..], &[5, 6, 7]].concat(), |_| {}).await.unwrap();
+        assert_eq!(greedy(&mut fork, 10).await, greedy(&mut alone, 10).await, "{}", model.architecture);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,7 +293,7 @@ async fn a_grammar_binds_what_is_sampled() {
 #[tokio::test]
 async fn what_does_not_fit_is_refused_before_any_work() {
     let (_folder, path) = file(&TinyModel::new("qwen2"));
-    let options = Options { threads: 1, context_tokens: Some(20) };
+    let options = Options { threads: 1, context_tokens: Some(20), ..Options::default() };
     let engine = Engine::open(&path, options, &mut |_| {}).unwrap();
     let mut line = engine.timeline();
     assert!(matches!(line.next(&Sampling::default(), None).await, Err(Error::Empty)));
@@ -297,7 +312,7 @@ async fn what_does_not_fit_is_refused_before_any_work() {
     assert!(logits::write(&engine, &ids(21), None, &out, |_| {}).await.is_err());
     assert!(!out.exists(), "a refused prompt leaves no file behind");
 
-    let options = Options { threads: 1, context_tokens: Some(CONTEXT_TOKENS + 1) };
+    let options = Options { threads: 1, context_tokens: Some(CONTEXT_TOKENS + 1), ..Options::default() };
     assert!(matches!(Engine::open(&path, options, &mut |_| {}), Err(Error::Option(_))));
 }
 
@@ -334,7 +349,8 @@ fn refusal(bytes: &[u8]) -> Error {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.gguf");
     std::fs::write(&path, bytes).unwrap();
-    match Engine::open(&path, Options { threads: 1, context_tokens: None }, &mut |_| {}) {
+    match Engine::open(&path, Options { threads: 1, context_tokens: None, ..Options::default() }, &mut |_| {})
+    {
         Ok(_) => panic!("a bad file was opened"),
         Err(error) => error,
     }
@@ -360,7 +376,8 @@ fn files_that_are_no_models_are_refused_by_what_they_are() {
 
     match refusal(&replace(&good, b"qwen2", b"mamba")) {
         Error::Unsupported { architecture, supported } => {
-            assert_eq!((architecture.as_str(), supported.as_str()), ("mamba", "llama, qwen2"));
+            assert_eq!(architecture, "mamba");
+            assert!(supported.contains("llama, ") && supported.contains("qwen2"), "{supported}");
         }
         other => panic!("{other}"),
     }
@@ -403,7 +420,11 @@ fn no_header_makes_the_reader_panic_or_take_the_memory() {
     let try_open = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
         // Either answer will do, as long as there is one.
-        let _ = Engine::open(&path, Options { threads: 1, context_tokens: None }, &mut |_| {});
+        let _ = Engine::open(
+            &path,
+            Options { threads: 1, context_tokens: None, ..Options::default() },
+            &mut |_| {},
+        );
     };
     for len in (0..good.len().min(12_000)).step_by(131) {
         try_open(&good[..len]);
@@ -429,7 +450,7 @@ async fn a_real_model_says_what_it_should() {
     let Some(path) = std::env::var_os("SAGA_TEST_MODEL") else { return };
     let engine = Engine::open(Path::new(&path), Options::default(), &mut |_| {}).unwrap();
     let mut line = engine.timeline();
-    let prompt = engine.tokenizer().encode("The capital of France is the city of");
+    let prompt = engine.tokenizer().encode("The capital of France is the city of").unwrap();
     line.sync(&prompt, |_| {}).await.unwrap();
     let reply = greedy(&mut line, 8).await;
     assert!(engine.tokenizer().decode(&reply).contains("Paris"));

@@ -12,7 +12,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use rayon::ThreadPool;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cache::{Cache, Layout};
+use crate::cache::{Cache, KvKind, Layout};
+use crate::experts::Uses;
 use crate::model::{Model, Scratch, Want};
 use crate::sample::{Choice, sample};
 use crate::{Error, Progress, Sampling, Token};
@@ -29,6 +30,8 @@ pub(crate) enum Order {
     Fork { from: LineId, edit: Edit, to: LineId, done: oneshot::Sender<()> },
     /// Forget a line.
     Close(LineId),
+    /// Say how often each expert was chosen.
+    ExpertUses { done: oneshot::Sender<Vec<Uses>> },
 }
 
 /// A line's name between a timeline and the worker.
@@ -84,9 +87,9 @@ struct Task {
 }
 
 /// Starts the worker. It ends when all senders are gone.
-pub(crate) fn start(model: Model, pool: ThreadPool) -> std::io::Result<Sender<Order>> {
+pub(crate) fn start(model: Model, kv: KvKind, pool: ThreadPool) -> std::io::Result<Sender<Order>> {
     let (orders, receiver) = channel();
-    let layout = Arc::new(model.cache_layout());
+    let layout = Arc::new(model.cache_layout(kv));
     let worker = Worker {
         model,
         pool,
@@ -157,6 +160,10 @@ impl Worker {
             Order::Close(line) => {
                 self.lines.remove(&line);
             }
+            Order::ExpertUses { done } => {
+                // Whoever asked may have gone.
+                let _ = done.send(self.model.expert_uses());
+            }
         }
     }
 
@@ -189,11 +196,11 @@ impl Worker {
             // The line was cut back to here: the last token's logits are gone and must be made again. They
             // will be the same, because results do not depend on how a line is cut.
             line.cache.truncate(total - 1);
-            task.cached = task.cached.min(total - 1);
+            task.cached = task.cached.min(line.cache.tokens());
         }
         let at = line.cache.tokens();
         if at < total {
-            let end = total.min(at + PREFILL_CHUNK_TOKENS);
+            let end = total.min(at + PREFILL_CHUNK_TOKENS.min(line.cache.tokens_to_mark()));
             let want = match () {
                 () if task.job.wants_all() => Want::All,
                 () if end == total => Want::Last,

@@ -285,7 +285,13 @@ pub fn text_of(pieces: &[Piece], spell: impl Fn(&[engine::Token]) -> String) -> 
 }
 
 /// The tokens of a rendered prompt. Text never becomes a special token.
-pub fn tokens_of(pieces: &[Piece], tokenizer: &engine::Tokenizer) -> Vec<engine::Token> {
+///
+/// # Errors
+/// [`engine::Error::Tokenizer`] when the model came without a tokenizer.
+pub fn tokens_of(
+    pieces: &[Piece],
+    tokenizer: &engine::Tokenizer,
+) -> Result<Vec<engine::Token>, engine::Error> {
     let mut out = Vec::new();
     let mut text = String::new();
     for piece in pieces {
@@ -294,19 +300,19 @@ pub fn tokens_of(pieces: &[Piece], tokenizer: &engine::Tokenizer) -> Vec<engine:
             Piece::Text(more) => text.push_str(more),
             Piece::Special(name) => match tokenizer.special(name) {
                 Some(token) => {
-                    out.extend(tokenizer.encode(&std::mem::take(&mut text)));
+                    out.extend(tokenizer.encode_after(&out, &std::mem::take(&mut text))?);
                     out.push(token);
                 }
                 None => text.push_str(name),
             },
             Piece::Sampled(tokens) => {
-                out.extend(tokenizer.encode(&std::mem::take(&mut text)));
+                out.extend(tokenizer.encode_after(&out, &std::mem::take(&mut text))?);
                 out.extend(tokens);
             }
         }
     }
-    out.extend(tokenizer.encode(&text));
-    out
+    out.extend(tokenizer.encode_after(&out, &text)?);
+    Ok(out)
 }
 
 /// Where a reply stands.

@@ -79,7 +79,7 @@ impl LocalMind {
     ) -> Result<Thought, Error> {
         let mut grammar = self.grammar(created, manner, quotes)?;
         let tokenizer = self.engine.tokenizer().clone();
-        let prompt = tokens_of(&self.dialect.render(conversation), &tokenizer);
+        let prompt = tokens_of(&self.dialect.render(conversation), &tokenizer)?;
         let limit = self.engine.model().context_tokens;
         // A reply needs room too: a prompt that leaves less than this is full.
         const ROOM: usize = 256;

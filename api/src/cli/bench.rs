@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Tokens that are in the cache before the clock starts.
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: usize,
+    /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
+    #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    expert_bytes: Option<u64>,
     /// Print one JSON object per run, and the medians with all runs in the last line.
     #[arg(long)]
     json: bool,
@@ -49,7 +52,12 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     };
     // Room for the work and no more; the engine refuses what the model cannot hold. Its first short run takes 8 tokens.
     let room = work.depth.saturating_add(work.prompt).saturating_add(work.generate).max(8);
-    let options = Options { threads: args.threads.unwrap_or(config.threads), context_tokens: Some(room) };
+    let options = Options {
+        threads: args.threads.unwrap_or(config.threads),
+        context_tokens: Some(room),
+        expert_bytes: args.expert_bytes.or(config.expert_bytes),
+        ..Options::default()
+    };
     let engine = super::model::open(path, options).await?;
     let mut n = 0;
     let report = bench::run(&engine, work, |run| {
@@ -69,9 +77,13 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         object["prompt"] = json!(work.prompt);
         object["generate"] = json!(work.generate);
         object["depth"] = json!(work.depth);
+        object["experts"] = json!(engine.experts_held());
         say(&object.to_string());
     } else {
         say(&line("median", &report.median));
+        if let Some(held) = engine.experts_held() {
+            say(&super::experts::held_line(&held));
+        }
     }
     Ok(0)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::{Options, Progress, Token};
+use engine::{KvKind, Options, Progress, Token};
 
 use crate::failure::Failure;
 use crate::host::count;
@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Threads that compute; 0 means one per physical core.
     #[arg(long, short, env = "SAGA_THREADS", value_name = "N")]
     threads: Option<usize>,
+    /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
+    #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    expert_bytes: Option<u64>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
@@ -42,8 +45,12 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     }
     let model = args.model.unwrap_or(config.model);
     let path = super::model::file(&model, &folders).await?;
-    let options =
-        Options { threads: args.threads.unwrap_or(config.threads), context_tokens: Some(ids.len()) };
+    let options = Options {
+        threads: args.threads.unwrap_or(config.threads),
+        context_tokens: Some(ids.len()),
+        kv: KvKind::F32,
+        expert_bytes: args.expert_bytes.or(config.expert_bytes),
+    };
     let engine = super::model::open(path, options).await?;
     let screen = Screen::new(To::Stderr);
     let show = |progress| {
@@ -59,7 +66,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn read_ids(path: &PathBuf) -> Result<Vec<Token>, Failure> {
+pub(super) fn read_ids(path: &PathBuf) -> Result<Vec<Token>, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::new(format!("cannot read the ids in {}: {error}", path.display())))?;
     let ids: Vec<Token> = serde_json::from_str(&text).map_err(|error| {

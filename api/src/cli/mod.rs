@@ -4,9 +4,11 @@ mod bench;
 mod config;
 mod demo;
 mod doctor;
+mod experts;
 mod follow;
 mod logits;
 mod model;
+mod plan;
 mod reach;
 mod render;
 mod resume;
@@ -193,6 +195,12 @@ mod tests {
             kind(&["saga", "logits", "-m", "x", "--ids", "a", "--out", "b", "--decode-from", "3"]),
             Ok(())
         );
+        let plan = ["saga", "model", "plan", "deepseek-v4-flash", "--ram", "24G", "--ctx", "1048576"];
+        assert_eq!(kind(&plan), Ok(()));
+        assert_eq!(kind(&["saga", "model", "plan", "x", "--ram", "much"]), Err(2));
+        assert_eq!(kind(&["saga", "model", "plan", "x", "--kv", "q3"]), Err(2));
+        assert_eq!(kind(&["saga", "model", "experts", "-m", "x", "--ids", "a", "--json"]), Ok(()));
+        assert_eq!(kind(&["saga", "model", "experts", "-m", "x"]), Err(2));
         assert_eq!(kind(&["saga", "render", "--dialect", "dsml-v4", "chat.json", "--json"]), Ok(()));
         assert_eq!(kind(&["saga", "render", "--dialect", "morse", "chat.json"]), Err(2));
         assert_eq!(kind(&["saga", "--version"]), Err(0));

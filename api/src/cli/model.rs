@@ -19,6 +19,7 @@ Examples:
   saga model list
   saga model pull qwen2.5-coder-1.5b
   saga model inspect ~/models/coder.gguf
+  saga model plan deepseek-v4-flash --ram 24G --ctx 1048576
   llama-server -m $(saga model path qwen2.5-coder-1.5b)")]
 pub(crate) enum Args {
     /// List the known models: their size, the memory they need, and whether they are here.
@@ -40,6 +41,10 @@ pub(crate) enum Args {
         #[arg(long)]
         json: bool,
     },
+    /// Say what of a model will live where, and how fast it can be.
+    Plan(super::plan::Args),
+    /// Say how evenly a text uses a model's experts.
+    Experts(super::experts::Args),
     /// Print where a model's file is.
     Path {
         /// The model's id; the one of the settings when left out.
@@ -64,6 +69,8 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         Args::Path { model } => {
             say(&catalog::resolve(&model.unwrap_or(config.model), &folders.models)?.display().to_string());
         }
+        Args::Plan(args) => super::plan::run(args, &folders, &config).await?,
+        Args::Experts(args) => super::experts::run(args, &folders, config).await?,
         Args::Inspect { model, json } => inspect(model.unwrap_or(config.model), &folders, json).await?,
     }
     Ok(0)
@@ -178,8 +185,11 @@ pub(super) async fn file(model: &str, folders: &Folders) -> Result<PathBuf, Fail
 }
 
 fn refuse_folder(path: &Path) -> Result<(), Failure> {
-    if path.is_dir() {
-        return Err(Failure::new(format!("{} is a folder and no GGUF file", path.display())));
+    if path.is_dir() && !path.join("config.json").is_file() {
+        return Err(Failure::new(format!(
+            "{} is a folder without a config.json, and no GGUF file",
+            path.display()
+        )));
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         Failure::new(format!("{} cannot be written in this format: {why}", args.file.display()))
     })?;
     let ids = match &args.model {
-        Some(model) => Some(tokens_of(&pieces, &tokenizer(model).await?)),
+        Some(model) => Some(tokens_of(&pieces, &tokenizer(model).await?)?),
         None => None,
     };
     // Nothing was sampled here, so there are no tokens to spell.

@@ -1,64 +1,168 @@
-//! The keys and values a timeline keeps: one contiguous line of tiles.
+//! What a timeline keeps of the tokens it has computed: for every layer the rows that later tokens look at, and,
+//! where a mixer has one, a state that the next token continues.
 //!
-//! A tile holds TILE positions of all layers, in half precision: keys and values lie within ±65,504 and cost
-//! half of what f32 would. Tiles are made as the line grows, so that an idle line costs little, and are
-//! shared by forks until one of them writes.
+//! Rows can be cut anywhere. A state cannot: the past is folded into it. So the cache keeps *marks*, copies of all
+//! states at the edges of blocks, and a line is cut back to the last mark before the place; what lies between is
+//! computed again. Everything is shared between forks until one of them writes.
+
+mod heads;
+mod rows;
 
 use std::sync::Arc;
 
-use half::f16;
+pub(crate) use heads::Heads;
+pub(crate) use rows::{BLOCK_ROWS, Rows};
 
-use crate::kernels::TILE;
-
-/// Where the parts of a tile lie.
-#[derive(Clone, Debug)]
-pub(crate) struct Layout {
-    layers: Vec<Slot>,
-    /// How many numbers a tile has.
-    tile: usize,
+/// How numbers of the cache are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KvKind {
+    /// As they were computed, in four bytes: for judging other ways, not for work.
+    F32,
+    /// In two bytes.
+    #[default]
+    F16,
+    /// In one byte, with a scale for every head of every position.
+    Q8,
 }
 
-/// One layer's place in every tile: for each head its keys [head, TILE], turned so that scores are computed
-/// without sums across lanes, then its values [TILE, head].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot {
-    start: usize,
-    kv_heads: usize,
-    head: usize,
+/// What each layer keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) kind: KvKind,
+    pub(crate) layers: Vec<LayerLayout>,
+}
+
+/// What one layer keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LayerLayout {
+    /// Keys and values of every position.
+    pub(crate) heads: Option<HeadsLayout>,
+    /// Lists of rows.
+    pub(crate) rows: Vec<RowsLayout>,
+    /// How many numbers the state has.
+    pub(crate) state: usize,
+}
+
+/// Keys and values of every position, head by head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeadsLayout {
+    pub(crate) heads: usize,
+    pub(crate) key: usize,
+    pub(crate) value: usize,
+    /// Whether the values are the first numbers of the keys, and not kept a second time.
+    pub(crate) shared: bool,
+}
+
+/// Rows of one length, one for every `ratio` positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowsLayout {
+    pub(crate) width: usize,
+    pub(crate) ratio: usize,
 }
 
 impl Layout {
-    /// The layout for layers with these key heads of these lengths.
-    pub(crate) fn new(layers: impl Iterator<Item = (usize, usize)>) -> Layout {
-        let mut tile = 0;
-        let layers = layers
-            .map(|(kv_heads, head)| {
-                let slot = Slot { start: tile, kv_heads, head };
-                tile += 2 * kv_heads * head * TILE;
-                slot
-            })
-            .collect();
-        Layout { layers, tile }
+    /// What one more token takes in the long run.
+    pub(crate) fn bytes_per_token(&self) -> usize {
+        let bytes = self.layers.iter().map(|layer| {
+            let heads = layer.heads.map_or(0.0, |heads| heads.bytes(self.kind) as f64);
+            let rows = layer.rows.iter().map(|rows| rows.bytes(self.kind) as f64 / rows.ratio as f64);
+            heads + rows.sum::<f64>()
+        });
+        bytes.sum::<f64>().ceil() as usize
     }
 
-    /// What one token takes.
-    pub(crate) fn bytes_per_token(&self) -> usize {
-        self.tile / TILE * size_of::<u16>()
+    /// Whether any layer has a state.
+    fn has_states(&self) -> bool {
+        self.layers.iter().any(|layer| layer.state > 0)
     }
 }
 
-/// The keys and values of one line. A clone is a fork.
+impl HeadsLayout {
+    /// What the keys and values of one position take.
+    pub(crate) fn bytes(&self, kind: KvKind) -> usize {
+        let numbers = self.key + if self.shared { 0 } else { self.value };
+        let scales = if self.shared { 1 } else { 2 };
+        self.heads
+            * match kind {
+                KvKind::F32 => 4 * numbers,
+                KvKind::F16 => 2 * numbers,
+                KvKind::Q8 => numbers + 4 * scales,
+            }
+    }
+}
+
+impl RowsLayout {
+    /// What one row takes.
+    pub(crate) fn bytes(&self, kind: KvKind) -> usize {
+        match kind {
+            KvKind::F32 => 4 * self.width,
+            KvKind::F16 => 2 * self.width,
+            KvKind::Q8 => self.width + 4,
+        }
+    }
+}
+
+/// What one line keeps. A clone is a fork.
 #[derive(Clone)]
 pub(crate) struct Cache {
     layout: Arc<Layout>,
-    /// Half-precision bits.
-    tiles: Vec<Arc<Vec<u16>>>,
+    layers: Vec<Memory>,
     tokens: usize,
+    marks: Vec<Mark>,
 }
+
+/// What one layer keeps of a line.
+#[derive(Clone)]
+pub(crate) struct Memory {
+    pub(crate) heads: Option<Heads>,
+    pub(crate) rows: Vec<Rows>,
+    state: Arc<Vec<f32>>,
+}
+
+impl Memory {
+    /// The state, to be read.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &[f32] {
+        &self.state
+    }
+
+    /// The state, to be continued.
+    pub(crate) fn state_mut(&mut self) -> &mut [f32] {
+        let state: &mut Vec<f32> = Arc::make_mut(&mut self.state);
+        state
+    }
+}
+
+/// All states after some tokens.
+#[derive(Clone)]
+struct Mark {
+    tokens: usize,
+    states: Vec<Arc<Vec<f32>>>,
+}
+
+/// How many marks a line of this many tokens has that was never cut.
+pub(crate) fn marks(tokens: usize) -> usize {
+    let state = LayerLayout { state: 1, ..LayerLayout::default() };
+    let mut cache = Cache::new(Arc::new(Layout { kind: KvKind::F32, layers: vec![state] }));
+    for _ in 0..tokens / MARK_TOKENS {
+        cache.commit(MARK_TOKENS);
+    }
+    cache.marks.len()
+}
+
+/// Tokens between two places where a mark may be.
+pub(crate) const MARK_TOKENS: usize = 256;
 
 impl Cache {
     pub(crate) fn new(layout: Arc<Layout>) -> Cache {
-        Cache { layout, tiles: Vec::new(), tokens: 0 }
+        let kind = layout.kind;
+        let layers = layout.layers.iter().map(|layer| Memory {
+            heads: layer.heads.map(|heads| Heads::new(heads, kind)),
+            rows: layer.rows.iter().map(|&rows| Rows::new(rows, kind)).collect(),
+            state: Arc::new(vec![0.0; layer.state]),
+        });
+        let layers = layers.collect();
+        Cache { layout, layers, tokens: 0, marks: Vec::new() }
     }
 
     /// How many tokens are in it.
@@ -66,125 +170,137 @@ impl Cache {
         self.tokens
     }
 
-    /// Forgets all but the first `tokens`.
+    /// Forgets what is after the first `tokens`, and before it what cannot be kept without the rest: see
+    /// [`Cache::tokens`] for what is left.
     pub(crate) fn truncate(&mut self, tokens: usize) {
-        self.tokens = self.tokens.min(tokens);
-        self.tiles.truncate(self.tokens.div_ceil(TILE));
+        if tokens >= self.tokens {
+            return;
+        }
+        let mut left = tokens;
+        if self.layout.has_states() {
+            self.marks.retain(|mark| mark.tokens <= tokens);
+            left = self.marks.last().map_or(0, |mark| mark.tokens);
+            for (i, layer) in self.layers.iter_mut().enumerate() {
+                layer.state = match self.marks.last() {
+                    Some(mark) => Arc::clone(&mark.states[i]),
+                    None => Arc::new(vec![0.0; self.layout.layers[i].state]),
+                };
+            }
+        }
+        self.tokens = left;
+        for layer in &mut self.layers {
+            if let Some(heads) = &mut layer.heads {
+                heads.truncate(left);
+            }
+            for rows in &mut layer.rows {
+                rows.truncate(left);
+            }
+        }
     }
 
     /// Makes room for more tokens, which count once they are committed.
     pub(crate) fn grow(&mut self, tokens: usize) {
-        let needed = (self.tokens + tokens).div_ceil(TILE);
-        // A shared tile that is about to be written becomes this line's own.
-        if let Some(last) = self.tiles.get_mut(self.tokens / TILE) {
-            Arc::make_mut(last);
+        for layer in &mut self.layers {
+            if let Some(heads) = &mut layer.heads {
+                heads.grow(self.tokens, tokens);
+            }
         }
-        self.tiles.resize_with(needed.max(self.tiles.len()), || Arc::new(vec![0; self.layout.tile]));
     }
 
-    /// Counts tokens whose keys and values are written in all layers.
+    /// Counts tokens that all layers have taken in, and makes a mark at the edge of a block.
     pub(crate) fn commit(&mut self, tokens: usize) {
         self.tokens += tokens;
-        assert!(self.tokens <= self.tiles.len() * TILE, "room was made before tokens were written");
-    }
-
-    /// A layer's place.
-    pub(crate) fn slot(&self, layer: usize) -> Slot {
-        self.layout.layers[layer]
-    }
-
-    /// Writes the keys and values [kv_heads, head] of one position, for which there is room.
-    pub(crate) fn write(&mut self, slot: Slot, position: usize, keys: &[f32], values: &[f32]) {
-        let Slot { start, kv_heads, head } = slot;
-        assert!(keys.len() == kv_heads * head && values.len() == kv_heads * head);
-        let tile =
-            Arc::get_mut(&mut self.tiles[position / TILE]).expect("`grow` made the tile this line's own");
-        let at = position % TILE;
-        let heads = tile[start..start + 2 * kv_heads * head * TILE].chunks_exact_mut(2 * head * TILE);
-        for (tile, (keys, values)) in heads.zip(keys.chunks_exact(head).zip(values.chunks_exact(head))) {
-            let (to_keys, to_values) = tile.split_at_mut(head * TILE);
-            for (i, &key) in keys.iter().enumerate() {
-                to_keys[i * TILE + at] = half_bits(key);
-            }
-            for (to, &value) in to_values[at * head..(at + 1) * head].iter_mut().zip(values) {
-                *to = half_bits(value);
-            }
+        if self.tokens.is_multiple_of(MARK_TOKENS) {
+            self.mark();
         }
     }
 
-    /// One head's keys [head, TILE] and values [TILE, head] in tile number `tile`.
-    pub(crate) fn tile(&self, slot: Slot, kv_head: usize, tile: usize) -> (&[u16], &[u16]) {
-        let Slot { start, head, .. } = slot;
-        let start = start + kv_head * 2 * head * TILE;
-        self.tiles[tile][start..start + 2 * head * TILE].split_at(head * TILE)
+    /// Makes this a place to which the line can be cut back without loss. Does nothing where every place is one.
+    pub(crate) fn mark(&mut self) {
+        if !self.layout.has_states() || self.marks.last().is_some_and(|mark| mark.tokens == self.tokens) {
+            return;
+        }
+        let states = self.layers.iter().map(|layer| Arc::clone(&layer.state)).collect();
+        self.marks.push(Mark { tokens: self.tokens, states });
+        // The farther back, the fewer: of three marks the middle one goes when they lie close together as seen
+        // from here. About two marks are left for every doubling of the distance.
+        let mut i = self.marks.len().saturating_sub(2);
+        while i >= 1 {
+            let (before, after) = (self.marks[i - 1].tokens, self.marks[i + 1].tokens);
+            if 2 * (after - before) <= self.tokens - after {
+                self.marks.remove(i);
+            }
+            i -= 1;
+        }
     }
-}
 
-/// The nearest half-precision number; what is beyond the largest one becomes it, because one infinity would
-/// make all scores NaN.
-fn half_bits(x: f32) -> u16 {
-    f16::from_f32(x.clamp(-65_504.0, 65_504.0)).to_bits()
+    /// How many tokens may follow before a mark is due.
+    pub(crate) fn tokens_to_mark(&self) -> usize {
+        MARK_TOKENS - self.tokens % MARK_TOKENS
+    }
+
+    /// What layer `i` keeps.
+    #[cfg(test)]
+    pub(crate) fn layer(&self, i: usize) -> &Memory {
+        &self.layers[i]
+    }
+
+    /// What layer `i` keeps, to be added to.
+    pub(crate) fn layer_mut(&mut self, i: usize) -> &mut Memory {
+        &mut self.layers[i]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn line(tokens: usize) -> Cache {
-        let mut cache = Cache::new(Arc::new(Layout::new([(2, 16), (1, 32)].into_iter())));
-        extend(&mut cache, tokens, 1.0);
-        cache
+    fn cache() -> Cache {
+        let state = LayerLayout { state: 2, ..LayerLayout::default() };
+        let rows = LayerLayout { rows: vec![RowsLayout { width: 3, ratio: 4 }], ..LayerLayout::default() };
+        Cache::new(Arc::new(Layout { kind: KvKind::F32, layers: vec![state, rows] }))
     }
 
-    fn extend(cache: &mut Cache, tokens: usize, sign: f32) {
-        let first = cache.tokens();
-        cache.grow(tokens);
-        for position in first..first + tokens {
-            for layer in 0..2 {
-                let keys: Vec<f32> = (0..32).map(|i| sign * (position * 32 + i) as f32).collect();
-                let values: Vec<f32> = keys.iter().map(|x| -x).collect();
-                cache.write(cache.slot(layer), position, &keys, &values);
+    /// Takes in `tokens` tokens one by one; the state counts them, and every fourth makes a row.
+    fn extend(cache: &mut Cache, tokens: usize) {
+        for _ in 0..tokens {
+            cache.grow(1);
+            let n = cache.tokens() + 1;
+            cache.layer_mut(0).state_mut()[0] = n as f32;
+            if n.is_multiple_of(4) {
+                cache.layer_mut(1).rows[0].push(&[n as f32; 3]);
             }
+            cache.commit(1);
         }
-        cache.commit(tokens);
-    }
-
-    fn read(cache: &Cache, layer: usize, kv_head: usize, position: usize, i: usize) -> (f32, f32) {
-        let slot = cache.slot(layer);
-        let (keys, values) = cache.tile(slot, kv_head, position / TILE);
-        let at = position % TILE;
-        let (key, value) = (keys[i * TILE + at], values[at * slot.head + i]);
-        (f16::from_bits(key).to_f32(), f16::from_bits(value).to_f32())
     }
 
     #[test]
-    fn what_is_written_is_read() {
-        let cache = line(TILE + 5);
-        assert_eq!(read(&cache, 0, 1, TILE + 2, 3), ((34 * 32 + 19) as f32, -(34.0 * 32.0 + 19.0)));
-        assert_eq!(read(&cache, 1, 0, 7, 20), ((7 * 32 + 20) as f32, -(7.0 * 32.0 + 20.0)));
+    fn a_line_with_states_is_cut_back_to_a_mark() {
+        let mut cache = cache();
+        extend(&mut cache, 700);
+        let mut fork = cache.clone();
+        fork.truncate(699);
+        assert_eq!(fork.tokens(), 512);
+        assert_eq!(fork.layer(0).state()[0], 512.0);
+        assert_eq!(fork.layer(1).rows[0].len(), 128);
+        extend(&mut fork, 188);
+        assert_eq!((fork.tokens(), fork.layer(0).state()[0]), (700, 700.0));
+        assert_eq!((cache.tokens(), cache.layer(0).state()[0]), (700, 700.0), "the origin is as it was");
+        fork.truncate(100);
+        assert_eq!((fork.tokens(), fork.layer(0).state()[0], fork.layer(1).rows[0].len()), (0, 0.0, 0));
     }
 
     #[test]
-    fn a_fork_does_not_disturb_its_origin() {
-        // Both share a half-filled tile and then write different things into its rest.
-        let mut origin = line(5);
-        let mut fork = origin.clone();
-        extend(&mut fork, 3, -1.0);
-        extend(&mut origin, 3, 1.0);
-        assert_eq!(read(&origin, 0, 0, 6, 1).0, 193.0);
-        assert_eq!(read(&fork, 0, 0, 6, 1).0, -193.0);
-        assert_eq!(read(&fork, 0, 0, 4, 1), read(&origin, 0, 0, 4, 1));
-    }
-
-    #[test]
-    fn a_token_costs_what_the_layout_says() {
-        // Two numbers of two bytes for each of 32 columns in two layers.
-        assert_eq!(Layout::new([(2, 16), (1, 32)].into_iter()).bytes_per_token(), 2 * 2 * 32 * 2);
-    }
-
-    #[test]
-    fn what_does_not_fit_half_precision_stays_finite() {
-        assert_eq!(f16::from_bits(half_bits(1e9)).to_f32(), 65_504.0);
-        assert!(f16::from_bits(half_bits(f32::NAN)).is_nan());
+    fn marks_grow_with_the_logarithm_of_the_line() {
+        let mut cache = cache();
+        extend(&mut cache, 256 * 1024);
+        assert!(cache.marks.len() < 32, "{} marks", cache.marks.len());
+        // However far back, cutting loses about as much as lies behind the place, never most of the line.
+        for back in [1000, 10_000, 100_000, 200_000] {
+            let place = cache.tokens() - back;
+            let mut cut = cache.clone();
+            cut.truncate(place);
+            assert!(place - cut.tokens() <= 2 * back + MARK_TOKENS, "{back}: {}", cut.tokens());
+        }
     }
 }

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::tokenizer::tests::{real, tiny};
+use crate::tokenizer::tests::{pieces, real, tiny};
 
 /// Seven tools, as a coding agent has them.
 fn tools() -> Vec<Value> {
@@ -86,11 +86,12 @@ fn a_reply_of_text_and_calls_fits_and_may_end_where_it_should() {
         let mut grammar = Grammar::new(&reply(&tokenizer), &tokenizer).unwrap();
         assert!(grammar.may_end(), "a reply may be empty");
         let text = tokenizer
-            .encode("I'll look. It's `Vec<String>`, a < b, <tool_ call>, </p>:\n\n```rust\nx();\n```\n");
+            .encode("I'll look. It's `Vec<String>`, a < b, <tool_ call>, </p>:\n\n```rust\nx();\n```\n")
+            .unwrap();
         assert_eq!(follow(&mut grammar, &text), text.len());
         assert!(grammar.may_end() && !grammar.ended());
 
-        let call = tokenizer.encode_with_special(CALL);
+        let call = tokenizer.encode_with_special(CALL).unwrap();
         for &token in &call[..call.len() - 1] {
             assert_eq!(follow(&mut grammar, &[token]), 1, "{:?}", tokenizer.decode(&[token]));
             assert!(!grammar.may_end(), "a call that was begun is ended");
@@ -101,7 +102,7 @@ fn a_reply_of_text_and_calls_fits_and_may_end_where_it_should() {
         assert!(grammar.may_end() && !grammar.ended(), "another call may follow");
 
         let mut with_another = grammar.clone();
-        let another = [tokenizer.encode("\n"), call].concat();
+        let another = [tokenizer.encode("\n").unwrap(), call].concat();
         assert_eq!(follow(&mut with_another, &another), another.len());
         for mut grammar in [grammar, with_another] {
             assert!(tokenizer.ends().iter().all(|&end| allowed(grammar.mask().unwrap(), end)));
@@ -126,9 +127,13 @@ fn text_cannot_hold_a_mark_of_the_chat_format() {
         // However it is cut into tokens, the letters of the mark do not come to their end.
         let single: Vec<Token> = "x <tool_call>"
             .bytes()
-            .flat_map(|byte| tokenizer.encode(&char::from(byte).to_string()))
+            .flat_map(|byte| tokenizer.encode(&char::from(byte).to_string()).unwrap())
             .collect();
-        for tokens in [single, tokenizer.encode("x <tool_call>"), tokenizer.encode("x\n</tool_call>\n")] {
+        for tokens in [
+            single,
+            tokenizer.encode("x <tool_call>").unwrap(),
+            tokenizer.encode("x\n</tool_call>\n").unwrap(),
+        ] {
             let mut grammar = Grammar::new(&reply(&tokenizer), &tokenizer).unwrap();
             let taken = follow(&mut grammar, &tokens);
             assert!(taken < tokens.len());
@@ -149,7 +154,7 @@ fn whatever_is_sampled_under_the_mask_is_well_formed() {
         chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (chance >> 8) as usize % sides
     };
-    let quote = tokenizer.encode("\"")[0];
+    let quote = tokenizer.encode("\"").unwrap()[0];
     let mut calls = 0;
     for _ in 0..40 {
         let mut grammar = Grammar::new(&source, &tokenizer).unwrap();
@@ -206,7 +211,7 @@ fn a_schema_ends_with_its_value() {
                         "additionalProperties": false});
     let mut grammar = Grammar::new(&GrammarSource::JsonSchema(schema), &tokenizer).unwrap();
     assert!(!grammar.may_end());
-    let tokens = tokenizer.encode("{\"ok\":true}");
+    let tokens = tokenizer.encode("{\"ok\":true}").unwrap();
     grammar.advance(&tokens).unwrap();
     assert!(grammar.ended() && grammar.may_end());
     let mask = grammar.mask().unwrap();
@@ -214,6 +219,58 @@ fn a_schema_ends_with_its_value() {
     assert_eq!(count, tokenizer.ends().len());
     grammar.commit(tokenizer.ends()[0]).unwrap();
     assert!(grammar.commit(tokens[0]).is_err());
+}
+
+#[test]
+fn a_schema_is_kept_by_a_vocabulary_of_pieces() {
+    // There every byte can be said in several ways, and the first token of a text may begin with a blank.
+    let schema = json!({"type": "object", "required": ["name", "size"], "additionalProperties": false, "properties": {
+        "name": {"type": "string", "maxLength": 12}, "size": {"type": "integer", "minimum": 0, "maximum": 999}}});
+    for prefix in [false, true] {
+        let tokenizer = pieces(prefix);
+        let start = Grammar::new(&GrammarSource::JsonSchema(schema.clone()), &tokenizer).unwrap();
+
+        let text = "{\"name\": \"a\u{1f642}\u{e9} \\n\", \"size\": 256}";
+        let mark = tokenizer.special("<tool_call>").unwrap();
+        // The blank before a text would not fit, and a grammar forces text that goes on.
+        let word = tokenizer.encode("x").unwrap();
+        let tokens = tokenizer.encode_after(&word, text).unwrap();
+        assert_eq!(follow(&mut start.clone(), &tokens), tokens.len());
+        assert!(!allowed(start.clone().mask().unwrap(), mark));
+        // What the grammar forces comes in the tokens the model knows; within a text every byte may be said alone.
+        let mut within = start.clone();
+        within.advance(&tokenizer.encode_after(&tokens, "{\"name\": \"").unwrap()).unwrap();
+        let single: Vec<Token> = "a é \u{1f642}".bytes().map(|byte| tokenizer.byte(byte).unwrap()).collect();
+        assert_eq!(follow(&mut within, &single), single.len());
+
+        let mut chance = 99_u32;
+        for _ in 0..20 {
+            let mut grammar = start.clone();
+            let mut tokens = Vec::new();
+            while !grammar.ended() && tokens.len() < 300 {
+                let mask = grammar.mask().unwrap();
+                let all: Vec<Token> =
+                    (0..tokenizer.vocabulary() as Token).filter(|&token| allowed(mask, token)).collect();
+                chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let token = all[(chance >> 8) as usize % all.len()];
+                grammar.commit(token).unwrap();
+                tokens.push(token);
+            }
+            let Ok(value) = serde_json::from_str::<Value>(&tokenizer.decode(&tokens)) else {
+                assert!(!grammar.ended(), "{:?}", tokenizer.decode(&tokens));
+                continue;
+            };
+            assert!(value["name"].is_string() && value["size"].as_u64().is_some_and(|size| size < 1000));
+        }
+    }
+}
+
+#[test]
+fn a_model_without_a_tokenizer_gets_no_grammar() {
+    // A grammar over tokens that stand for nothing would admit nothing.
+    let tokenizer = Tokenizer::absent(1000);
+    let error = Grammar::new(&GrammarSource::Lark("start: \"a\"".into()), &tokenizer).unwrap_err();
+    assert!(matches!(&error, Error::Tokenizer(why) if why.contains("without a tokenizer")), "{error}");
 }
 
 #[test]
@@ -230,12 +287,12 @@ fn a_clone_goes_its_own_way() {
     let tokenizer = tiny();
     let mut one =
         Grammar::new(&GrammarSource::Lark("start: \"a\" (\"b\" | \"c\") \"d\"".into()), &tokenizer).unwrap();
-    one.advance(&tokenizer.encode("a")).unwrap();
+    one.advance(&tokenizer.encode("a").unwrap()).unwrap();
     let mut two = one.clone();
-    one.advance(&tokenizer.encode("b")).unwrap();
-    assert_eq!(follow(&mut two, &tokenizer.encode("c")), 1);
+    one.advance(&tokenizer.encode("b").unwrap()).unwrap();
+    assert_eq!(follow(&mut two, &tokenizer.encode("c").unwrap()), 1);
     for mut grammar in [one, two] {
-        grammar.advance(&tokenizer.encode("d")).unwrap();
+        grammar.advance(&tokenizer.encode("d").unwrap()).unwrap();
         assert!(grammar.ended());
     }
 }
@@ -245,7 +302,7 @@ fn a_token_that_does_not_fit_is_refused() {
     // The mask and the commit must be of one mind.
     let tokenizer = tiny();
     let mut grammar = Grammar::new(&GrammarSource::Lark("start: \"a\"".into()), &tokenizer).unwrap();
-    let error = grammar.advance(&tokenizer.encode("b")).unwrap_err().to_string();
+    let error = grammar.advance(&tokenizer.encode("b").unwrap()).unwrap_err().to_string();
     assert!(error.contains("does not fit"), "{error}");
     assert!(grammar.mask().is_err(), "and nothing is masked wrongly after it");
     let mut grammar = Grammar::new(&GrammarSource::Lark("start: \"a\"".into()), &tokenizer).unwrap();
@@ -286,9 +343,9 @@ fn masks_of_a_real_vocabulary_are_quick() {
 
     let text = "I'll read the file first, because `Vec<String>` may not fit here. \nif a < b && c > d { return \"x\"; }\n";
     for (what, tokens) in [
-        ("text, cold", tokenizer.encode(text)),
-        ("text, warm", tokenizer.encode(&text.repeat(10))),
-        ("call", tokenizer.encode_with_special(CALL)),
+        ("text, cold", tokenizer.encode(text).unwrap()),
+        ("text, warm", tokenizer.encode(&text.repeat(10)).unwrap()),
+        ("call", tokenizer.encode_with_special(CALL).unwrap()),
     ] {
         let mut times: Vec<Duration> = Vec::new();
         for token in tokens {

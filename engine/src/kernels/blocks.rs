@@ -19,7 +19,7 @@ pub(crate) enum Form {
 impl Form {
     pub(crate) fn of(kind: Kind) -> Form {
         match kind.block() {
-            1 => Form::Floats,
+            1 | 2 => Form::Floats,
             32 => Form::Blocks32,
             256 => Form::Blocks256,
             other => unreachable!("no kind has blocks of {other}"),

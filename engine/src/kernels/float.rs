@@ -1,4 +1,4 @@
-//! The arithmetic on activations: norms, rotation, gates, attention. It is written once, over slices and
+//! The arithmetic on activations: norms, gates, attention. It is written once, over slices and
 //! fixed arrays that a compiler turns into vector code, and compiled twice: as it stands, and with AVX2 (see
 //! `x86.rs`). Every addition has one place in one order, so both give the same bits.
 
@@ -9,20 +9,10 @@ use super::plain::fold;
 /// Positions in one tile of the KV cache: attention's unit of work. Four registers of eight scores.
 pub(crate) const TILE: usize = 32;
 
-/// How half-precision numbers are read; there is an instruction for it that baseline x86-64 lacks.
-pub(crate) trait Halves {
-    fn read(from: &[u16], to: &mut [f32]);
-}
-
-/// Reads half-precision numbers one by one.
-pub(crate) struct OneByOne;
-
-impl Halves for OneByOne {
-    #[inline(always)]
-    fn read(from: &[u16], to: &mut [f32]) {
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = f16::from_bits(from).to_f32();
-        }
+/// Reads half-precision numbers.
+pub(crate) fn halves(from: &[u16], to: &mut [f32]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = f16::from_bits(from).to_f32();
     }
 }
 
@@ -112,6 +102,39 @@ pub(crate) fn exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
+/// gate = gelu(gate) · up, with the tanh form of the Gaussian error linear unit (Hendrycks and Gimpel 2016).
+#[inline(always)]
+pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let x = *gate;
+        let inner = ROOT_2_BY_PI * x * (0.044_715 * x).mul_add(x, 1.0);
+        // tanh(y) = 1 − 2 / (e²ʸ + 1)
+        *gate = 0.5 * x * (2.0 - 2.0 / (exp(2.0 * inner) + 1.0)) * up;
+    }
+}
+
+/// √(2/π)
+const ROOT_2_BY_PI: f32 = 0.797_884_6;
+
+/// gate = silu(min(gate, limit)) · clamp(up, −limit, limit).
+#[inline(always)]
+pub(crate) fn clamped_silu_times(gate: &mut [f32], up: &[f32], limit: f32) {
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let x = if *gate > limit { limit } else { *gate };
+        *gate = x / (1.0 + exp(-x)) * up.clamp(-limit, limit);
+    }
+}
+
+/// gate = min(gate, limit) · σ(alpha · min(gate, limit)) · (clamp(up, −limit, limit) + 1): what gpt-oss has
+/// between its experts' matrices.
+#[inline(always)]
+pub(crate) fn shifted_swish_times(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let x = if *gate > limit { limit } else { *gate };
+        *gate = x / (1.0 + exp(-alpha * x)) * (up.clamp(-limit, limit) + 1.0);
+    }
+}
+
 /// Attention's state for one query: the largest score so far, the sum of the weights, and the sum of the
 /// weighted values, both relative to that largest score (Milakov and Gimelshein 2018; FlashAttention).
 pub(crate) struct State {
@@ -122,63 +145,110 @@ pub(crate) struct State {
 impl State {
     pub(crate) const EMPTY: State = State { most: f32::NEG_INFINITY, total: 0.0 };
 
-    /// Divides the weighted sum by the weights' sum: what the query has seen.
-    pub(crate) fn settle(&self, output: &mut [f32]) {
-        let scale = 1.0 / self.total;
+    /// Divides the weighted sum by the weights' sum: what the query has seen. A `sink` is one more score whose
+    /// value is nothing: it takes its share of the weights (Xiao et al. 2023).
+    pub(crate) fn settle(&self, sink: Option<f32>, output: &mut [f32]) {
+        let scale = match sink {
+            None => 1.0 / self.total,
+            Some(sink) => {
+                let most = if sink > self.most { sink } else { self.most };
+                let shrink = exp(self.most - most);
+                shrink / self.total.mul_add(shrink, exp(sink - most))
+            }
+        };
         for x in output {
             *x *= scale;
         }
     }
 }
 
-/// Space for one tile in f32.
+/// One head's keys and values of a tile of positions, as f32.
 #[derive(Default)]
 pub(crate) struct Tile {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    /// [key, TILE]: turned, so that scores need no sums across lanes.
+    pub(crate) keys: Vec<f32>,
+    /// [TILE, value]
+    pub(crate) values: Vec<f32>,
 }
 
-/// Lets some queries see one tile of the cache.
+impl Tile {
+    /// Makes keys of the first `count` rows of the values: a row is both.
+    pub(crate) fn turn(&mut self, count: usize) {
+        turn(&self.values, count, &mut self.keys);
+    }
+}
+
+/// Turns the first `count` rows of `rows` [TILE, width] into `to` [width, TILE].
+pub(crate) fn turn(rows: &[f32], count: usize, to: &mut [f32]) {
+    let width = to.len() / TILE;
+    for (i, to) in to.chunks_exact_mut(TILE).enumerate() {
+        for (to, row) in to[..count].iter_mut().zip(rows.chunks_exact(width)) {
+            *to = row[i];
+        }
+    }
+}
+
+/// How long a head's keys and values are, and what scores are multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) key: usize,
+    pub(crate) value: usize,
+    pub(crate) scale: f32,
+}
+
+/// Lets some queries see one tile of the cache. `queries` [queries, key], `outputs` [queries, value]. `seen[i]`
+/// says from where to where in the tile query `i` sees.
 ///
-/// `keys` [head, TILE] (turned, so that scores need no sums across lanes) and `values` [TILE, head] are half
-/// precision. `queries`, `outputs` [queries, head]. `seen[i]` says how many of the tile's first positions
-/// query `i` may see.
+/// Two queries that see the same are taken together: what is read of the tile then counts twice. Each takes the
+/// steps it would take alone.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "they are one tile's operands, and a struct would only rename them"
-)]
-pub(crate) fn attend<H: Halves>(
-    tile: &mut Tile,
-    keys: &[u16],
-    values: &[u16],
-    head: usize,
-    scale: f32,
+pub(crate) fn attend(
+    tile: &Tile,
+    head: Head,
     queries: &[f32],
-    seen: &[usize],
+    seen: &[[usize; 2]],
     states: &mut [State],
     outputs: &mut [f32],
 ) {
-    assert_eq!(keys.len(), head * TILE);
-    assert_eq!(values.len(), head * TILE);
-    tile.keys.resize(head * TILE, 0.0);
-    tile.values.resize(head * TILE, 0.0);
-    H::read(keys, &mut tile.keys);
-    H::read(values, &mut tile.values);
-    for (((query, output), &seen), state) in
-        queries.chunks_exact(head).zip(outputs.chunks_exact_mut(head)).zip(seen).zip(states)
-    {
-        if seen == 0 {
-            continue;
-        }
-        let mut scores = [0.0_f32; TILE];
-        for (&q, keys) in query.iter().zip(tile.keys.chunks_exact(TILE)) {
-            for j in 0..TILE {
-                scores[j] = q.mul_add(keys[j], scores[j]);
+    let Head { key, value, .. } = head;
+    assert_eq!(tile.keys.len(), key * TILE);
+    assert_eq!(tile.values.len(), value * TILE);
+    let mut i = 0;
+    while i < seen.len() {
+        let both = i + 1 < seen.len() && seen[i] == seen[i + 1];
+        let count = if both { 2 } else { 1 };
+        let [from, to] = seen[i];
+        if from < to {
+            let queries = &queries[i * key..(i + count) * key];
+            let (states, outputs) = (&mut states[i..], &mut outputs[i * value..(i + count) * value]);
+            if both {
+                attend_some::<2>(tile, head, queries, [from, to], states, outputs);
+            } else {
+                attend_some::<1>(tile, head, queries, [from, to], states, outputs);
             }
         }
+        i += count;
+    }
+}
+
+/// The same for Q queries that see the same.
+#[inline(always)]
+fn attend_some<const Q: usize>(
+    tile: &Tile,
+    head: Head,
+    queries: &[f32],
+    [from, to]: [usize; 2],
+    states: &mut [State],
+    outputs: &mut [f32],
+) {
+    let Head { key, value, scale } = head;
+    let queries: [&[f32]; Q] = std::array::from_fn(|i| &queries[i * key..(i + 1) * key]);
+    let mut scores = score(&tile.keys, queries);
+    let mut shrinks = [0.0_f32; Q];
+    for i in 0..Q {
+        let (scores, state) = (&mut scores[i], &mut states[i]);
         for (j, score) in scores.iter_mut().enumerate() {
-            *score = if j < seen { *score * scale } else { f32::NEG_INFINITY };
+            *score = if j >= from && j < to { *score * scale } else { f32::NEG_INFINITY };
         }
         let mut most = [f32::NEG_INFINITY; 8];
         for scores in scores.chunks_exact(8) {
@@ -198,40 +268,223 @@ pub(crate) fn attend<H: Halves>(
         }
         state.total = state.total.mul_add(shrink, fold(totals));
         state.most = most;
-        // Sixty-four columns are eight registers, enough sums at once to keep two multipliers busy.
-        let mut at = 0;
-        while at + 64 <= head {
-            weigh::<64>(&tile.values, head, at, &scores[..seen], shrink, output);
-            at += 64;
-        }
-        while at < head {
-            weigh::<16>(&tile.values, head, at, &scores[..seen], shrink, output);
-            at += 16;
-        }
+        shrinks[i] = shrink;
+    }
+    let values = &tile.values[from * value..to * value];
+    let weights: [&[f32]; Q] = std::array::from_fn(|i| &scores[i][from..to]);
+    // Eight registers of sums at once keep two multipliers busy.
+    let mut at = 0;
+    while Q == 1 && at + 64 <= value {
+        weigh::<Q, 64>(values, value, at, weights, shrinks, outputs);
+        at += 64;
+    }
+    while at + 32 <= value {
+        weigh::<Q, 32>(values, value, at, weights, shrinks, outputs);
+        at += 32;
+    }
+    while at + 8 <= value {
+        weigh::<Q, 8>(values, value, at, weights, shrinks, outputs);
+        at += 8;
+    }
+    while at < value {
+        weigh::<Q, 1>(values, value, at, weights, shrinks, outputs);
+        at += 1;
     }
 }
 
-/// output[at..at + N] = output · shrink + Σ weight[j] · values[j].
+/// Every query times every key of a tile: keys [key, TILE].
 #[inline(always)]
-fn weigh<const N: usize>(
-    values: &[f32],
-    head: usize,
-    at: usize,
-    weights: &[f32],
-    shrink: f32,
-    output: &mut [f32],
-) {
-    let output: &mut [f32; N] =
-        (&mut output[at..at + N]).try_into().expect("heads are whole multiples of sixteen");
-    let mut sums = [0.0_f32; N];
-    for i in 0..N {
-        sums[i] = output[i] * shrink;
-    }
-    for (&weight, values) in weights.iter().zip(values.chunks_exact(head)) {
-        let values = &values[at..at + N];
-        for i in 0..N {
-            sums[i] = weight.mul_add(values[i], sums[i]);
+fn score<const Q: usize>(keys: &[f32], queries: [&[f32]; Q]) -> [[f32; TILE]; Q] {
+    let (keys, _) = keys.as_chunks::<TILE>();
+    let mut scores = [[0.0_f32; TILE]; Q];
+    for (k, keys) in keys.iter().enumerate() {
+        for (scores, query) in scores.iter_mut().zip(queries) {
+            let q = query[k];
+            for (score, key) in scores.iter_mut().zip(keys) {
+                *score = q.mul_add(*key, *score);
+            }
         }
     }
-    *output = sums;
+    scores
+}
+
+/// output[at..at + N] = output · shrink + Σ weight[j] · values[j], for Q queries.
+#[inline(always)]
+fn weigh<const Q: usize, const N: usize>(
+    values: &[f32],
+    value: usize,
+    at: usize,
+    weights: [&[f32]; Q],
+    shrinks: [f32; Q],
+    outputs: &mut [f32],
+) {
+    let mut sums = [[0.0_f32; N]; Q];
+    for i in 0..Q {
+        let output = &outputs[i * value + at..i * value + at + N];
+        for j in 0..N {
+            sums[i][j] = output[j] * shrinks[i];
+        }
+    }
+    for (j, values) in values.chunks_exact(value).enumerate() {
+        let values = &values[at..at + N];
+        for i in 0..Q {
+            let weight = weights[i][j];
+            for j in 0..N {
+                sums[i][j] = weight.mul_add(values[j], sums[i][j]);
+            }
+        }
+    }
+    for i in 0..Q {
+        outputs[i * value + at..i * value + at + N].copy_from_slice(&sums[i]);
+    }
+}
+
+/// `x` · `y`: lane `i % 8` of eight sums takes product `i`, and [`fold`] adds the eight.
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 8];
+    for (x, y) in x.chunks(8).zip(y.chunks(8)) {
+        for (lane, (&x, &y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+            *lane = x.mul_add(y, *lane);
+        }
+    }
+    fold(lanes)
+}
+
+/// to = silu(Σ row · weights): every column's own convolution over some rows, the oldest first. `rows` and `weights`
+/// [taps, columns], `to` [columns].
+#[inline(always)]
+pub(crate) fn convolve(rows: &[f32], weights: &[f32], to: &mut [f32]) {
+    let columns = to.len();
+    assert!(rows.len() == weights.len() && rows.len().is_multiple_of(columns));
+    let mut at = 0;
+    while at + 32 <= columns {
+        convolve_some::<32>(rows, weights, at, to);
+        at += 32;
+    }
+    while at < columns {
+        convolve_some::<1>(rows, weights, at, to);
+        at += 1;
+    }
+}
+
+/// The same for columns `at..at + N`.
+#[inline(always)]
+fn convolve_some<const N: usize>(rows: &[f32], weights: &[f32], at: usize, to: &mut [f32]) {
+    let columns = to.len();
+    let mut sums = [0.0_f32; N];
+    for (row, weights) in rows.chunks_exact(columns).zip(weights.chunks_exact(columns)) {
+        let (row, weights) = (&row[at..at + N], &weights[at..at + N]);
+        for i in 0..N {
+            sums[i] = row[i].mul_add(weights[i], sums[i]);
+        }
+    }
+    for (to, sum) in to[at..at + N].iter_mut().zip(sums) {
+        *to = sum / (1.0 + exp(-sum));
+    }
+}
+
+/// Columns of a head's matrix that are corrected at once: four registers.
+pub(crate) const STRIP: usize = 32;
+
+/// What one token does to some columns of a head's matrix.
+pub(crate) struct Step<'a> {
+    /// What is left of the matrix when the token comes.
+    pub(crate) decay: f32,
+    /// How much of the error is corrected.
+    pub(crate) rate: f32,
+    pub(crate) query: &'a [f32],
+    pub(crate) key: &'a [f32],
+    pub(crate) value: [f32; STRIP],
+}
+
+/// One step of the gated delta rule (Yang et al. 2024) in some columns of a head's matrix S [key, STRIP]:
+///
+/// S = decay · S;  S += key · (rate · (value − Sᵀ key))ᵀ;  to = Sᵀ query
+///
+/// Every column's sums run over the rows from the first on, so columns depend on nothing but themselves.
+#[inline(always)]
+pub(crate) fn correct(state: &mut [f32], step: &Step<'_>, to: &mut [f32; STRIP]) {
+    let &Step { decay, rate, query, key, value } = step;
+    let (rows, _) = state.as_chunks_mut::<STRIP>();
+    assert!(rows.len() == key.len() && rows.len() == query.len());
+    let mut known = [0.0_f32; STRIP];
+    for (row, &key) in rows.iter().zip(key) {
+        for i in 0..STRIP {
+            known[i] = row[i].mul_add(key, known[i]);
+        }
+    }
+    let mut errors = [0.0_f32; STRIP];
+    for i in 0..STRIP {
+        errors[i] = rate * known[i].mul_add(-decay, value[i]);
+    }
+    let mut answer = [0.0_f32; STRIP];
+    for ((row, &key), &query) in rows.iter_mut().zip(key).zip(query) {
+        for i in 0..STRIP {
+            row[i] = key.mul_add(errors[i], row[i] * decay);
+            answer[i] = row[i].mul_add(query, answer[i]);
+        }
+    }
+    *to = answer;
+}
+
+/// How well each row of a tile fits a query of several heads: to[j] = Σ weights[h] · max(queries[h] · keys[j], 0).
+/// `keys` [width, TILE], `queries` [heads, width]. Returns the largest.
+#[inline(always)]
+pub(crate) fn judge(keys: &[f32], queries: &[f32], weights: &[f32], to: &mut [f32; TILE]) -> f32 {
+    let width = keys.len() / TILE;
+    let mut totals = [0.0_f32; TILE];
+    // Two heads at once: eight registers of sums keep two multipliers busy.
+    for (queries, weights) in queries.chunks(2 * width).zip(weights.chunks(2)) {
+        let (first, second) = queries.split_at(width);
+        let [mut x, mut y] = [[0.0_f32; TILE]; 2];
+        if second.is_empty() {
+            for (&q, keys) in first.iter().zip(keys.chunks_exact(TILE)) {
+                for j in 0..TILE {
+                    x[j] = q.mul_add(keys[j], x[j]);
+                }
+            }
+        } else {
+            for ((&p, &q), keys) in first.iter().zip(second).zip(keys.chunks_exact(TILE)) {
+                for j in 0..TILE {
+                    x[j] = p.mul_add(keys[j], x[j]);
+                    y[j] = q.mul_add(keys[j], y[j]);
+                }
+            }
+        }
+        for (x, &weight) in [x, y].iter().zip(weights) {
+            for j in 0..TILE {
+                let x = if x[j] > 0.0 { x[j] } else { 0.0 };
+                totals[j] = weight.mul_add(x, totals[j]);
+            }
+        }
+    }
+    *to = totals;
+    let mut most = [f32::NEG_INFINITY; 8];
+    for totals in totals.chunks_exact(8) {
+        for i in 0..8 {
+            most[i] = if totals[i] > most[i] { totals[i] } else { most[i] };
+        }
+    }
+    most.iter().fold(f32::NEG_INFINITY, |most, &x| if x > most { x } else { most })
+}
+
+/// Takes one more value and its score into a softmax over values that come one after another, channel by channel.
+/// `state` [3, channels] is the largest score so far, the sum of the weights, and the sum of the weighted values, both
+/// relative to that largest score; the score is `scores` + `places`.
+#[inline(always)]
+pub(crate) fn pool(state: &mut [f32], values: &[f32], scores: &[f32], places: &[f32]) {
+    let channels = values.len();
+    let (most, rest) = state.split_at_mut(channels);
+    let (total, sum) = rest.split_at_mut(channels);
+    let (scores, places, sum) = (&scores[..channels], &places[..channels], &mut sum[..channels]);
+    for i in 0..channels {
+        let score = scores[i] + places[i];
+        let gap = score - most[i];
+        let less = exp(-gap.abs());
+        let (old, new) = if gap > 0.0 { (less, 1.0) } else { (1.0, less) };
+        most[i] = if gap > 0.0 { score } else { most[i] };
+        total[i] = total[i].mul_add(old, new);
+        sum[i] = sum[i].mul_add(old, new * values[i]);
+    }
 }

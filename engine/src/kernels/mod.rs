@@ -2,8 +2,7 @@
 //!
 //! Activations are plain slices in buffers that are reused from chunk to chunk, not tensors: every step here
 //! is one pass over memory that the next step reads, several matrices share one quantised input, and results
-//! are written into their place. A tensor per step would allocate and copy between them. Candle reads the
-//! model files, and its quantisers and its own products judge these kernels in the tests.
+//! are written into their place. A tensor per step would allocate and copy between them.
 //!
 //! `plain.rs` and `float.rs` are the specification. A faster kernel is chosen at run time, because a released
 //! binary must run on any machine of its architecture, and must give the same bits.
@@ -24,7 +23,7 @@ mod x86;
 mod tests;
 
 pub(crate) use blocks::Input;
-pub(crate) use float::{State, TILE, Tile};
+pub(crate) use float::{Head, STRIP, State, Step, TILE, Tile};
 pub(crate) use multiply::{Product, multiply};
 
 use crate::Error;
@@ -108,33 +107,121 @@ impl Kernels {
         }
     }
 
+    /// See [`float::gelu_times`].
+    pub(crate) fn gelu_times(self, gate: &mut [f32], up: &[f32]) {
+        match self {
+            Kernels::Plain => float::gelu_times(gate, up),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::gelu_times(gate, up) },
+        }
+    }
+
+    /// See [`float::clamped_silu_times`].
+    pub(crate) fn clamped_silu_times(self, gate: &mut [f32], up: &[f32], limit: f32) {
+        match self {
+            Kernels::Plain => float::clamped_silu_times(gate, up, limit),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::clamped_silu_times(gate, up, limit) },
+        }
+    }
+
+    /// See [`float::shifted_swish_times`].
+    pub(crate) fn shifted_swish_times(self, gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+        match self {
+            Kernels::Plain => float::shifted_swish_times(gate, up, alpha, limit),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::shifted_swish_times(gate, up, alpha, limit) },
+        }
+    }
+
+    /// See [`float::halves`].
+    pub(crate) fn halves(self, from: &[u16], to: &mut [f32]) {
+        match self {
+            Kernels::Plain => float::halves(from, to),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::read_halves(from, to) },
+        }
+    }
+
+    /// See [`float::dot`].
+    pub(crate) fn dot(self, x: &[f32], y: &[f32]) -> f32 {
+        match self {
+            Kernels::Plain => float::dot(x, y),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::dot(x, y) },
+        }
+    }
+
+    /// See [`float::convolve`].
+    pub(crate) fn convolve(self, rows: &[f32], weights: &[f32], to: &mut [f32]) {
+        match self {
+            Kernels::Plain => float::convolve(rows, weights, to),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::convolve(rows, weights, to) },
+        }
+    }
+
+    /// See [`float::correct`].
+    pub(crate) fn correct(self, state: &mut [f32], step: &Step<'_>, to: &mut [f32; STRIP]) {
+        match self {
+            Kernels::Plain => float::correct(state, step, to),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::correct(state, step, to) },
+        }
+    }
+
     /// See [`float::attend`].
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "they are one tile's operands, and a struct would only rename them"
-    )]
     pub(crate) fn attend(
         self,
-        tile: &mut Tile,
-        keys: &[u16],
-        values: &[u16],
-        head: usize,
-        scale: f32,
+        tile: &Tile,
+        head: Head,
         queries: &[f32],
-        seen: &[usize],
+        seen: &[[usize; 2]],
         states: &mut [State],
         outputs: &mut [f32],
     ) {
         match self {
-            Kernels::Plain => float::attend::<float::OneByOne>(
-                tile, keys, values, head, scale, queries, seen, states, outputs,
-            ),
+            Kernels::Plain => float::attend(tile, head, queries, seen, states, outputs),
             // SAFETY: `Found` exists only where `available` found the features.
             // WHY: the only way to call code compiled for features found at run time.
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe {
-                x86::attend(tile, keys, values, head, scale, queries, seen, states, outputs);
-            },
+            Kernels::Avx2(_) => unsafe { x86::attend(tile, head, queries, seen, states, outputs) },
+        }
+    }
+
+    /// See [`float::judge`].
+    pub(crate) fn judge(self, keys: &[f32], queries: &[f32], weights: &[f32], to: &mut [f32; TILE]) -> f32 {
+        match self {
+            Kernels::Plain => float::judge(keys, queries, weights, to),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::judge(keys, queries, weights, to) },
+        }
+    }
+
+    /// See [`float::pool`].
+    pub(crate) fn pool(self, state: &mut [f32], values: &[f32], scores: &[f32], places: &[f32]) {
+        match self {
+            Kernels::Plain => float::pool(state, values, scores, places),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::pool(state, values, scores, places) },
         }
     }
 }

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use super::{Input, Kernels, plain};
 use crate::weights::Matrix;
 
-/// One matrix and the place of its results.
+/// One matrix, what it is multiplied with, and the place of its results.
 pub(crate) struct Product<'a> {
+    pub(crate) input: &'a Input,
     /// [rows, columns]
     pub(crate) matrix: &'a Matrix,
     /// [tokens, rows]
@@ -22,18 +23,18 @@ const PANEL_TOKENS_MIN: usize = 4;
 /// which loses its core delays the others little, large enough that taking it costs nothing beside it.
 const UNIT_BYTES: usize = 64 * 1024;
 
-/// Computes all products of `input` in one parallel step: to[token, row] = Σ matrix[row, i] · input[token, i].
-pub(crate) fn multiply(kernels: Kernels, input: &Input, products: &mut [Product<'_>]) {
+/// Computes all products in one parallel step: to[token, row] = Σ matrix[row, i] · input[token, i].
+pub(crate) fn multiply(kernels: Kernels, products: &mut [Product<'_>]) {
     let mut units = Vec::new();
-    let places: Vec<Place> = products.iter_mut().map(|product| Place::of(product, input.tokens())).collect();
+    let places: Vec<Place> = products.iter_mut().map(Place::of).collect();
     for (i, product) in products.iter().enumerate() {
-        assert_eq!(product.matrix.columns(), input.columns());
-        let rows = unit_rows(kernels, product.matrix, input.tokens());
+        assert_eq!(product.matrix.columns(), product.input.columns());
+        let rows = unit_rows(kernels, product.matrix, product.input.tokens());
         let starts = (0..product.matrix.rows()).step_by(rows);
         units.extend(starts.map(|start| (i, start..(start + rows).min(product.matrix.rows()))));
     }
     units.into_par_iter().for_each(|(i, rows)| {
-        unit(kernels, products[i].matrix, rows, input, &places[i]);
+        unit(kernels, products[i].matrix, rows, products[i].input, &places[i]);
     });
 }
 
@@ -41,7 +42,7 @@ pub(crate) fn multiply(kernels: Kernels, input: &Input, products: &mut [Product<
 fn unit_rows(kernels: Kernels, matrix: &Matrix, tokens: usize) -> usize {
     match kernels {
         #[cfg(target_arch = "x86_64")]
-        Kernels::Avx2(_) if matrix.kind().block() > 1 && tokens >= PANEL_TOKENS_MIN => super::x86::PANEL_ROWS,
+        Kernels::Avx2(_) if !matrix.kind().is_float() && tokens >= PANEL_TOKENS_MIN => super::x86::PANEL_ROWS,
         _ => (UNIT_BYTES / matrix.row_bytes() / tokens.max(1)).next_multiple_of(16).max(16),
     }
 }
@@ -62,8 +63,8 @@ unsafe impl Send for Place {}
 unsafe impl Sync for Place {}
 
 impl Place {
-    fn of(product: &mut Product<'_>, tokens: usize) -> Place {
-        let rows = product.matrix.rows();
+    fn of(product: &mut Product<'_>) -> Place {
+        let (rows, tokens) = (product.matrix.rows(), product.input.tokens());
         assert_eq!(product.to.len(), tokens * rows);
         Place { to: product.to.as_mut_ptr(), rows, tokens }
     }
@@ -96,13 +97,17 @@ fn unit(kernels: Kernels, matrix: &Matrix, rows: Range<usize>, input: &Input, pl
 }
 
 fn plain_rows(matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
+    let kind = matrix.kind();
+    let mut weights = vec![0.0; if kind.is_float() { matrix.columns() } else { 0 }];
     for row in rows {
-        let bytes = matrix.bytes(row..row + 1);
+        if kind.is_float() {
+            matrix.dequantise(row..row + 1, &mut weights);
+        }
         for token in 0..input.tokens() {
-            let result = if matrix.kind().block() == 1 {
-                plain::dot_floats(matrix.kind(), bytes, input.floats(token))
+            let result = if kind.is_float() {
+                plain::dot_floats(&weights, input.floats(token))
             } else {
-                plain::dot_blocks(matrix.kind(), bytes, input.blocks(matrix.kind()), token)
+                plain::dot_blocks(kind, matrix.bytes(row..row + 1), input.blocks(kind), token)
             };
             place.put(token, row, &[result]);
         }
@@ -116,16 +121,19 @@ mod avx2 {
 
     use super::super::x86::{self, DOT_ROWS, PANEL_ROWS, Panel};
     use super::{Input, Matrix, PANEL_TOKENS_MIN, Place};
+    use crate::weights::Kind;
 
     thread_local! {
         /// Each thread's panel, kept because clearing one costs as much as using it for a few tokens.
         static PANEL: RefCell<Panel> = RefCell::default();
+        /// Each thread's four rows of floats, for kinds that are read before they are multiplied.
+        static FLOATS: RefCell<Vec<f32>> = RefCell::default();
     }
 
     /// Computes rows from the first on and returns the last few, which fill no register.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn rows(matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) -> Range<usize> {
-        if matrix.kind().block() == 1 {
+        if matrix.kind().is_float() {
             floats(matrix, rows, input, place)
         } else if input.tokens() >= PANEL_TOKENS_MIN {
             let rest = panels(matrix, rows, input, place);
@@ -174,26 +182,56 @@ mod avx2 {
     /// registers nearly hold, and seven loads feed twelve products.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn floats(matrix: &Matrix, mut rows: Range<usize>, input: &Input, place: &Place) -> Range<usize> {
-        while rows.len() >= 4 {
-            let bytes = matrix.bytes(rows.start..rows.start + 4);
-            let mut token = 0;
-            while token + 3 <= input.tokens() {
-                let x = std::array::from_fn(|t| input.floats(token + t));
-                let mut results = [[0.0; 3]; 4];
-                x86::dot_floats::<4, 3>(matrix.kind(), bytes, x, &mut results);
-                for t in 0..3 {
-                    place.put(token + t, rows.start, &results.map(|row| row[t]));
+        let kind = matrix.kind();
+        let ready = matches!(kind, Kind::F32 | Kind::F16 | Kind::Bf16) && !matrix.is_scaled();
+        FLOATS.with_borrow_mut(|weights| {
+            while rows.len() >= 4 {
+                let four = rows.start..rows.start + 4;
+                if ready {
+                    dot_four(kind, matrix.bytes(four), rows.start, input, place);
+                } else {
+                    weights.resize(4 * matrix.columns(), 0.0);
+                    read(matrix, four, weights);
+                    dot_four(Kind::F32, x86::bytes_of(weights), rows.start, input, place);
                 }
-                token += 3;
+                rows.start += 4;
             }
-            while token < input.tokens() {
-                let mut results = [[0.0; 1]; 4];
-                x86::dot_floats::<4, 1>(matrix.kind(), bytes, [input.floats(token)], &mut results);
-                place.put(token, rows.start, &results.map(|row| row[0]));
-                token += 1;
-            }
-            rows.start += 4;
-        }
+        });
         rows
+    }
+
+    /// Reads rows of floats with their kind known at compile time: a piece that shares a scale may have but 32 numbers.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn read(matrix: &Matrix, rows: Range<usize>, to: &mut [f32]) {
+        match matrix.kind() {
+            Kind::F8E4M3 => matrix.read(rows, to, |bytes, scale, to| {
+                x86::read_floats(Kind::F8E4M3, bytes, scale, to);
+            }),
+            Kind::F4E2M1 => matrix.read(rows, to, |bytes, scale, to| {
+                x86::read_floats(Kind::F4E2M1, bytes, scale, to);
+            }),
+            kind => matrix.read(rows, to, |bytes, scale, to| x86::read_floats(kind, bytes, scale, to)),
+        }
+    }
+
+    /// Four rows of floats, from row `row` on, whose bytes these are, times all tokens.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn dot_four(kind: Kind, bytes: &[u8], row: usize, input: &Input, place: &Place) {
+        let mut token = 0;
+        while token + 3 <= input.tokens() {
+            let x = std::array::from_fn(|t| input.floats(token + t));
+            let mut results = [[0.0; 3]; 4];
+            x86::dot_floats::<4, 3>(kind, bytes, x, &mut results);
+            for t in 0..3 {
+                place.put(token + t, row, &results.map(|row| row[t]));
+            }
+            token += 3;
+        }
+        while token < input.tokens() {
+            let mut results = [[0.0; 1]; 4];
+            x86::dot_floats::<4, 1>(kind, bytes, [input.floats(token)], &mut results);
+            place.put(token, row, &results.map(|row| row[0]));
+            token += 1;
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! The gated feed-forward: down(silu(gate(x)) · up(x)).
+//! The gated feed-forward: down(activation(gate(x)) · up(x)).
 
 use rayon::prelude::*;
 
-use super::forward::Scratch;
+use super::mixer::add_to_rows;
+use super::spec::{self, Activation};
 use crate::Error;
-use crate::kernels::{Kernels, Product, multiply};
-use crate::weights::{Gguf, Matrix};
+use crate::kernels::{Input, Kernels, Product, multiply};
+use crate::weights::{Matrix, Source};
 
 pub(crate) struct Dense {
     /// [hidden, width]
@@ -14,35 +15,85 @@ pub(crate) struct Dense {
     up: Matrix,
     /// [width, hidden]
     down: Matrix,
+    /// Of the three.
+    biases: Option<[Vec<f32>; 3]>,
+    activation: Activation,
 }
 
 impl Dense {
-    pub(crate) fn load(file: &Gguf, layer: usize, width: usize, hidden: usize) -> Result<Dense, Error> {
+    /// The feed-forward whose matrices are called `ffn_gate`, `ffn_up` and `ffn_down` with `suffix` behind.
+    pub(crate) fn load(
+        file: &Source,
+        layer: usize,
+        suffix: &str,
+        width: usize,
+        spec: &spec::Dense,
+    ) -> Result<Dense, Error> {
+        let name = |part: &str| format!("blk.{layer}.ffn_{part}{suffix}.weight");
+        let bias = |part: &str, len| file.vector(&format!("blk.{layer}.ffn_{part}{suffix}.bias"), len);
+        let biases = if spec.bias {
+            Some([bias("gate", spec.hidden)?, bias("up", spec.hidden)?, bias("down", width)?])
+        } else {
+            None
+        };
         Ok(Dense {
-            gate: file.matrix(&format!("blk.{layer}.ffn_gate.weight"), hidden, width)?,
-            up: file.matrix(&format!("blk.{layer}.ffn_up.weight"), hidden, width)?,
-            down: file.matrix(&format!("blk.{layer}.ffn_down.weight"), width, hidden)?,
+            gate: file.matrix(&name("gate"), spec.hidden, width)?,
+            up: file.matrix(&name("up"), spec.hidden, width)?,
+            down: file.matrix(&name("down"), width, spec.hidden)?,
+            biases,
+            activation: spec.activation,
         })
     }
 
-    /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width].
-    pub(crate) fn forward(&self, kernels: Kernels, scratch: &mut Scratch) {
-        let Scratch { normed, change, input, gate, up, .. } = scratch;
+    /// What every token would add: x [tokens, width] → change [tokens, width].
+    pub(crate) fn forward(&self, kernels: Kernels, x: &[f32], change: &mut Vec<f32>, buffers: &mut Buffers) {
+        let Buffers { input, gate, up } = buffers;
         let (hidden, width) = (self.gate.rows(), self.gate.columns());
-        input.set(kernels, normed, width, &[self.gate.kind(), self.up.kind()]);
+        input.set(kernels, x, width, &[self.gate.kind(), self.up.kind()]);
         let tokens = input.tokens();
         gate.resize(tokens * hidden, 0.0);
         up.resize(tokens * hidden, 0.0);
         multiply(
             kernels,
-            input,
-            &mut [Product { matrix: &self.gate, to: gate }, Product { matrix: &self.up, to: up }],
+            &mut [
+                Product { input, matrix: &self.gate, to: gate },
+                Product { input, matrix: &self.up, to: up },
+            ],
         );
-        let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE));
-        pieces.for_each(|(gate, up)| kernels.silu_times(gate, up));
+        if let Some([gate_bias, up_bias, _]) = &self.biases {
+            add_to_rows(gate, gate_bias);
+            add_to_rows(up, up_bias);
+        }
+        self.activation.apply(kernels, gate, up);
         input.set(kernels, gate, hidden, &[self.down.kind()]);
         change.resize(tokens * width, 0.0);
-        multiply(kernels, input, &mut [Product { matrix: &self.down, to: change }]);
+        multiply(kernels, &mut [Product { input, matrix: &self.down, to: change }]);
+        if let Some([.., down_bias]) = &self.biases {
+            add_to_rows(change, down_bias);
+        }
+    }
+}
+
+/// What a feed-forward keeps from one chunk to the next.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    input: Input,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+impl Activation {
+    /// gate = activation(gate, up).
+    pub(crate) fn apply(self, kernels: Kernels, gate: &mut [f32], up: &[f32]) {
+        let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE));
+        pieces.for_each(|(gate, up)| match self {
+            Activation::Silu => kernels.silu_times(gate, up),
+            Activation::Gelu => kernels.gelu_times(gate, up),
+            Activation::ClampedSilu { limit } => kernels.clamped_silu_times(gate, up, limit),
+            Activation::ShiftedSwish { alpha, limit } => {
+                kernels.shifted_swish_times(gate, up, alpha, limit);
+            }
+        });
     }
 }
 

@@ -1,12 +1,18 @@
 //! The way through a model, from top to bottom.
 
-use super::dense::Dense;
-use super::mixer::Gqa;
+use std::sync::Arc;
+
+use super::dense::{Buffers, Dense};
+use super::hyper::{Head, Hyper, Mix};
+use super::mixer::{Compressed, Delta, Gqa, Mla};
+use super::moe::Moe;
 use super::norm::Norm;
-use super::spec::{self, Output, Spec};
-use crate::cache::{Cache, Layout};
-use crate::kernels::{Input, Kernels, Product, multiply, plain};
-use crate::weights::{Gguf, Matrix};
+use super::residual::Tie;
+use super::spec::{self, Norms, Output, Residual, Spec};
+use crate::cache::{Cache, KvKind, LayerLayout, Layout};
+use crate::experts::Uses;
+use crate::kernels::{Input, Kernels, Product, multiply};
+use crate::weights::{Builder, MappedFile, Matrix, Place, Source};
 use crate::{Error, Token};
 
 /// A model's parts. They point into the mapped file.
@@ -16,24 +22,32 @@ pub(crate) struct Model {
     /// [vocabulary, width]
     embedding: Matrix,
     layers: Vec<Layer>,
+    /// What makes one stream of several.
+    head: Option<Head>,
     norm: Norm,
     /// [vocabulary, width]
     output: Matrix,
 }
 
 struct Layer {
-    mixer_norm: Norm,
+    mixer_tie: Tie,
     mixer: Mixer,
-    channel_norm: Norm,
+    channel_tie: Tie,
     channel: Channel,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a model has as many as layers")]
 enum Mixer {
     Gqa(Gqa),
+    Mla(Mla),
+    Delta(Delta),
+    Compressed(Compressed),
 }
 
+#[expect(clippy::large_enum_variant, reason = "a model has as many as layers")]
 enum Channel {
     Dense(Dense),
+    Moe(Moe),
 }
 
 /// Which positions' logits are wanted. They cost a product with the largest matrix.
@@ -47,11 +61,14 @@ pub(crate) enum Want {
 /// The buffers of a forward pass, reused from one to the next.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// The residual stream: [tokens, width], as are the next two.
-    x: Vec<f32>,
+    /// The residual streams: [tokens, streams, width].
+    pub(crate) x: Vec<f32>,
+    /// What a part reads: [tokens, width].
     pub(crate) normed: Vec<f32>,
-    /// What a part adds to the stream.
+    /// What a part adds to the streams: [tokens, width].
     pub(crate) change: Vec<f32>,
+    /// How the part that is at work mixes several streams.
+    pub(crate) mix: Mix,
     /// A part's input in the forms its matrices want.
     pub(crate) input: Input,
     pub(crate) q: Vec<f32>,
@@ -60,30 +77,61 @@ pub(crate) struct Scratch {
     pub(crate) mixed: Vec<f32>,
     pub(crate) turns: Vec<f32>,
     pub(crate) gate: Vec<f32>,
-    pub(crate) up: Vec<f32>,
+    pub(crate) dense: Buffers,
+    /// What a second part adds.
+    pub(crate) more: Vec<f32>,
 }
 
 impl Model {
     /// Finds every tensor the description asks for, and refuses a file that has others: a part left out
     /// would not be noticed in what the model says. Nothing of the weights is read yet.
-    pub(crate) fn load(file: &Gguf, spec: Spec, kernels: Kernels) -> Result<Model, Error> {
+    pub(crate) fn load(file: &Source, spec: Spec, kernels: Kernels) -> Result<Model, Error> {
         let (width, vocabulary, epsilon) = (spec.width, spec.vocabulary, spec.norm_epsilon);
         let embedding = file.matrix("token_embd.weight", vocabulary, width)?;
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (i, layer) in spec.layers.iter().enumerate() {
+            let norm = |part: &str| Norm::load(file, &format!("blk.{i}.{part}.weight"), width, epsilon);
             let mixer = match &layer.mixer {
                 spec::Mixer::Gqa(gqa) => Mixer::Gqa(Gqa::load(file, i, width, epsilon, gqa)?),
+                spec::Mixer::Mla(mla) => Mixer::Mla(Mla::load(file, i, width, epsilon, mla)?),
+                spec::Mixer::Delta(delta) => Mixer::Delta(Delta::load(file, i, width, epsilon, delta)?),
+                spec::Mixer::Compressed(compressed) => {
+                    Mixer::Compressed(Compressed::load(file, i, width, epsilon, compressed)?)
+                }
             };
-            let channel = match layer.channel {
-                spec::Channel::Dense { hidden } => Channel::Dense(Dense::load(file, i, width, hidden)?),
+            let channel = match &layer.channel {
+                spec::Channel::Dense(dense) => Channel::Dense(Dense::load(file, i, "", width, dense)?),
+                spec::Channel::Moe(moe) => Channel::Moe(Moe::load(file, i, width, vocabulary, moe)?),
+            };
+            let (channel_norm, mixer_post_norm, channel_post_norm) = match layer.norms {
+                Norms::Before { channel } => (norm(channel)?, None, None),
+                Norms::Around => {
+                    let after = |part| norm(part).map(Some);
+                    (norm("ffn_norm")?, after("post_attention_norm")?, after("post_ffw_norm")?)
+                }
+            };
+            let hyper = |part: &str| match spec.residual {
+                Residual::Plain => Ok(None),
+                Residual::Hyper(hyper) => Hyper::load(file, i, part, width, epsilon, hyper).map(Some),
             };
             layers.push(Layer {
-                mixer_norm: Norm::load(file, &format!("blk.{i}.attn_norm.weight"), width, epsilon)?,
+                mixer_tie: Tie { hyper: hyper("attn")?, before: norm("attn_norm")?, after: mixer_post_norm },
                 mixer,
-                channel_norm: Norm::load(file, &format!("blk.{i}.ffn_norm.weight"), width, epsilon)?,
+                channel_tie: Tie { hyper: hyper("ffn")?, before: channel_norm, after: channel_post_norm },
                 channel,
             });
         }
+        // Layers that only guess ahead stand behind the others.
+        for name in file.names() {
+            let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
+            if layer.is_some_and(|layer: usize| layer >= spec.layers.len()) {
+                file.pass_over(&name);
+            }
+        }
+        let head = match spec.residual {
+            Residual::Plain => None,
+            Residual::Hyper(hyper) => Some(Head::load(file, "output_hc", width, epsilon, hyper)?),
+        };
         let norm = Norm::load(file, "output_norm.weight", width, epsilon)?;
         let output = match spec.output {
             Output::Tied => embedding.clone(),
@@ -91,27 +139,24 @@ impl Model {
         };
         if let Some(name) = file.unused() {
             return Err(Error::Tensor {
-                name: name.to_owned(),
+                name,
                 why: format!("is no part of a `{}` model as it is known here", spec.architecture),
             });
         }
-        Ok(Model { spec, kernels, embedding, layers, norm, output })
+        Ok(Model { spec, kernels, embedding, layers, head, norm, output })
     }
 
     pub(crate) fn spec(&self) -> &Spec {
         &self.spec
     }
 
-    /// What a timeline of this model keeps for every token.
-    pub(crate) fn cache_layout(&self) -> Layout {
-        Layout::new(self.spec.layers.iter().map(|layer| {
-            let spec::Mixer::Gqa(gqa) = &layer.mixer;
-            (gqa.kv_heads, gqa.head)
-        }))
+    /// What a timeline of this model keeps.
+    pub(crate) fn cache_layout(&self, kind: KvKind) -> Layout {
+        Layout { kind, layers: self.spec.layers.iter().map(layout).collect() }
     }
 
     /// Computes the tokens that follow what is in the cache, and returns the logits that are wanted:
-    /// [positions, vocabulary]. The cache has room for them, and the tokens are in the vocabulary.
+    /// [positions, vocabulary]. The tokens are in the vocabulary, and no mark is due before the last of them.
     pub(crate) fn forward(
         &self,
         cache: &mut Cache,
@@ -125,44 +170,119 @@ impl Model {
         cache.grow(tokens.len());
         self.embed(tokens, &mut scratch.x);
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.mixer_norm.apply(kernels, &scratch.x, &mut scratch.normed);
+            layer.mixer_tie.read(kernels, scratch);
             match &layer.mixer {
-                Mixer::Gqa(gqa) => gqa.forward(kernels, cache, cache.slot(i), first, scratch),
+                Mixer::Gqa(gqa) => {
+                    let heads = cache.layer_mut(i).heads.as_mut();
+                    let heads = heads.expect("the layout of attention has heads");
+                    gqa.forward(kernels, heads, first, scratch);
+                }
+                Mixer::Mla(mla) => {
+                    let heads = cache.layer_mut(i).heads.as_mut();
+                    let heads = heads.expect("the layout of attention has heads");
+                    mla.forward(kernels, heads, first, scratch);
+                }
+                Mixer::Delta(delta) => delta.forward(kernels, cache.layer_mut(i).state_mut(), scratch),
+                Mixer::Compressed(compressed) => {
+                    compressed.forward(kernels, cache.layer_mut(i), first, scratch);
+                }
             }
-            add(&mut scratch.x, &scratch.change);
-            layer.channel_norm.apply(kernels, &scratch.x, &mut scratch.normed);
+            layer.mixer_tie.write(kernels, scratch);
+            layer.channel_tie.read(kernels, scratch);
             match &layer.channel {
-                Channel::Dense(dense) => dense.forward(kernels, scratch),
+                Channel::Dense(dense) => {
+                    dense.forward(kernels, &scratch.normed, &mut scratch.change, &mut scratch.dense);
+                }
+                Channel::Moe(moe) => moe.forward(kernels, tokens, scratch),
             }
-            add(&mut scratch.x, &scratch.change);
+            layer.channel_tie.write(kernels, scratch);
         }
         cache.commit(tokens.len());
-        let width = self.spec.width;
+        let Scratch { x, normed, change, input, .. } = scratch;
         let wanted = match want {
             Want::None => return Vec::new(),
-            Want::Last => &scratch.x[(tokens.len() - 1) * width..],
-            Want::All => &scratch.x[..],
+            Want::Last => &x[x.len() - x.len() / tokens.len()..],
+            Want::All => &x[..],
         };
-        self.norm.apply(kernels, wanted, &mut scratch.normed);
-        scratch.input.set(kernels, &scratch.normed, width, &[self.output.kind()]);
-        let mut logits = vec![0.0; scratch.input.tokens() * self.spec.vocabulary];
-        multiply(kernels, &scratch.input, &mut [Product { matrix: &self.output, to: &mut logits }]);
+        let wanted = match &self.head {
+            None => wanted,
+            Some(head) => {
+                head.read(kernels, wanted, input, change);
+                &change[..]
+            }
+        };
+        self.norm.apply(kernels, wanted, normed);
+        input.set(kernels, normed, self.spec.width, &[self.output.kind()]);
+        let mut logits = vec![0.0; input.tokens() * self.spec.vocabulary];
+        multiply(kernels, &mut [Product { input, matrix: &self.output, to: &mut logits }]);
+        if let Some(cap) = self.spec.logit_cap {
+            for x in &mut logits {
+                *x = cap * (*x / cap).tanh();
+            }
+        }
         logits
     }
 
+    /// The tokens' embeddings, the same in every stream: x [tokens, streams, width].
     fn embed(&self, tokens: &[Token], x: &mut Vec<f32>) {
         let width = self.spec.width;
-        x.resize(tokens.len() * width, 0.0);
-        for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(width)) {
+        let streams = self.spec.residual.streams();
+        x.resize(tokens.len() * streams * width, 0.0);
+        for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(streams * width)) {
             let row = token as usize;
-            plain::dequantise(self.embedding.kind(), self.embedding.bytes(row..row + 1), x);
+            let (first, others) = x.split_at_mut(width);
+            self.embedding.dequantise(row..row + 1, first);
+            if self.spec.embedding_scale != 1.0 {
+                for x in &mut *first {
+                    *x *= self.spec.embedding_scale;
+                }
+            }
+            for other in others.chunks_exact_mut(width) {
+                other.copy_from_slice(first);
+            }
         }
+    }
+
+    /// Leaves the experts on disk, and keeps at most `budget` bytes of them in memory. `None` if there are no experts.
+    pub(crate) fn place_experts(
+        &mut self,
+        budget: u64,
+        files: Vec<MappedFile>,
+    ) -> Result<Option<Arc<Place>>, Error> {
+        let mut builder = Builder::new(files);
+        let mut routed = Vec::new();
+        for layer in &mut self.layers {
+            if let Channel::Moe(moe) = &mut layer.channel {
+                routed.push((moe.store(&mut builder), moe, layer.channel_tie.before.weight()));
+            }
+        }
+        if routed.is_empty() {
+            return Ok(None);
+        }
+        let place = Arc::new(builder.build(budget)?);
+        let mut next = None;
+        for (first, moe, norm) in routed.into_iter().rev() {
+            next = Some(moe.place(&place, first, norm, next));
+        }
+        Ok(Some(place))
+    }
+
+    /// For every layer with experts, how often each was chosen since the model was opened.
+    pub(crate) fn expert_uses(&self) -> Vec<Uses> {
+        let uses = self.layers.iter().enumerate().filter_map(|(i, layer)| match &layer.channel {
+            Channel::Dense(_) => None,
+            Channel::Moe(moe) => Some(Uses { layer: i, uses: moe.uses() }),
+        });
+        uses.collect()
     }
 }
 
-/// x += change.
-fn add(x: &mut [f32], change: &[f32]) {
-    for (x, change) in x.iter_mut().zip(change) {
-        *x += change;
+/// What a line keeps for one layer.
+fn layout(layer: &spec::Layer) -> LayerLayout {
+    match &layer.mixer {
+        spec::Mixer::Gqa(gqa) => Gqa::layout(gqa),
+        spec::Mixer::Mla(mla) => Mla::layout(mla),
+        spec::Mixer::Delta(delta) => Delta::layout(delta),
+        spec::Mixer::Compressed(compressed) => Compressed::layout(compressed),
     }
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::kernels::Kernels;
-use crate::weights::Gguf;
+use crate::weights::Source;
 
 pub(crate) struct Norm {
     weight: Vec<f32>,
@@ -12,8 +12,18 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    pub(crate) fn load(file: &Gguf, name: &str, width: usize, epsilon: f32) -> Result<Norm, Error> {
+    pub(crate) fn load(file: &Source, name: &str, width: usize, epsilon: f32) -> Result<Norm, Error> {
         Ok(Norm { weight: file.vector(name, width)?, epsilon })
+    }
+
+    /// What normed numbers are multiplied with.
+    pub(crate) fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
+    /// A norm whose weights are all 1.
+    pub(crate) fn plain(width: usize, epsilon: f32) -> Norm {
+        Norm { weight: vec![1.0; width], epsilon }
     }
 
     /// Norms every row of `x` into `to`, both [rows, width].
@@ -26,10 +36,14 @@ impl Norm {
 
     /// Norms every row of `x` [rows, width] where it is.
     pub(crate) fn apply_in_place(&self, kernels: Kernels, x: &mut [f32]) {
-        let mut row = vec![0.0; self.weight.len()];
-        for x in x.chunks_exact_mut(self.weight.len()) {
-            kernels.rms_norm(x, &self.weight, self.epsilon, &mut row);
-            x.copy_from_slice(&row);
-        }
+        let width = self.weight.len();
+        let rows = x.par_chunks_exact_mut(width).with_min_len(16);
+        rows.for_each_init(
+            || vec![0.0; width],
+            |row, x| {
+                kernels.rms_norm(x, &self.weight, self.epsilon, row);
+                x.copy_from_slice(row);
+            },
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! What a model file says, layer by layer, checked. A family is a function here that describes its models with
-//! known parts; the forward pass knows the parts and no families.
+//! What a model says of itself, layer by layer, checked: known parts, in order. The forward pass knows the parts
+//! and no families; `families.rs` says which parts a family has.
 
+use super::families::FAMILIES;
 use crate::Error;
-use crate::weights::Gguf;
+use crate::weights::Source;
 
 /// A model's description.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,8 +18,32 @@ pub(crate) struct Spec {
     pub(crate) context_tokens: usize,
     /// What is added to the mean square in every norm.
     pub(crate) norm_epsilon: f32,
+    /// What embeddings are multiplied with.
+    pub(crate) embedding_scale: f32,
     pub(crate) output: Output,
+    /// Logits are bent so that none is larger than this, if there is one.
+    pub(crate) logit_cap: Option<f32>,
+    pub(crate) residual: Residual,
     pub(crate) layers: Vec<Layer>,
+}
+
+/// What layers read from and add to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Residual {
+    /// One stream: x += part(norm(x)).
+    Plain,
+    Hyper(Hyper),
+}
+
+/// Several streams, which every part reads a mix of, adds to and mixes anew (Zhu et al. 2024), the new mix kept close
+/// to one whose rows and columns add up to one (Xie et al. 2025).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Hyper {
+    pub(crate) streams: usize,
+    /// How often the columns of a new mix are made to add up to one, and the rows in between.
+    pub(crate) iterations: usize,
+    /// What is added to weights, and to what they are divided by.
+    pub(crate) epsilon: f32,
 }
 
 /// Which matrix turns the last layer's result into logits.
@@ -35,12 +60,25 @@ pub(crate) enum Output {
 pub(crate) struct Layer {
     pub(crate) mixer: Mixer,
     pub(crate) channel: Channel,
+    pub(crate) norms: Norms,
+}
+
+/// Where a layer norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Norms {
+    /// Before either part; the tensor of the second has this name.
+    Before { channel: &'static str },
+    /// Before and after either part.
+    Around,
 }
 
 /// How tokens learn of each other.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Mixer {
     Gqa(Gqa),
+    Mla(Mla),
+    Delta(Delta),
+    Compressed(Compressed),
 }
 
 /// Attention whose query heads share the keys and values of fewer heads (Ainslie et al. 2023).
@@ -49,13 +87,121 @@ pub(crate) struct Gqa {
     pub(crate) heads: usize,
     /// Divides `heads`.
     pub(crate) kv_heads: usize,
-    /// A multiple of sixteen.
+    /// How long a head is.
     pub(crate) head: usize,
     /// Whether queries, keys and values have a bias.
     pub(crate) bias: bool,
-    /// Whether every head's queries and keys are normed before they are rotated.
-    pub(crate) qk_norm: bool,
+    /// Whether the result has a bias.
+    pub(crate) output_bias: bool,
+    /// Queries, keys and values are cut off at this size, if there is one.
+    pub(crate) clamp: Option<f32>,
+    pub(crate) qk_norm: QkNorm,
     pub(crate) rope: Rope,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
+    /// How many positions a query sees, its own included; all if there is none.
+    pub(crate) window: Option<usize>,
+    /// Whether every head has one more score whose value is nothing.
+    pub(crate) sinks: bool,
+    /// Whether the query matrix also makes a gate for every number of the result.
+    pub(crate) gate: bool,
+}
+
+/// Attention over one short row per position, of which the keys and values of all heads are made (DeepSeek-AI 2024).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mla {
+    pub(crate) heads: usize,
+    /// How long the row is that queries are made of, if they are not made at once.
+    pub(crate) query_row: Option<usize>,
+    /// How long the row is that keys and values are made of.
+    pub(crate) row: usize,
+    /// How many numbers of a head's key are made of the row. The rotated ones, which follow, are common to all heads.
+    pub(crate) still: usize,
+    /// How long a head's values are.
+    pub(crate) value: usize,
+    /// Whether what makes the rows, and the result, have biases.
+    pub(crate) bias: bool,
+    pub(crate) rope: Rope,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
+}
+
+/// A short convolution, then a matrix per head that every token corrects and asks (Yang et al. 2024).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Delta {
+    /// Heads of queries and keys, and how long each is.
+    pub(crate) key_heads: usize,
+    pub(crate) key: usize,
+    /// Heads of values, and how long each is. Each has a matrix of its own.
+    pub(crate) value_heads: usize,
+    pub(crate) value: usize,
+    pub(crate) sharing: Sharing,
+    /// How many positions the convolution sees, its own included.
+    pub(crate) taps: usize,
+    /// Whether one matrix makes everything, key head by key head: its query, its key, its values, their gates.
+    pub(crate) packed: bool,
+    /// Whether one matrix makes rates and decays, key head by key head.
+    pub(crate) packed_rates: bool,
+}
+
+/// Which value heads have a key head in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Those that lie together: (0, 1, …), (n, n + 1, …), …
+    Neighbours,
+    /// One of each round: (0, n, …), (1, n + 1, …), …
+    Rounds,
+}
+
+/// Attention whose heads all look at the same rows, which are keys and values at once: those of the last positions,
+/// and farther back rows that stand for several positions each (DeepSeek-V4).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Compressed {
+    pub(crate) heads: usize,
+    /// How long a head is. Its last numbers are rotated.
+    pub(crate) head: usize,
+    /// Numbers between the two matrices of the queries.
+    pub(crate) query_rank: usize,
+    /// Groups of heads whose results are projected by themselves. Divides `heads`.
+    pub(crate) output_groups: usize,
+    /// Numbers that a group's results are projected to.
+    pub(crate) output_rank: usize,
+    /// How many positions a query sees row by row, its own included.
+    pub(crate) window: usize,
+    pub(crate) rope: Rope,
+    pub(crate) far: Option<Far>,
+}
+
+/// Rows that stand for several positions.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Far {
+    /// How many positions make a row.
+    pub(crate) ratio: usize,
+    /// Whether a row is also made of the positions of the row before, which have numbers of their own for that.
+    pub(crate) overlap: bool,
+    /// What chooses the rows that a query sees; it sees all if there is none.
+    pub(crate) indexer: Option<Indexer>,
+}
+
+/// A small attention that judges rows by keys of its own (DeepSeek-V3.2's lightning indexer).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Indexer {
+    pub(crate) heads: usize,
+    /// How long a head is. Its last numbers are rotated.
+    pub(crate) head: usize,
+    /// How many rows a query sees.
+    pub(crate) rows: usize,
+}
+
+/// What queries and keys are normed over before they are rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QkNorm {
+    /// They are not.
+    None,
+    /// Every head by itself.
+    Heads,
+    /// All heads together.
+    Rows,
 }
 
 /// Rotary position embedding (Su et al. 2021).
@@ -65,10 +211,33 @@ pub(crate) struct Rope {
     /// How many of a head's numbers are rotated; the rest stays. Even.
     pub(crate) rotated: usize,
     pub(crate) base: f32,
-    /// Positions are divided by this: linear scaling to longer contexts.
-    pub(crate) stretch: f32,
+    pub(crate) scaling: Scaling,
     /// Whether the file has a divisor of its own for every frequency (`rope_freqs`, as Llama 3 has).
     pub(crate) factors: bool,
+}
+
+/// How positions beyond those of the training are reached.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scaling {
+    None,
+    /// Positions are divided by this.
+    Linear(f32),
+    Yarn(Yarn),
+}
+
+/// Slow frequencies are divided, fast ones stay (Peng et al. 2023).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Yarn {
+    pub(crate) factor: f32,
+    /// Positions of the training.
+    pub(crate) original: usize,
+    /// Turns within `original` from which on a frequency is fast, and up to which it is slow.
+    pub(crate) beta_fast: f32,
+    pub(crate) beta_slow: f32,
+    /// Whether the borders between fast and slow are pairs, or lie between them.
+    pub(crate) whole_pairs: bool,
+    /// What sines and cosines are multiplied with.
+    pub(crate) magnitude: f32,
 }
 
 /// Which two numbers of a head are rotated together.
@@ -83,15 +252,94 @@ pub(crate) enum Pairs {
 /// What happens to each token by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Channel {
-    /// down(silu(gate(x)) · up(x)) (Shazeer 2020), with this many numbers between.
-    Dense { hidden: usize },
+    Dense(Dense),
+    Moe(Moe),
 }
 
-/// The families, each with the function that describes its models.
-const FAMILIES: [(&str, Describe); 2] = [("llama", llama), ("qwen2", qwen2)];
+/// down(activation(gate(x)) · up(x)) (Shazeer 2020).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Dense {
+    /// How many numbers lie between the matrices.
+    pub(crate) hidden: usize,
+    /// Whether the matrices' results have biases.
+    pub(crate) bias: bool,
+    pub(crate) activation: Activation,
+}
 
-/// Describes the model in a file.
-type Describe = fn(&Reader<'_>) -> Result<Spec, Error>;
+/// What stands between the matrices of a feed-forward.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Activation {
+    /// silu(gate) · up
+    Silu,
+    /// gelu(gate) · up
+    Gelu,
+    /// silu(min(gate, limit)) · clamp(up, ±limit)
+    ClampedSilu { limit: f32 },
+    /// min(gate, limit) · σ(alpha · min(gate, limit)) · (clamp(up, ±limit) + 1)
+    ShiftedSwish { alpha: f32, limit: f32 },
+}
+
+/// Many feed-forwards, of which every token goes through a few (Shazeer et al. 2017).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Moe {
+    pub(crate) experts: usize,
+    pub(crate) expert: Dense,
+    pub(crate) router: Router,
+    /// One more feed-forward that every token goes through.
+    pub(crate) shared: Option<Shared>,
+}
+
+/// How a token's experts are chosen and weighed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Router {
+    /// How many experts a token goes through.
+    pub(crate) used: usize,
+    pub(crate) scoring: Scoring,
+    pub(crate) choice: Choice,
+    /// Whether the router's matrix has a bias.
+    pub(crate) bias: bool,
+    /// Whether the chosen experts' weights are made to add up to one.
+    pub(crate) normalise: bool,
+    /// What is added to their sum then.
+    pub(crate) floor: f32,
+    /// What weights are multiplied with in the end.
+    pub(crate) scale: f32,
+}
+
+/// What makes scores of a router's results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scoring {
+    /// A softmax over all experts.
+    Softmax,
+    /// A softmax over the chosen ones.
+    SoftmaxOfChosen,
+    Sigmoid,
+    /// √(softplus)
+    SqrtSoftplus,
+}
+
+/// Which experts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Those with the highest scores.
+    Best,
+    /// Those with the highest scores after a correction, which does not count for their weights.
+    Corrected,
+    /// The same within the `used` best of `count` groups, judged by their two best experts.
+    Grouped { count: usize, used: usize },
+    /// The same within the `used` best of `count` groups, judged by their best expert, without a correction.
+    GroupedByBest { count: usize, used: usize },
+    /// Those that a table has for the token.
+    Table,
+}
+
+/// The feed-forward of all tokens in a mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Shared {
+    pub(crate) dense: Dense,
+    /// Whether every token's result is multiplied with a sigmoid of its own.
+    pub(crate) gate: bool,
+}
 
 /// Whether models of this family can be run.
 pub(crate) fn know(architecture: &str) -> Result<(), Error> {
@@ -101,15 +349,15 @@ pub(crate) fn know(architecture: &str) -> Result<(), Error> {
     Err(unsupported(architecture))
 }
 
-fn unsupported(architecture: &str) -> Error {
+pub(super) fn unsupported(architecture: &str) -> Error {
     let names: Vec<_> = FAMILIES.iter().map(|(name, _)| *name).collect();
     Error::Unsupported { architecture: architecture.to_owned(), supported: names.join(", ") }
 }
 
 impl Spec {
     /// The description of the model in `file`.
-    pub(crate) fn read(file: &Gguf) -> Result<Spec, Error> {
-        let architecture = file.text("general.architecture").unwrap_or_default();
+    pub(crate) fn read(file: &Source) -> Result<Spec, Error> {
+        let architecture = file.architecture();
         let (_, describe) = FAMILIES
             .iter()
             .find(|(name, _)| *name == architecture)
@@ -121,105 +369,172 @@ impl Spec {
 
     /// What the forward pass relies on.
     fn check(&self) -> Result<(), String> {
-        let ensure = |holds: bool, why: &str| if holds { Ok(()) } else { Err(why.to_owned()) };
         ensure(self.vocabulary > 0, "the vocabulary is empty")?;
         ensure(self.width > 0, "the embedding length is zero")?;
         ensure(!self.layers.is_empty(), "it has no layers")?;
         ensure(self.context_tokens > 0, "the context length is zero")?;
         ensure(self.norm_epsilon >= 0.0, "the norm's epsilon is negative")?;
-        for layer in &self.layers {
-            let Mixer::Gqa(Gqa { heads, kv_heads, head, ref rope, .. }) = layer.mixer;
-            ensure(heads > 0 && kv_heads > 0, "an attention has no heads")?;
-            ensure(heads.is_multiple_of(kv_heads), "the query heads cannot share the key heads evenly")?;
-            ensure(head > 0 && head.is_multiple_of(16), "a head's length is no multiple of 16")?;
-            ensure(
-                rope.rotated <= head && rope.rotated.is_multiple_of(2),
-                "more is rotated than a head has",
-            )?;
-            ensure(rope.base > 1.0, "the rotation's base is not above 1")?;
-            ensure(rope.stretch > 0.0, "the rotation's scaling factor is not positive")?;
-            let Channel::Dense { hidden } = layer.channel;
-            ensure(hidden > 0, "a feed-forward length is zero")?;
+        if let Residual::Hyper(hyper) = self.residual {
+            ensure((1..=STREAMS_MAX).contains(&hyper.streams), "it has no residual streams, or too many")?;
+            ensure(hyper.iterations > 0, "the mixes of residual streams are not normalised")?;
+            ensure(hyper.epsilon >= 0.0, "the epsilon of residual streams is negative")?;
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            layer.check().map_err(|why| format!("layer {i}: {why}"))?;
         }
         Ok(())
     }
 }
 
-/// Llama and what is built like it. Its files have queries and keys reordered so that neighbours rotate
-/// together.
-fn llama(file: &Reader<'_>) -> Result<Spec, Error> {
-    let experts = file.number_or("expert_count", 0)?;
-    if experts > 0 {
-        return Err(unsupported(&format!("llama with {experts} experts")));
+impl Residual {
+    /// How many streams there are.
+    pub(crate) fn streams(self) -> usize {
+        match self {
+            Residual::Plain => 1,
+            Residual::Hyper(hyper) => hyper.streams,
+        }
     }
-    dense(file, Pairs::Neighbours, file.has("blk.0.attn_q.bias"))
 }
 
-/// Qwen 2 and 2.5: biases on queries, keys and values, halves rotated together.
-fn qwen2(file: &Reader<'_>) -> Result<Spec, Error> {
-    dense(file, Pairs::Halves, true)
+fn ensure(holds: bool, why: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why.to_owned()) }
 }
 
-/// Grouped-query attention and a gated feed-forward in every layer, alike throughout.
-fn dense(file: &Reader<'_>, pairs: Pairs, bias: bool) -> Result<Spec, Error> {
-    let width = file.number("embedding_length")?;
-    let heads = file.number("attention.head_count")?;
-    let kv_heads = file.number_or("attention.head_count_kv", heads)?;
-    let head = file.number_or("attention.key_length", width / heads.max(1))?;
-    if file.number_or("attention.value_length", head)? != head {
-        return Err(file.file.bad("keys and values of different lengths are not supported"));
+impl Layer {
+    fn check(&self) -> Result<(), String> {
+        match &self.mixer {
+            Mixer::Gqa(gqa) => gqa.check()?,
+            Mixer::Mla(mla) => mla.check()?,
+            Mixer::Delta(delta) => delta.check()?,
+            Mixer::Compressed(compressed) => compressed.check()?,
+        }
+        match &self.channel {
+            Channel::Dense(dense) => ensure(dense.hidden > 0, "a feed-forward length is zero"),
+            Channel::Moe(moe) => moe.check(),
+        }
     }
-    let factors = file.has("rope_freqs.weight");
-    let scaling = file.file.text(&file.key("rope.scaling.type")).unwrap_or("none");
-    let factor = file.real_or("rope.scaling.factor", 1.0)?;
-    let stretch = match scaling {
-        "none" => 1.0,
-        "linear" => factor,
-        other => return Err(file.file.bad(format!("rope scaling of type `{other}` is not supported"))),
-    };
-    let gqa = Gqa {
-        heads,
-        kv_heads,
-        head,
-        bias,
-        qk_norm: false,
-        rope: Rope {
-            pairs,
-            rotated: file.number_or("rope.dimension_count", head)?,
-            base: file.real_or("rope.freq_base", 10_000.0)?,
-            stretch,
-            factors,
-        },
-    };
-    let layer = Layer {
-        mixer: Mixer::Gqa(gqa),
-        channel: Channel::Dense { hidden: file.number("feed_forward_length")? },
-    };
-    // Within its window, a model with sliding windows is one without.
-    let context = file.number("context_length")?;
-    let window = file.number_or("attention.sliding_window", context)?;
-    let layers = file.number("block_count")?;
-    if layers > LAYERS_MAX {
-        return Err(file.file.bad(format!("it announces {layers} layers")));
-    }
-    Ok(Spec {
-        architecture: file.architecture.to_owned(),
-        vocabulary: file.file.shape("token_embd.weight")?.first().copied().unwrap_or(0),
-        width,
-        context_tokens: if window == 0 { context } else { context.min(window) },
-        norm_epsilon: file.real("attention.layer_norm_rms_epsilon")?,
-        output: if file.has("output.weight") { Output::Separate } else { Output::Tied },
-        layers: vec![layer; layers],
-    })
 }
+
+impl Gqa {
+    fn check(&self) -> Result<(), String> {
+        ensure(self.heads > 0 && self.kv_heads > 0, "an attention has no heads")?;
+        ensure(
+            self.heads.is_multiple_of(self.kv_heads),
+            "the query heads cannot share the key heads evenly",
+        )?;
+        ensure(self.head > 0, "a head's length is zero")?;
+        ensure(self.window != Some(0), "an attention's window is empty")?;
+        self.rope.check(self.head)
+    }
+}
+
+impl Mla {
+    fn check(&self) -> Result<(), String> {
+        ensure(self.heads > 0, "an attention has no heads")?;
+        ensure(
+            self.row > 0 && self.query_row != Some(0),
+            "the row that keys or queries are made of is empty",
+        )?;
+        ensure(self.still > 0 && self.value > 0, "a head's length is zero")?;
+        ensure(self.rope.rotated > 0, "no part of the keys is rotated")?;
+        self.rope.check(self.rope.rotated)
+    }
+}
+
+impl Delta {
+    fn check(&self) -> Result<(), String> {
+        ensure(self.key_heads > 0 && self.value_heads > 0, "a layer with states has no heads")?;
+        ensure(
+            self.value_heads.is_multiple_of(self.key_heads),
+            "the value heads cannot share the key heads evenly",
+        )?;
+        ensure(self.key > 0 && self.value > 0, "a head's length is zero")?;
+        ensure(self.taps > 0, "the convolution sees nothing")?;
+        let state = self.key.saturating_mul(self.value).saturating_mul(self.value_heads);
+        ensure(state <= STATE_MAX, &format!("its states would have {state} numbers"))
+    }
+}
+
+impl Compressed {
+    fn check(&self) -> Result<(), String> {
+        ensure(self.heads > 0, "an attention has no heads")?;
+        ensure(self.head > 0, "a head's length is zero")?;
+        ensure(self.query_rank > 0 && self.output_rank > 0, "an attention's rank is zero")?;
+        ensure(
+            self.output_groups > 0 && self.heads.is_multiple_of(self.output_groups),
+            &format!("{} heads cannot be divided into {} groups", self.heads, self.output_groups),
+        )?;
+        ensure(self.window > 0, "an attention's window is empty")?;
+        self.rope.check(self.head)?;
+        let Some(far) = &self.far else { return Ok(()) };
+        ensure(far.ratio > 0, "a row of several positions is made of none")?;
+        let Some(indexer) = &far.indexer else { return Ok(()) };
+        ensure(indexer.heads > 0 && indexer.rows > 0, "an indexer has no heads, or chooses no rows")?;
+        self.rope.check(indexer.head)
+    }
+}
+
+impl Rope {
+    /// Whether heads of this length can be rotated so.
+    pub(super) fn check(&self, head: usize) -> Result<(), String> {
+        ensure(self.rotated <= head, "more is rotated than a head has")?;
+        ensure(self.rotated.is_multiple_of(2), "an odd number of a head's numbers is rotated")?;
+        ensure(self.base > 1.0, "the rotation's base is not above 1")?;
+        match self.scaling {
+            Scaling::None => Ok(()),
+            Scaling::Linear(factor) => ensure(factor > 0.0, "the rotation's scaling factor is not positive"),
+            Scaling::Yarn(yarn) => {
+                ensure(yarn.factor > 0.0, "the rotation's scaling factor is not positive")?;
+                ensure(yarn.original > 0, "the rotation's original context is empty")?;
+                ensure(
+                    yarn.beta_fast > 0.0 && yarn.beta_slow > 0.0,
+                    "the rotation's borders between fast and slow are not positive",
+                )
+            }
+        }
+    }
+}
+
+impl Moe {
+    fn check(&self) -> Result<(), String> {
+        let used = self.router.used;
+        ensure(self.expert.hidden > 0, "the experts' feed-forward length is zero")?;
+        ensure(self.shared.is_none_or(|shared| shared.dense.hidden > 0), "a feed-forward length is zero")?;
+        ensure(used > 0, "no expert is used")?;
+        ensure(
+            used <= self.experts,
+            &format!("{used} experts are to be used of the {} there are", self.experts),
+        )?;
+        match self.router.choice {
+            Choice::Best | Choice::Corrected | Choice::Table => Ok(()),
+            Choice::Grouped { count, used: groups } | Choice::GroupedByBest { count, used: groups } => {
+                ensure(
+                    count > 0 && self.experts.is_multiple_of(count),
+                    &format!("{} experts cannot be divided into {count} groups", self.experts),
+                )?;
+                ensure(groups > 0 && groups <= count, "more groups of experts are used than there are")?;
+                ensure(
+                    used <= groups * (self.experts / count),
+                    "the groups that are used have too few experts",
+                )
+            }
+        }
+    }
+}
+
+/// More numbers than any layer's state has: real ones have about half a million.
+const STATE_MAX: usize = 1 << 26;
+
+/// More residual streams than any model has.
+const STREAMS_MAX: usize = 64;
 
 /// More layers than any model has; a number beyond it is damage, not a model.
 const LAYERS_MAX: usize = 1024;
 
 /// Reads a family's own keys, which start with its name.
-struct Reader<'a> {
-    file: &'a Gguf,
-    architecture: &'a str,
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a Source,
+    pub(super) architecture: &'a str,
 }
 
 impl Reader<'_> {
@@ -227,30 +542,90 @@ impl Reader<'_> {
         format!("{}.{key}", self.architecture)
     }
 
-    fn has(&self, tensor: &str) -> bool {
+    /// Whether there is a tensor of this name.
+    pub(super) fn has(&self, tensor: &str) -> bool {
         self.file.has(tensor)
     }
 
-    fn number(&self, key: &str) -> Result<usize, Error> {
+    pub(super) fn bad(&self, why: impl ToString) -> Error {
+        self.file.bad(why)
+    }
+
+    pub(super) fn number(&self, key: &str) -> Result<usize, Error> {
         let key = self.key(key);
         let number = self.file.number(&key)?;
-        let number = number.ok_or_else(|| self.file.bad(format!("`{key}` is missing")))?;
+        self.size(&key, number.ok_or_else(|| self.bad(format!("`{key}` is missing")))?)
+    }
+
+    pub(super) fn number_or(&self, key: &str, otherwise: usize) -> Result<usize, Error> {
+        let key = self.key(key);
+        self.file.number(&key)?.map_or(Ok(otherwise), |number| self.size(&key, number))
+    }
+
+    /// A number for every layer: a list, or one number for all.
+    pub(super) fn per_layer(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>, Error> {
+        let name = self.key(key);
+        let Some(list) = self.file.numbers(&name)? else {
+            return match self.file.number(&name)? {
+                None => Ok(None),
+                Some(number) => Ok(Some(vec![self.size(&name, number)?; layers])),
+            };
+        };
+        if list.len() < layers {
+            return Err(self.bad(format!("`{name}` has {} numbers for {layers} layers", list.len())));
+        }
+        list.into_iter().map(|number| self.size(&name, number)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Whether the file has a list under this key, and not one number.
+    pub(super) fn is_list(&self, key: &str) -> bool {
+        matches!(self.file.numbers(&self.key(key)), Ok(Some(_)))
+    }
+
+    fn size(&self, key: &str, number: u64) -> Result<usize, Error> {
         // Beyond 32 bits, products of such numbers would wrap.
         u32::try_from(number)
             .map(|n| n as usize)
-            .map_err(|_| self.file.bad(format!("`{key}` is {number}, which is no size")))
+            .map_err(|_| self.bad(format!("`{key}` is {number}, which is no size")))
     }
 
-    fn number_or(&self, key: &str, otherwise: usize) -> Result<usize, Error> {
-        if self.file.number(&self.key(key))?.is_some() { self.number(key) } else { Ok(otherwise) }
-    }
-
-    fn real(&self, key: &str) -> Result<f32, Error> {
+    pub(super) fn real(&self, key: &str) -> Result<f32, Error> {
         let key = self.key(key);
-        self.file.real(&key)?.ok_or_else(|| self.file.bad(format!("`{key}` is missing")))
+        self.file.real(&key)?.ok_or_else(|| self.bad(format!("`{key}` is missing")))
     }
 
-    fn real_or(&self, key: &str, otherwise: f32) -> Result<f32, Error> {
+    pub(super) fn real_or(&self, key: &str, otherwise: f32) -> Result<f32, Error> {
         Ok(self.file.real(&self.key(key))?.unwrap_or(otherwise))
+    }
+
+    /// A real number for every layer: a list, or one number for all.
+    pub(super) fn real_per_layer(&self, key: &str, layers: usize) -> Result<Option<Vec<f32>>, Error> {
+        let name = self.key(key);
+        match self.file.reals(&name)? {
+            None => Ok(self.file.real(&name)?.map(|real| vec![real; layers])),
+            Some(list) if list.len() < layers => {
+                Err(self.bad(format!("`{name}` has {} numbers for {layers} layers", list.len())))
+            }
+            Some(list) => Ok(Some(list)),
+        }
+    }
+
+    pub(super) fn truth_or(&self, key: &str, otherwise: bool) -> Result<bool, Error> {
+        Ok(self.file.truth(&self.key(key))?.unwrap_or(otherwise))
+    }
+
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.file.text(&self.key(key))
+    }
+
+    /// How many layers there are, without those that only guess ahead (`nextn_predict_layers`), which stand
+    /// behind the others.
+    pub(super) fn layers(&self) -> Result<usize, Error> {
+        let layers = self.number("block_count")?;
+        let ahead = self.number_or("nextn_predict_layers", 0)?;
+        if layers > LAYERS_MAX || ahead >= layers.max(1) {
+            return Err(self.bad(format!("it announces {layers} layers, {ahead} of them to guess ahead")));
+        }
+        Ok(layers - ahead)
     }
 }

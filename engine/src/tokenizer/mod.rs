@@ -1,4 +1,4 @@
-//! Text to tokens and back, through the `tokenizers` crate, for byte-level BPE vocabularies.
+//! Text to tokens and back: byte-level BPE through the `tokenizers` crate, and SentencePiece's BPE.
 //!
 //! A vocabulary comes from the metadata of a GGUF file ([`Tokenizer::from_gguf`]) or from a `tokenizer.json`
 //! ([`Tokenizer::from_json`]). Two rules hold for both:
@@ -8,9 +8,21 @@
 //!   [`Tokenizer::encode_with_special`].
 //! * Bytes are exact. [`Tokenizer::bytes`] gives the very bytes a token stands for, which need not be valid UTF-8:
 //!   one character may be spread over several tokens.
+//!
+//! # Vocabularies in SentencePiece's style
+//!
+//! They write a blank as `▁`, fall back to single bytes for characters that are no piece, and many put a blank before
+//! the text, so that its first word is the same token as it would be further on. Where that blank stands depends on
+//! what is on the line already, which is why [`Tokenizer::encode_after`] is told. A GGUF file that asks for it gets it
+//! at the start of a line and after every special token, as llama.cpp does it; a `tokenizer.json` says itself whether
+//! it stands at the start only. The blank is a real one: it is among the bytes of the first token, and
+//! [`Tokenizer::decode`] gives it back. A `▁` that was in the text comes back as a blank, as it does from SentencePiece.
 
+mod found;
 mod gguf;
 mod json;
+mod merges;
+mod pieces;
 mod pretoken;
 
 #[cfg(test)]
@@ -20,18 +32,17 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use aho_corasick::{AhoCorasick, MatchKind};
 use candle_core::quantized::gguf_file::Value;
-use tokenizers::models::bpe::BPE;
-use tokenizers::tokenizer::{Model, NormalizedString, Normalizer, PreTokenizer};
-use tokenizers::{NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizerWrapper};
 
+use self::found::Finder;
+use self::merges::Merges;
+use self::pieces::Pieces;
 use crate::grammar::Matching;
 use crate::{Error, Token};
 
 /// Token names that end a reply in some chat format, whatever the file's metadata says. A model that was trained on
 /// one of them and says it has finished; it would only ramble if it were asked to go on.
-const END_NAMES: [&str; 8] = [
+const END_NAMES: [&str; 11] = [
     "<|im_end|>",
     "<|endoftext|>",
     "<|end_of_text|>",
@@ -40,7 +51,14 @@ const END_NAMES: [&str; 8] = [
     "<|return|>",
     "<|call|>",
     "<｜end▁of▁sentence｜>",
+    "<end_of_turn>",
+    "<eos>",
+    "</s>",
 ];
+
+/// Why a model without a tokenizer can be given no text.
+const ABSENT: &str = "this model came without a tokenizer, so it takes and gives nothing but token ids; put its \
+                      tokenizer.json beside its config.json and open it again";
 
 /// A model's vocabulary: text to tokens and back.
 ///
@@ -68,30 +86,46 @@ pub(crate) enum Kind {
     Unused,
 }
 
+/// What stands before a text on its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nothing.
+    Start,
+    /// A special token.
+    AfterMark,
+    /// Text, which this text continues.
+    AfterText,
+}
+
+/// How text becomes tokens.
+enum Method {
+    Merges(Box<Merges>),
+    Pieces(Pieces),
+    /// Not at all: the model came without a tokenizer.
+    Absent,
+}
+
+/// One entry for each id, in order: its bytes and its kind.
+type Words = Vec<(Vec<u8>, Kind)>;
+
 /// The parts a source (GGUF or JSON) delivers.
-pub(crate) struct Parts {
-    pub(crate) normalizer: Option<NormalizerWrapper>,
-    pub(crate) pretokenizer: Option<PreTokenizerWrapper>,
-    pub(crate) model: BPE,
-    /// One entry for each id, in order: its bytes and its kind.
-    pub(crate) words: Vec<(Vec<u8>, Kind)>,
+struct Parts {
+    method: Method,
+    words: Words,
     /// End tokens the source names, the most important one first.
-    pub(crate) ends: Vec<Token>,
+    ends: Vec<Token>,
 }
 
 /// The vocabulary itself.
 pub(crate) struct Codec {
-    normalizer: Option<NormalizerWrapper>,
-    pretokenizer: Option<PreTokenizerWrapper>,
-    model: BPE,
+    method: Method,
     /// Token `t` is `data[starts[t]..starts[t + 1]]`: one allocation for the whole vocabulary.
     data: Vec<u8>,
     starts: Vec<u32>,
     kinds: Vec<Kind>,
     special: HashMap<String, Token>,
-    /// Finds the names of special tokens in text; `ids` says which token each pattern is.
-    finder: AhoCorasick,
-    ids: Vec<Token>,
+    /// Finds the names of special tokens in text.
+    finder: Option<Finder>,
     ends: Vec<Token>,
 }
 
@@ -100,8 +134,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when the metadata lacks a part, describes a kind of tokenizer other than byte-level
-    /// BPE, or names a pre-tokenizer that is not known: splitting text wrongly would make the model quietly worse,
-    /// so such a file is refused by name.
+    /// BPE (`gpt2`) and SentencePiece's BPE (`llama`), or names a pre-tokenizer that is not known: splitting text
+    /// wrongly would make the model quietly worse, so such a file is refused by name.
     pub fn from_gguf(metadata: &HashMap<String, Value>) -> Result<Tokenizer, Error> {
         gguf::parts(metadata).and_then(Codec::new).map(Tokenizer::of).map_err(Error::Tokenizer)
     }
@@ -110,7 +144,8 @@ impl Tokenizer {
     /// `generation_config.json` beside it where these exist.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the file cannot be read, or is not a byte-level BPE tokenizer.
+    /// [`Error::Tokenizer`] when the file cannot be read, or is neither a byte-level BPE tokenizer nor one in
+    /// SentencePiece's style.
     pub fn from_json(path: &Path) -> Result<Tokenizer, Error> {
         json::parts(path)
             .and_then(Codec::new)
@@ -118,28 +153,65 @@ impl Tokenizer {
             .map_err(|why| Error::Tokenizer(format!("{}: {why}", path.display())))
     }
 
+    /// The tokenizer of a model that came with none: a folder of weights alone. Of the `vocabulary` ids each is unused
+    /// and stands for no bytes, no token ends a reply, and every text is refused with [`Error::Tokenizer`], and so is
+    /// every grammar. The model itself can still be run on token ids.
+    pub fn absent(vocabulary: usize) -> Tokenizer {
+        Tokenizer::of(Codec {
+            method: Method::Absent,
+            data: Vec::new(),
+            starts: Vec::new(),
+            kinds: vec![Kind::Unused; vocabulary],
+            special: HashMap::new(),
+            finder: None,
+            ends: Vec::new(),
+        })
+    }
+
+    /// Whether the model came without a tokenizer, so that it can be given no text.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.inner.codec.method, Method::Absent)
+    }
+
     fn of(codec: Codec) -> Tokenizer {
         Tokenizer { inner: Arc::new(Inner { codec: Arc::new(codec), matching: OnceLock::new() }) }
     }
 
-    /// The tokens of `text`, read as data: the names of special tokens in it are ordinary characters.
-    pub fn encode(&self, text: &str) -> Vec<Token> {
-        self.inner.codec.encode(text)
+    /// The tokens of `text` at the start of a line, read as data: the names of special tokens in it are ordinary
+    /// characters.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the model came without a tokenizer and the text is not empty. No text is refused
+    /// by a tokenizer that is there.
+    pub fn encode(&self, text: &str) -> Result<Vec<Token>, Error> {
+        self.encode_after(&[], text)
+    }
+
+    /// The tokens of `text` behind those of `line`, read as data. It matters to vocabularies that put a blank before
+    /// a text: none belongs where a text goes on.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_after(&self, line: &[Token], text: &str) -> Result<Vec<Token>, Error> {
+        let codec = &self.inner.codec;
+        codec.encode(text, codec.place(line)).map_err(Error::Tokenizer)
     }
 
     /// The tokens of `text`, with the names of special tokens recognised wherever they stand. For prompts written
     /// by hand and for tests; never for text that came from somewhere else.
-    pub fn encode_with_special(&self, text: &str) -> Vec<Token> {
-        let codec = &self.inner.codec;
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_special(&self, text: &str) -> Result<Vec<Token>, Error> {
+        let Some(finder) = &self.inner.codec.finder else { return self.encode(text) };
         let mut tokens = Vec::new();
-        let mut from = 0;
-        for found in codec.finder.find_iter(text) {
-            tokens.extend(codec.encode(&text[from..found.start()]));
-            tokens.push(codec.ids[found.pattern().as_usize()]);
-            from = found.end();
+        for (range, found) in finder.stretches(text) {
+            match found {
+                Some(token) => tokens.push(token),
+                None => tokens.extend(self.encode_after(&tokens, &text[range])?),
+            }
         }
-        tokens.extend(codec.encode(&text[from..]));
-        tokens
+        Ok(tokens)
     }
 
     /// The special token called `name`, for example `<|im_start|>`.
@@ -150,6 +222,11 @@ impl Tokenizer {
     /// The exact bytes `token` stands for. A special token gives its name; an id outside the vocabulary, nothing.
     pub fn bytes(&self, token: Token) -> &[u8] {
         self.inner.codec.bytes(token)
+    }
+
+    /// `token` as a byte-level vocabulary spells it: a printable character for each byte.
+    pub(crate) fn spelling(&self, token: Token) -> String {
+        self.bytes(token).iter().map(|&byte| pretoken::alphabet()[usize::from(byte)]).collect()
     }
 
     /// Whether `token` is anything but ordinary text: a mark of the chat format, or a row that stands for nothing.
@@ -180,8 +257,12 @@ impl Tokenizer {
     }
 
     /// The token trie of this vocabulary; built at the first call.
-    pub(crate) fn matching(&self) -> Result<&Matching, String> {
-        self.inner.matching.get_or_init(|| Matching::new(&self.inner.codec)).as_ref().map_err(Clone::clone)
+    pub(crate) fn matching(&self) -> Result<&Matching, Error> {
+        if self.is_absent() {
+            return Err(Error::Tokenizer(ABSENT.into()));
+        }
+        let matching = self.inner.matching.get_or_init(|| Matching::new(&self.inner.codec));
+        matching.as_ref().map_err(|why| Error::Grammar(why.clone()))
     }
 }
 
@@ -190,13 +271,14 @@ impl std::fmt::Debug for Tokenizer {
         f.debug_struct("Tokenizer")
             .field("vocabulary", &self.vocabulary())
             .field("ends", &self.ends())
+            .field("absent", &self.is_absent())
             .finish_non_exhaustive()
     }
 }
 
 impl Codec {
     fn new(parts: Parts) -> Result<Codec, String> {
-        let Parts { normalizer, pretokenizer, model, words, ends } = parts;
+        let Parts { method, words, ends } = parts;
         if words.is_empty() {
             return Err("the vocabulary is empty".into());
         }
@@ -225,11 +307,7 @@ impl Codec {
 
         let mut named: Vec<(&String, Token)> = special.iter().map(|(name, &token)| (name, token)).collect();
         named.sort_by_key(|&(_, token)| token);
-        let finder = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(named.iter().map(|(name, _)| name.as_bytes()))
-            .map_err(|error| format!("the names of the special tokens cannot be searched for: {error}"))?;
-        let ids = named.iter().map(|&(_, token)| token).collect();
+        let finder = Finder::new(&named)?;
 
         let mut all_ends = Vec::new();
         let well_known = END_NAMES.iter().filter_map(|&name| special.get(name).copied());
@@ -242,48 +320,30 @@ impl Codec {
             }
         }
 
-        Ok(Codec {
-            normalizer,
-            pretokenizer,
-            model,
-            data,
-            starts,
-            kinds,
-            special,
-            finder,
-            ids,
-            ends: all_ends,
-        })
+        Ok(Codec { method, data, starts, kinds, special, finder, ends: all_ends })
     }
 
     /// The tokens of `text`, read as data.
-    pub(crate) fn encode(&self, text: &str) -> Vec<Token> {
+    pub(crate) fn encode(&self, text: &str, place: Place) -> Result<Vec<Token>, String> {
         if text.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        self.try_encode(text).unwrap_or_else(|error| {
-            // A split by a fixed pattern and a merge by a table do not fail on any text; should a later version of
-            // the library find a way, text is still never lost: it is spelled byte by byte.
-            tracing::error!(%error, "the tokenizer failed on a text; it is spelled byte by byte");
-            let alphabet = pretoken::alphabet();
-            text.bytes()
-                .filter_map(|byte| self.model.token_to_id(&alphabet[usize::from(byte)].to_string()))
-                .collect()
-        })
+        match &self.method {
+            Method::Merges(merges) => merges
+                .encode(text, place)
+                .map_err(|error| format!("a text cannot be cut into tokens: {error}")),
+            Method::Pieces(pieces) => Ok(pieces.encode(text, place)),
+            Method::Absent => Err(ABSENT.into()),
+        }
     }
 
-    fn try_encode(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
-        let mut text = NormalizedString::from(text);
-        if let Some(normalizer) = &self.normalizer {
-            normalizer.normalize(&mut text)?;
+    /// What a text behind `line` comes after.
+    fn place(&self, line: &[Token]) -> Place {
+        match line.last().map(|&token| self.kind(token)) {
+            None => Place::Start,
+            Some(Kind::Text) => Place::AfterText,
+            Some(Kind::Special | Kind::Unused) => Place::AfterMark,
         }
-        let mut pieces = PreTokenizedString::from(text);
-        if let Some(pretokenizer) = &self.pretokenizer {
-            pretokenizer.pre_tokenize(&mut pieces)?;
-        }
-        pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
-        let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
-        Ok(encoding.get_ids().to_vec())
     }
 
     /// The exact bytes of `token`; nothing outside the vocabulary.

@@ -1,21 +1,19 @@
 //! Opens GGUF files: maps them, checks everything that can be checked without reading the weights, and hands
 //! out matrices that point into the map.
 //!
-//! Candle reads the header. Because a header is a stranger's bytes, [`outline`] walks over it first and
-//! refuses what would make a reader panic or allocate more than the file justifies; it also names the first
-//! tensor whose type has no kernel, where candle would refuse the file without saying which.
+//! A header is a stranger's bytes: every length in it is held against the file's before anything is allocated, and
+//! what no honest file has is refused. Metadata is kept in candle's type, which its writer takes too.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 use memmap2::Mmap;
 
-use super::{Bytes, Kind, Matrix};
+use super::{Bytes, Kind, MappedFile, Matrix, TensorSize, quant};
 use crate::Error;
 
 /// Values of all metadata arrays together. Real files have under a million (three per token of the
@@ -31,6 +29,8 @@ const STRING_BYTES_MAX: u64 = 1 << 24;
 const ARRAY_DEPTH_MAX: u32 = 4;
 /// Dimensions of one tensor, the format's own limit.
 const DIMENSIONS_MAX: u32 = 4;
+/// Where tensors begin, if a file does not say otherwise: at multiples of this many bytes.
+const ALIGNMENT: u64 = 32;
 
 /// What a file says about itself, by key.
 type Metadata = HashMap<String, Value>;
@@ -39,6 +39,7 @@ type Metadata = HashMap<String, Value>;
 pub(crate) struct Gguf {
     path: PathBuf,
     map: Arc<Mmap>,
+    file: Arc<File>,
     metadata: Metadata,
     tensors: BTreeMap<String, Place>,
     /// The tensors somebody asked for, so that what nobody asked for can be named.
@@ -51,7 +52,37 @@ struct Place {
     bytes: usize,
     /// Outermost first.
     shape: Vec<usize>,
-    kind: Kind,
+    stored: Stored,
+}
+
+/// What a tensor holds.
+#[derive(Clone, Copy)]
+enum Stored {
+    Weights(Kind),
+    /// Whole numbers of 32 bits.
+    Integers,
+}
+
+impl Stored {
+    /// What has this number in GGUF files.
+    fn from_gguf(number: u32) -> Option<Stored> {
+        if number == 26 { Some(Stored::Integers) } else { Kind::from_gguf(number).map(Stored::Weights) }
+    }
+
+    /// How many numbers one block holds, and how many bytes it takes.
+    fn block(self) -> (u64, u64) {
+        match self {
+            Stored::Weights(kind) => (kind.block() as u64, kind.block_bytes() as u64),
+            Stored::Integers => (1, 4),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Stored::Weights(kind) => kind.name(),
+            Stored::Integers => "I32",
+        }
+    }
 }
 
 impl Gguf {
@@ -73,38 +104,30 @@ impl Gguf {
         // the time its pages take to be read.
         let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
 
-        let outline = outline(&map).map_err(|trouble| trouble.at(path))?;
-        match &outline.architecture {
-            Some(architecture) => know(architecture)?,
-            None => return Err(bad(path, "its header has no `general.architecture`")),
+        let header = header(&map).map_err(|trouble| trouble.at(path))?;
+        match header.metadata.get("general.architecture") {
+            Some(Value::String(architecture)) => know(architecture)?,
+            _ => return Err(bad(path, "its header has no `general.architecture`")),
         }
-        if let Some((name, number)) = outline.strange {
-            return Err(Error::Tensor { name, why: format!("type {number} has no kernel yet") });
-        }
-        let content = Content::read(&mut Cursor::new(&map[..])).map_err(|e| bad(path, e))?;
-        if content.tensor_infos.len() as u64 != outline.tensors {
-            return Err(bad(path, "two tensors have the same name"));
-        }
-
         let mut tensors = BTreeMap::new();
-        for (name, info) in content.tensor_infos {
+        for Entry { name, shape, number, offset } in header.tensors {
             let tensor = |why: String| Error::Tensor { name: name.clone(), why };
-            let kind = Kind::from_candle(info.ggml_dtype)
-                .ok_or_else(|| tensor(format!("type {:?} has no kernel", info.ggml_dtype)))?;
-            let shape = info.shape.dims().to_vec();
+            let stored = Stored::from_gguf(number)
+                .ok_or_else(|| tensor(format!("type {number} has no kernel yet")))?;
+            let (block, block_bytes) = stored.block();
             let columns = shape.last().copied().unwrap_or(1);
-            if !columns.is_multiple_of(kind.block()) {
+            if !columns.is_multiple_of(block) {
                 return Err(tensor(format!(
                     "its rows of {columns} are no whole number of {} blocks",
-                    kind.name()
+                    stored.name()
                 )));
             }
             let (bytes, end) = shape
                 .iter()
-                .try_fold(1_u64, |product, &n| product.checked_mul(n as u64))
-                .and_then(|n| (n / kind.block() as u64).checked_mul(kind.block_bytes() as u64))
+                .try_fold(1_u64, |product, &n| product.checked_mul(n))
+                .and_then(|n| (n / block).checked_mul(block_bytes))
                 .and_then(|bytes| {
-                    let end = content.tensor_data_offset.checked_add(info.offset)?.checked_add(bytes)?;
+                    let end = header.tensors_at.checked_add(offset)?.checked_add(bytes)?;
                     Some((bytes, end))
                 })
                 .ok_or_else(|| tensor(format!("its shape {shape:?} is too large for any file")))?;
@@ -116,12 +139,16 @@ impl Gguf {
                 });
             }
             let start = (end - bytes) as usize;
-            tensors.insert(name, Place { start, bytes: bytes as usize, shape, kind });
+            let shape = shape.into_iter().map(|n| n as usize).collect();
+            if tensors.insert(name, Place { start, bytes: bytes as usize, shape, stored }).is_some() {
+                return Err(bad(path, "two tensors have the same name"));
+            }
         }
         Ok(Gguf {
             path: path.to_owned(),
             map,
-            metadata: content.metadata,
+            file: Arc::new(file),
+            metadata: header.metadata,
             tensors,
             used: RefCell::new(BTreeSet::new()),
         })
@@ -140,18 +167,42 @@ impl Gguf {
         &self.map
     }
 
+    /// The mapped file and the file itself.
+    pub(crate) fn file(&self) -> MappedFile {
+        (Arc::clone(&self.map), Arc::clone(&self.file))
+    }
+
     /// How many weights all tensors have together.
     pub(crate) fn parameters(&self) -> u64 {
-        self.tensors.values().map(|place| place.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+        self.weights().map(|(place, _)| place.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
     }
 
     /// The kind that most bytes are stored in.
     pub(crate) fn quantisation(&self) -> &'static str {
         let mut bytes = BTreeMap::new();
-        for place in self.tensors.values() {
-            *bytes.entry(place.kind).or_insert(0) += place.bytes;
+        for (place, kind) in self.weights() {
+            *bytes.entry(kind).or_insert(0) += place.bytes;
         }
         bytes.into_iter().max_by_key(|&(_, bytes)| bytes).map_or("none", |(kind, _)| kind.name())
+    }
+
+    /// What every tensor takes.
+    pub(crate) fn sizes(&self) -> Vec<TensorSize> {
+        let sizes = self.tensors.iter().map(|(name, place)| {
+            let (weights, kind) = match place.stored {
+                Stored::Weights(kind) => (place.shape.iter().map(|&n| n as u64).product(), Some(kind)),
+                Stored::Integers => (0, None),
+            };
+            TensorSize { name: name.clone(), weights, bytes: place.bytes as u64, kind }
+        });
+        sizes.collect()
+    }
+
+    fn weights(&self) -> impl Iterator<Item = (&Place, Kind)> {
+        self.tensors.values().filter_map(|place| match place.stored {
+            Stored::Weights(kind) => Some((place, kind)),
+            Stored::Integers => None,
+        })
     }
 
     /// Whether there is a tensor of this name.
@@ -166,20 +217,58 @@ impl Gguf {
 
     /// The matrix of this name, which must have this shape.
     pub(crate) fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, Error> {
-        let place = self.place(name)?;
-        self.expect_shape(name, &[rows, columns])?;
+        let (place, kind) = self.stored(name, &[rows, columns])?;
         let bytes: Bytes = self.map.clone();
-        Ok(Matrix::new(bytes, place.start, rows, columns, place.kind))
+        Ok(Matrix::new(bytes, place.start, rows, columns, kind))
     }
 
-    /// The vector of this name, which must have this length, as f32.
-    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
-        let place = self.place(name)?;
-        self.expect_shape(name, &[len])?;
+    /// The matrices that lie one after another in the tensor of this name, [count, rows, columns].
+    pub(crate) fn matrices(
+        &self,
+        name: &str,
+        count: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<Matrix>, Error> {
+        let (place, kind) = self.stored(name, &[count, rows, columns])?;
+        let one = place.bytes / count.max(1);
+        let matrix = |i| Matrix::new(self.map.clone(), place.start + i * one, rows, columns, kind);
+        Ok((0..count).map(matrix).collect())
+    }
+
+    /// The tensor of this name, which must have this shape, as f32.
+    pub(crate) fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let (place, kind) = self.stored(name, shape)?;
         let bytes = &self.map[place.start..place.start + place.bytes];
-        let mut values = vec![0.0; len];
-        crate::kernels::plain::dequantise(place.kind, bytes, &mut values);
+        let mut values = vec![0.0; shape.iter().product()];
+        quant::dequantise(kind, bytes, &mut values);
         Ok(values)
+    }
+
+    /// The tensor of whole numbers of this name, which must have this shape.
+    pub(crate) fn integers(&self, name: &str, shape: &[usize]) -> Result<Vec<i32>, Error> {
+        let place = self.place(name)?;
+        self.expect_shape(name, shape)?;
+        match place.stored {
+            Stored::Integers => {
+                let bytes = &self.map[place.start..place.start + place.bytes];
+                Ok(bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect())
+            }
+            Stored::Weights(kind) => Err(Error::Tensor {
+                name: name.to_owned(),
+                why: format!("holds {} weights where whole numbers (I32) are expected", kind.name()),
+            }),
+        }
+    }
+
+    /// Takes note that this tensor is known and left alone on purpose.
+    pub(crate) fn pass_over(&self, name: &str) {
+        self.used.borrow_mut().insert(name.to_owned());
+    }
+
+    /// The names of all tensors, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
     }
 
     /// The error for metadata that is missing or contradicts itself.
@@ -199,6 +288,19 @@ impl Gguf {
             name: name.to_owned(),
             why: format!("is missing from {}", self.path.display()),
         })
+    }
+
+    /// The place and kind of the weights of this name, which must have this shape.
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<(&Place, Kind), Error> {
+        let place = self.place(name)?;
+        self.expect_shape(name, shape)?;
+        match place.stored {
+            Stored::Weights(kind) => Ok((place, kind)),
+            Stored::Integers => Err(Error::Tensor {
+                name: name.to_owned(),
+                why: "holds whole numbers where weights are expected".into(),
+            }),
+        }
     }
 
     fn expect_shape(&self, name: &str, expected: &[usize]) -> Result<(), Error> {
@@ -236,6 +338,42 @@ impl Gguf {
         if real.is_finite() { Ok(Some(real)) } else { Err(self.bad(format!("`{key}` is not finite"))) }
     }
 
+    /// A list of whole numbers or truth values (0 or 1) from the metadata; `None` if there is none, or one number.
+    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<u64>>, Error> {
+        let Some(Value::Array(values)) = self.metadata.get(key) else { return Ok(None) };
+        let whole = |value: &Value| match *value {
+            Value::Bool(b) => Some(u64::from(b)),
+            Value::I8(n) => u64::try_from(n).ok(),
+            Value::I16(n) => u64::try_from(n).ok(),
+            Value::I32(n) => u64::try_from(n).ok(),
+            Value::I64(n) => u64::try_from(n).ok(),
+            _ => value.to_u64().ok(),
+        };
+        let numbers: Option<Vec<u64>> = values.iter().map(whole).collect();
+        numbers.map(Some).ok_or_else(|| self.bad(format!("`{key}` is no list of whole numbers")))
+    }
+
+    /// A list of real numbers from the metadata; `None` if there is none, or one number.
+    pub(crate) fn reals(&self, key: &str) -> Result<Option<Vec<f32>>, Error> {
+        let Some(Value::Array(values)) = self.metadata.get(key) else { return Ok(None) };
+        let real = |value: &Value| match *value {
+            Value::F32(x) => Some(x).filter(|x| x.is_finite()),
+            Value::F64(x) => Some(x as f32).filter(|x| x.is_finite()),
+            _ => None,
+        };
+        let reals: Option<Vec<f32>> = values.iter().map(real).collect();
+        reals.map(Some).ok_or_else(|| self.bad(format!("`{key}` is no list of finite real numbers")))
+    }
+
+    /// A truth value from the metadata.
+    pub(crate) fn truth(&self, key: &str) -> Result<Option<bool>, Error> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(truth)) => Ok(Some(*truth)),
+            Some(_) => Err(self.bad(format!("`{key}` is neither true nor false"))),
+        }
+    }
+
     /// A text from the metadata.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).and_then(|value| value.to_string().ok()).map(String::as_str)
@@ -246,12 +384,23 @@ fn bad(path: &Path, why: impl ToString) -> Error {
     Error::BadModel { path: path.to_owned(), why: why.to_string() }
 }
 
-/// What a walk over the header finds.
-struct Outline {
-    architecture: Option<String>,
-    tensors: u64,
-    /// The first tensor whose type has no kernel, and the type's number.
-    strange: Option<(String, u32)>,
+/// What a header says.
+struct Header {
+    metadata: Metadata,
+    tensors: Vec<Entry>,
+    /// Where the tensors' bytes begin.
+    tensors_at: u64,
+}
+
+/// A tensor as a header announces it.
+struct Entry {
+    name: String,
+    /// Outermost first.
+    shape: Vec<u64>,
+    /// What it holds, by the format's numbers.
+    number: u32,
+    /// From where the tensors' bytes begin.
+    offset: u64,
 }
 
 /// Why a header was refused.
@@ -272,8 +421,8 @@ impl Trouble {
     }
 }
 
-/// Walks over a header without keeping anything, and refuses what no honest file has.
-fn outline(file: &[u8]) -> Result<Outline, Trouble> {
+/// Reads a header, and refuses what no honest file has.
+fn header(file: &[u8]) -> Result<Header, Trouble> {
     let mut walk = Walk { file, at: 0, values: 0 };
     let magic = walk.take(4, "the magic number")?;
     if magic != b"GGUF" {
@@ -292,39 +441,35 @@ fn outline(file: &[u8]) -> Result<Outline, Trouble> {
         return Err(Trouble::Bad(format!("it announces {tensors} tensors and {entries} metadata entries")));
     }
 
-    let mut architecture = None;
+    let mut metadata = Metadata::new();
     for _ in 0..entries {
-        let key = walk.text("a metadata key")?;
+        let key = walk.name("a metadata key")?;
         let kind = walk.u32(key)?;
-        let start = walk.at;
-        walk.value(kind, key, 0)?;
-        if key == "general.architecture" && kind == 8 {
-            architecture = Some(String::from_utf8_lossy(&file[start + 8..walk.at]).into_owned());
-        }
-        if key == "general.alignment" {
-            // The readers of this value divide by it.
-            let bytes = &file[start..walk.at];
-            let alignment = bytes.iter().rev().fold(0_u64, |sum, &b| (sum << 8) | u64::from(b));
-            if !(4..=5).contains(&kind) || !alignment.is_power_of_two() || alignment > 1 << 20 {
-                return Err(Trouble::Bad("`general.alignment` is no power of two".into()));
+        let value = walk.value(kind, key, 0)?;
+        metadata.insert(key.to_owned(), value);
+    }
+    let alignment = match metadata.get("general.alignment") {
+        None => ALIGNMENT,
+        Some(&Value::U32(alignment)) => u64::from(alignment),
+        Some(&Value::I32(alignment)) => u64::try_from(alignment).unwrap_or(0),
+        Some(_) => 0,
+    };
+    if !alignment.is_power_of_two() || alignment > 1 << 20 {
+        return Err(Trouble::Bad("`general.alignment` is no power of two".into()));
+    }
+    let tensors = (0..tensors)
+        .map(|_| {
+            let name = walk.name("a tensor's name")?;
+            let dimensions = walk.u32(name)?;
+            if dimensions > DIMENSIONS_MAX {
+                return Err(Trouble::Bad(format!("tensor `{name}` has {dimensions} dimensions")));
             }
-        }
-    }
-    let mut strange = None;
-    for _ in 0..tensors {
-        let name = walk.text("a tensor's name")?;
-        let dimensions = walk.u32(name)?;
-        if dimensions > DIMENSIONS_MAX {
-            return Err(Trouble::Bad(format!("tensor `{name}` has {dimensions} dimensions")));
-        }
-        walk.take(8 * u64::from(dimensions), name)?;
-        let kind = walk.u32(name)?;
-        walk.u64(name)?;
-        if Kind::from_gguf(kind).is_none() && strange.is_none() {
-            strange = Some((name.to_owned(), kind));
-        }
-    }
-    Ok(Outline { architecture, tensors, strange })
+            let mut shape = (0..dimensions).map(|_| walk.u64(name)).collect::<Result<Vec<_>, _>>()?;
+            shape.reverse();
+            Ok(Entry { name: name.to_owned(), shape, number: walk.u32(name)?, offset: walk.u64(name)? })
+        })
+        .collect::<Result<_, Trouble>>()?;
+    Ok(Header { metadata, tensors, tensors_at: (walk.at as u64).next_multiple_of(alignment) })
 }
 
 /// A place in a header.
@@ -345,14 +490,17 @@ impl<'a> Walk<'a> {
         Ok(taken)
     }
 
+    /// As many bytes as a number has.
+    fn bytes<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Trouble> {
+        Ok(self.take(N as u64, what)?.try_into().expect("as many bytes as asked for were taken"))
+    }
+
     fn u32(&mut self, what: &str) -> Result<u32, Trouble> {
-        let bytes = self.take(4, what)?;
-        Ok(u32::from_le_bytes(bytes.try_into().expect("four bytes were taken")))
+        self.bytes(what).map(u32::from_le_bytes)
     }
 
     fn u64(&mut self, what: &str) -> Result<u64, Trouble> {
-        let bytes = self.take(8, what)?;
-        Ok(u64::from_le_bytes(bytes.try_into().expect("eight bytes were taken")))
+        self.bytes(what).map(u64::from_le_bytes)
     }
 
     fn string(&mut self, what: &str) -> Result<&'a [u8], Trouble> {
@@ -360,54 +508,60 @@ impl<'a> Walk<'a> {
         if len > STRING_BYTES_MAX {
             return Err(Trouble::Bad(format!("{what} holds a text of {len} bytes")));
         }
-        self.take(len, what)
+        let mut bytes = self.take(len, what)?;
+        // Some writers leave the zeros that end a text in C.
+        while let [rest @ .., 0] = bytes {
+            bytes = rest;
+        }
+        Ok(bytes)
     }
 
     /// A name or key, which is quoted in errors and must therefore be readable.
-    fn text(&mut self, what: &str) -> Result<&'a str, Trouble> {
+    fn name(&mut self, what: &str) -> Result<&'a str, Trouble> {
         let bytes = self.string(what)?;
         std::str::from_utf8(bytes).map_err(|_| Trouble::Bad(format!("{what} is not UTF-8")))
     }
 
-    fn value(&mut self, kind: u32, key: &str, depth: u32) -> Result<(), Trouble> {
-        match fixed_bytes(kind) {
-            Some(bytes) => {
-                self.take(bytes, key)?;
-            }
-            None if kind == 8 => {
-                self.string(key)?;
-            }
-            None if kind == 9 => {
+    /// A value of the type with this number.
+    fn value(&mut self, number: u32, key: &str, depth: u32) -> Result<Value, Trouble> {
+        Ok(match number {
+            0 => Value::U8(u8::from_le_bytes(self.bytes(key)?)),
+            1 => Value::I8(i8::from_le_bytes(self.bytes(key)?)),
+            2 => Value::U16(u16::from_le_bytes(self.bytes(key)?)),
+            3 => Value::I16(i16::from_le_bytes(self.bytes(key)?)),
+            4 => Value::U32(u32::from_le_bytes(self.bytes(key)?)),
+            5 => Value::I32(i32::from_le_bytes(self.bytes(key)?)),
+            6 => Value::F32(f32::from_le_bytes(self.bytes(key)?)),
+            7 => match self.bytes(key)? {
+                [0] => Value::Bool(false),
+                [1] => Value::Bool(true),
+                [other] => {
+                    return Err(Trouble::Bad(format!("`{key}` is {other}, neither true nor false")));
+                }
+            },
+            // Vocabularies hold tokens that are no whole characters.
+            8 => Value::String(String::from_utf8_lossy(self.string(key)?).into_owned()),
+            9 => {
                 let inner = self.u32(key)?;
                 let count = self.u64(key)?;
                 self.values = self.values.saturating_add(count);
                 if self.values > METADATA_VALUES_MAX || depth >= ARRAY_DEPTH_MAX {
                     return Err(Trouble::Bad(format!("`{key}` has too many values")));
                 }
-                match fixed_bytes(inner) {
-                    Some(bytes) => {
-                        self.take(bytes * count, key)?;
-                    }
-                    None => {
-                        for _ in 0..count {
-                            self.value(inner, key, depth + 1)?;
-                        }
-                    }
+                // Grows as values are found, not as they are announced.
+                let mut values = Vec::new();
+                for _ in 0..count {
+                    values.push(self.value(inner, key, depth + 1)?);
                 }
+                Value::Array(values)
             }
-            None => return Err(Trouble::Bad(format!("`{key}` has the unknown value type {kind}"))),
-        }
-        Ok(())
+            10 => Value::U64(u64::from_le_bytes(self.bytes(key)?)),
+            11 => Value::I64(i64::from_le_bytes(self.bytes(key)?)),
+            12 => Value::F64(f64::from_le_bytes(self.bytes(key)?)),
+            _ => return Err(Trouble::Bad(format!("`{key}` has the unknown value type {number}"))),
+        })
     }
 }
 
-/// The bytes of a value whose type (a number of the format) has one size.
-fn fixed_bytes(kind: u32) -> Option<u64> {
-    match kind {
-        0 | 1 | 7 => Some(1),
-        2 | 3 => Some(2),
-        4..=6 => Some(4),
-        10..=12 => Some(8),
-        _ => None,
-    }
-}
+#[cfg(test)]
+mod tests;

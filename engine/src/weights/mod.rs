@@ -1,10 +1,22 @@
-//! Weights as they lie in a model file: what kinds of blocks there are, and matrices that point into the
-//! mapped file.
+//! Weights as they lie on disk: what kinds of blocks there are, and matrices that point into mapped files.
 
+mod source;
+
+mod folder;
 mod gguf;
+
 mod kind;
 mod matrix;
+mod place;
+pub(crate) mod quant;
+#[cfg_attr(not(test), expect(dead_code, reason = "the families that have it are not taken in yet"))]
+mod table;
 
+pub(crate) use folder::Folder;
 pub(crate) use gguf::Gguf;
-pub(crate) use kind::Kind;
-pub(crate) use matrix::{Bytes, Matrix};
+pub(crate) use kind::{Kind, Values};
+pub(crate) use matrix::{Bytes, Matrix, Scale, Scales};
+pub(crate) use place::{Builder, MappedFile, Place};
+pub(crate) use source::{Source, TensorSize};
+#[cfg_attr(not(test), expect(unused_imports, reason = "the families that have it are not taken in yet"))]
+pub(crate) use table::{Rows, Stored, Table};

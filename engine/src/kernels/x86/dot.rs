@@ -5,9 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{halves, sums};
+use super::unpack::unpack;
+use super::{halves, look_up, nibbles, sums};
 use crate::kernels::blocks::{Blocks, DIGITS};
 use crate::weights::Kind;
+use crate::weights::quant::{IQ4, MXFP4, Unpacked};
 
 /// Rows multiplied at once.
 pub(crate) const ROWS: usize = 8;
@@ -24,13 +26,15 @@ pub(crate) fn dot_blocks(kind: Kind, rows: &[u8], x: &Blocks, token: usize, to: 
         Kind::Q4K => large::<Q4K>(rows, x, token, to),
         Kind::Q5K => large::<Q5K>(rows, x, token, to),
         Kind::Q6K => large::<Q6K>(rows, x, token, to),
-        Kind::Q2K | Kind::Q3K => {
-            let row = rows.len() / ROWS;
-            for (to, row) in to.iter_mut().zip(rows.chunks_exact(row)) {
-                *to = crate::kernels::plain::dot_blocks(kind, row, x, token);
-            }
+        Kind::Iq4Nl => small::<Iq4Nl>(rows, x, token, to),
+        Kind::Mxfp4 => small::<Mxfp4>(rows, x, token, to),
+        Kind::Q2K | Kind::Q3K => unpacked::<false>(kind, rows, x, token, to),
+        Kind::Iq2Xxs | Kind::Iq2Xs | Kind::Iq2S | Kind::Iq3Xxs | Kind::Iq3S | Kind::Iq4Xs => {
+            unpacked::<true>(kind, rows, x, token, to);
         }
-        Kind::F32 | Kind::F16 | Kind::Bf16 => unreachable!("floats have their own product"),
+        Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::F8E4M3 | Kind::F4E2M1 => {
+            unreachable!("floats have their own product")
+        }
     }
 }
 
@@ -39,15 +43,27 @@ trait Small {
     const BYTES: usize;
     /// Whether the offset is a number of its own, beside the factor, and otherwise how many factors it is.
     const OFFSET: Offset;
-    /// The 32 values. Signed only for `SIGNED`.
-    const SIGNED: bool = false;
+    /// The 32 values. Signed only where there is no offset.
+    ///
     /// # Safety
     /// `block` must point to `BYTES` readable bytes, on a machine with AVX2.
     unsafe fn values(block: *const u8) -> __m256i;
+    /// The factors of eight blocks that lie `stride` bytes apart, the first one at `at`.
+    ///
+    /// # Safety
+    /// Only on a machine with AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn factors(rows: &[u8], at: usize, stride: usize) -> __m256 {
+        halves(rows, at, stride)
+    }
 }
 
 /// How a small block's `dmin` comes about.
+#[derive(PartialEq)]
 enum Offset {
+    /// Values are signed.
+    None,
     /// dmin = n · d
     Factors(f32),
     /// dmin = −m, where m follows d
@@ -59,6 +75,8 @@ struct Q4_1;
 struct Q5_0;
 struct Q5_1;
 struct Q8_0;
+struct Iq4Nl;
+struct Mxfp4;
 
 impl Small for Q4_0 {
     const BYTES: usize = 18;
@@ -114,14 +132,48 @@ impl Small for Q5_1 {
 
 impl Small for Q8_0 {
     const BYTES: usize = 34;
-    const OFFSET: Offset = Offset::Factors(0.0);
-    const SIGNED: bool = true;
+    const OFFSET: Offset = Offset::None;
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn values(block: *const u8) -> __m256i {
         // SAFETY: as the trait demands.
         // WHY: thirty-two bytes at once.
         unsafe { _mm256_loadu_si256(block.add(2).cast()) }
+    }
+}
+
+impl Small for Iq4Nl {
+    const BYTES: usize = 18;
+    const OFFSET: Offset = Offset::None;
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn values(block: *const u8) -> __m256i {
+        // SAFETY: as the trait demands.
+        // WHY: sixteen bytes at once.
+        look_up(&IQ4, nibbles(unsafe { _mm_loadu_si128(block.add(2).cast()) }))
+    }
+}
+
+impl Small for Mxfp4 {
+    const BYTES: usize = 17;
+    const OFFSET: Offset = Offset::None;
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn values(block: *const u8) -> __m256i {
+        // SAFETY: as the trait demands.
+        // WHY: sixteen bytes at once.
+        look_up(&MXFP4, nibbles(unsafe { _mm_loadu_si128(block.add(1).cast()) }))
+    }
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn factors(rows: &[u8], at: usize, stride: usize) -> __m256 {
+        let bytes = std::array::from_fn(|r| rows[at + r * stride]);
+        let powers = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(bytes)));
+        let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(powers, _mm256_set1_epi32(1)));
+        // The two smallest are subnormal.
+        let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), powers);
+        let small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), powers);
+        _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, small))
     }
 }
 
@@ -136,14 +188,6 @@ fn fetch(rows: &[u8], bytes: usize, b: usize, r: usize) {
         // A prefetch never faults, wherever it points.
         _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
     }
-}
-
-/// Low nibbles in the low half, high nibbles in the high half.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn nibbles(bytes: __m128i) -> __m256i {
-    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
-    _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 
 /// 16 in every byte whose bit is set.
@@ -178,7 +222,7 @@ fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
             // WHY: a bounds check per block and row is as dear as the product.
             let w = unsafe { K::values(rows.as_ptr().add(r * row + at)) };
             for digit in 0..DIGITS {
-                let pairs = if K::SIGNED {
+                let pairs = if K::OFFSET == Offset::None {
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a[digit], w))
                 } else {
                     _mm256_maddubs_epi16(w, a[digit])
@@ -186,8 +230,11 @@ fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
                 products[digit][r] = _mm256_madd_epi16(pairs, ones);
             }
         }
-        let d = halves(rows, at, row);
+        // SAFETY: the features are those of this function.
+        // WHY: the kinds' way to be called.
+        let d = unsafe { K::factors(rows, at, row) };
         let dmin = match K::OFFSET {
+            Offset::None => _mm256_setzero_ps(),
             Offset::Factors(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),
             Offset::Own => _mm256_sub_ps(_mm256_setzero_ps(), halves(rows, at + 2, row)),
         };
@@ -196,6 +243,9 @@ fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
             let da = _mm256_set1_ps(da);
             let product = _mm256_cvtepi32_ps(sums(&products[digit]));
             acc[digit] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), product, acc[digit]);
+            if K::OFFSET == Offset::None {
+                continue;
+            }
             let sum = _mm256_set1_ps((i32::from(a_sums[0]) + i32::from(a_sums[1])) as f32);
             acc[digit] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), sum, acc[digit]);
         }
@@ -433,6 +483,79 @@ fn large<K: Large>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_add_ps(acc[0], acc[1])) };
 }
 
+/// Kinds with blocks of 256 that are unpacked into memory before they are multiplied: all eight rows first, because bytes
+/// that were just written cannot be read in larger pieces for a while.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) {
+    let (row, bytes) = (rows.len() / ROWS, kind.block_bytes());
+    let mut weights = [Unpacked::ZERO; ROWS];
+    let mut acc = [_mm256_setzero_ps(); DIGITS];
+    for b in 0..row / bytes {
+        for (r, weights) in weights.iter_mut().enumerate() {
+            fetch(rows, bytes, b, r);
+            unpack(kind, &rows[r * row + b * bytes..][..bytes], weights);
+        }
+        let digits: [_; DIGITS] = std::array::from_fn(|digit| x.block(b, token * DIGITS + digit));
+        assert!(digits.iter().all(|(_, a, a_sums)| a.len() == 256 && a_sums.len() == 16));
+        let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
+        let mut offsets = [[_mm256_setzero_si256(); ROWS]; DIGITS];
+        for (r, weights) in weights.iter().enumerate() {
+            // SAFETY: blocks have 256 values and 16 scales and offsets, activations 256 values and 16 sums, as
+            // asserted.
+            // WHY: register loads.
+            unsafe {
+                // Scales of the first sixteen of 32 values into the low half, of the next sixteen into the high half.
+                let scales = _mm256_loadu_si256(weights.scale.as_ptr().cast());
+                let order = _mm256_setr_epi8(
+                    0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6,
+                    7, 10, 11, 14, 15,
+                );
+                let scales = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(scales, order));
+                for j in 0..8 {
+                    let w = _mm256_loadu_si256(weights.q.as_ptr().add(32 * j).cast());
+                    let scale = spread(scales, j);
+                    for digit in 0..DIGITS {
+                        let a = _mm256_loadu_si256(digits[digit].1.as_ptr().add(32 * j).cast());
+                        let pairs = if SIGNED {
+                            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
+                        } else {
+                            _mm256_maddubs_epi16(w, a)
+                        };
+                        products[digit][r] =
+                            _mm256_add_epi32(products[digit][r], _mm256_madd_epi16(pairs, scale));
+                    }
+                }
+                if !SIGNED {
+                    let offset = _mm256_loadu_si256(weights.offset.as_ptr().cast());
+                    for digit in 0..DIGITS {
+                        let sums = _mm256_loadu_si256(digits[digit].2.as_ptr().cast());
+                        offsets[digit][r] = _mm256_madd_epi16(offset, sums);
+                    }
+                }
+            }
+        }
+        let factors = |of: fn(&Unpacked) -> f32| {
+            let factors: [f32; ROWS] = std::array::from_fn(|r| of(&weights[r]));
+            // SAFETY: the array has eight numbers.
+            // WHY: one load.
+            unsafe { _mm256_loadu_ps(factors.as_ptr()) }
+        };
+        let (d, dmin) = (factors(|weights| weights.d), factors(|weights| weights.dmin));
+        for digit in 0..DIGITS {
+            let da = _mm256_set1_ps(digits[digit].0);
+            let product = _mm256_cvtepi32_ps(sums(&products[digit]));
+            acc[digit] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), product, acc[digit]);
+            if !SIGNED {
+                let offset = _mm256_cvtepi32_ps(sums(&offsets[digit]));
+                acc[digit] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), offset, acc[digit]);
+            }
+        }
+    }
+    // SAFETY: the array has eight numbers.
+    // WHY: one store.
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_add_ps(acc[0], acc[1])) };
+}
+
 /// `R` rows of floats times `T` tokens: `to[r][t]`. `row` bytes make a row.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn dot_floats<const R: usize, const T: usize>(
@@ -460,8 +583,7 @@ pub(crate) fn dot_floats<const R: usize, const T: usize>(
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
             }
         }),
-        Kind::Q4_0 | Kind::Q4_1 | Kind::Q5_0 | Kind::Q5_1 | Kind::Q8_0 => unreachable!("not floats"),
-        Kind::Q2K | Kind::Q3K | Kind::Q4K | Kind::Q5K | Kind::Q6K => unreachable!("not floats"),
+        _ => unreachable!("no floats, or floats that are read before they are multiplied"),
     }
 }
 

@@ -6,13 +6,15 @@
 
 mod dot;
 mod panel;
+mod unpack;
 
 use std::arch::x86_64::*;
 
-use super::float::{self, Halves, State, Tile};
+use super::float::{self, Head, STRIP, State, Step, TILE, Tile};
 
 pub(crate) use dot::{ROWS as DOT_ROWS, dot_blocks, dot_floats};
 pub(crate) use panel::{Panel, ROWS as PANEL_ROWS, multiply};
+pub(crate) use unpack::{bytes_of, read_floats};
 
 /// Whether this machine has what the functions here are compiled for.
 pub(crate) fn available() -> bool {
@@ -20,23 +22,20 @@ pub(crate) fn available() -> bool {
 }
 
 /// Reads half-precision numbers eight at a time.
-pub(crate) struct F16c;
-
-impl Halves for F16c {
-    #[inline(always)]
-    fn read(from: &[u16], to: &mut [f32]) {
-        assert_eq!(from.len(), to.len());
-        assert!(from.len().is_multiple_of(8), "tiles are whole registers");
-        for (from, to) in from.chunks_exact(8).zip(to.chunks_exact_mut(8)) {
-            // SAFETY: only `attend` below uses this type, and it is compiled for f16c; both slices have eight
-            // numbers.
-            // WHY: one instruction for eight numbers; the portable conversion took longer than the scores.
-            unsafe {
-                let halves = _mm_loadu_si128(from.as_ptr().cast());
-                _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(halves));
-            }
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn read_halves(from: &[u16], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len());
+    let (from, last) = from.as_chunks::<8>();
+    let (to, to_last) = to.as_chunks_mut::<8>();
+    for (from, to) in from.iter().zip(to) {
+        // SAFETY: both have eight numbers.
+        // WHY: one instruction for eight numbers; the portable conversion took longer than attention's scores.
+        unsafe {
+            let halves = _mm_loadu_si128(from.as_ptr().cast());
+            _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(halves));
         }
     }
+    float::halves(last, to_last);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -55,22 +54,55 @@ pub(crate) fn silu_times(gate: &mut [f32], up: &[f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "they are one tile's operands, and a struct would only rename them"
-)]
+pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
+    float::gelu_times(gate, up);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn clamped_silu_times(gate: &mut [f32], up: &[f32], limit: f32) {
+    float::clamped_silu_times(gate, up, limit);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn shifted_swish_times(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+    float::shifted_swish_times(gate, up, alpha, limit);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    float::dot(x, y)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn convolve(rows: &[f32], weights: &[f32], to: &mut [f32]) {
+    float::convolve(rows, weights, to);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn correct(state: &mut [f32], step: &Step<'_>, to: &mut [f32; STRIP]) {
+    float::correct(state, step, to);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn attend(
-    tile: &mut Tile,
-    keys: &[u16],
-    values: &[u16],
-    head: usize,
-    scale: f32,
+    tile: &Tile,
+    head: Head,
     queries: &[f32],
-    seen: &[usize],
+    seen: &[[usize; 2]],
     states: &mut [State],
     outputs: &mut [f32],
 ) {
-    float::attend::<F16c>(tile, keys, values, head, scale, queries, seen, states, outputs);
+    float::attend(tile, head, queries, seen, states, outputs);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn judge(keys: &[f32], queries: &[f32], weights: &[f32], to: &mut [f32; TILE]) -> f32 {
+    float::judge(keys, queries, weights, to)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn pool(state: &mut [f32], values: &[f32], scores: &[f32], places: &[f32]) {
+    float::pool(state, values, scores, places);
 }
 
 /// The sums of eight registers' lanes: lane `i` of the result is the sum of register `i`.
@@ -81,6 +113,24 @@ fn sums(v: &[__m256i; 8]) -> __m256i {
     let b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
     // Each half of `a` has partial sums of registers 0..4, each half of `b` of 4..8.
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
+}
+
+/// Low nibbles in the low half, high nibbles in the high half.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn nibbles(bytes: __m128i) -> __m256i {
+    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
+    _mm256_and_si256(both, _mm256_set1_epi8(15))
+}
+
+/// The values at 32 places of a table of sixteen.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn look_up(table: &[i8; 16], places: __m256i) -> __m256i {
+    // SAFETY: the table has sixteen bytes.
+    // WHY: one load, kept in a register by the loops around.
+    let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), places)
 }
 
 /// Eight half-precision numbers that lie `stride` bytes apart.

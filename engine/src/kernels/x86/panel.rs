@@ -7,9 +7,10 @@
 
 use std::arch::x86_64::*;
 
+use super::unpack::unpack;
 use crate::kernels::blocks::{Blocks, DIGITS};
-use crate::kernels::plain::{Unpacked, unpack};
 use crate::weights::Kind;
+use crate::weights::quant::Unpacked;
 
 /// Rows of a panel: two groups of eight.
 pub(crate) const ROWS: usize = 16;
@@ -62,14 +63,20 @@ pub(crate) fn multiply<'a>(
     match kind {
         Kind::Q4_0 | Kind::Q4_1 => small::<8, false>(panel, kind, rows, x),
         Kind::Q5_0 | Kind::Q5_1 => small::<4, false>(panel, kind, rows, x),
-        Kind::Q8_0 => small::<1, true>(panel, kind, rows, x),
-        // How many products of two fit 16 bits: 2·127·q·n ≤ 32,767 for q ≤ 3, 7, 15, 31, 63. A scale covers
-        // four steps of four columns in Q2_K, Q3_K and Q6_K, and eight in Q4_K and Q5_K.
-        Kind::Q2K | Kind::Q3K => large::<4>(panel, kind, rows, x),
-        Kind::Q4K => large::<8>(panel, kind, rows, x),
-        Kind::Q5K => large::<4>(panel, kind, rows, x),
-        Kind::Q6K => large::<2>(panel, kind, rows, x),
-        Kind::F32 | Kind::F16 | Kind::Bf16 => unreachable!("floats have their own product"),
+        Kind::Q8_0 | Kind::Iq4Nl => small::<1, true>(panel, kind, rows, x),
+        Kind::Mxfp4 => small::<8, true>(panel, kind, rows, x),
+        // How many products of two fit 16 bits: 2·127·q·n ≤ 32,767 for q ≤ 3, 7, 15, 31, 43, 62, 63, 127. A scale covers
+        // four steps of four columns in Q2_K, Q3_K, Q6_K, IQ2_XS and IQ2_S, and eight in the others.
+        Kind::Q2K | Kind::Q3K => large::<4, false>(panel, kind, rows, x),
+        Kind::Q4K => large::<8, false>(panel, kind, rows, x),
+        Kind::Q5K => large::<4, false>(panel, kind, rows, x),
+        Kind::Q6K => large::<2, false>(panel, kind, rows, x),
+        Kind::Iq2Xxs | Kind::Iq2Xs | Kind::Iq2S | Kind::Iq3Xxs => large::<2, true>(panel, kind, rows, x),
+        Kind::Iq3S => large::<8, true>(panel, kind, rows, x),
+        Kind::Iq4Xs => large::<1, true>(panel, kind, rows, x),
+        Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::F8E4M3 | Kind::F4E2M1 => {
+            unreachable!("floats have their own product")
+        }
     }
     panel.acc.as_chunks().0
 }
@@ -83,7 +90,7 @@ fn fill(panel: &mut Panel, kind: Kind, rows: &[u8], b: usize) {
         for r in 0..8 {
             let block = &rows[(8 * group + r) * row + b * bytes..][..bytes];
             let from = &mut panel.unpacked;
-            unpack_fast(kind, block, from);
+            unpack(kind, block, from);
             panel.rows[r] = from.q;
             panel.d[group][r] = from.d;
             panel.dmin[group][r] = from.dmin;
@@ -98,24 +105,6 @@ fn fill(panel: &mut Panel, kind: Kind, rows: &[u8], b: usize) {
         for i in 0..kind.block() / 32 {
             turn(&panel.rows, 32 * i, &mut panel.q[group], 8 * i);
         }
-    }
-}
-
-/// `unpack` with the kind known at compile time, so that each becomes a loop of vector instructions.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn unpack_fast(kind: Kind, block: &[u8], to: &mut Unpacked) {
-    match kind {
-        Kind::F32 | Kind::F16 | Kind::Bf16 => unreachable!("floats are not packed"),
-        Kind::Q4_0 => unpack(Kind::Q4_0, block, to),
-        Kind::Q4_1 => unpack(Kind::Q4_1, block, to),
-        Kind::Q5_0 => unpack(Kind::Q5_0, block, to),
-        Kind::Q5_1 => unpack(Kind::Q5_1, block, to),
-        Kind::Q8_0 => unpack(Kind::Q8_0, block, to),
-        Kind::Q2K => unpack(Kind::Q2K, block, to),
-        Kind::Q3K => unpack(Kind::Q3K, block, to),
-        Kind::Q4K => unpack(Kind::Q4K, block, to),
-        Kind::Q5K => unpack(Kind::Q5K, block, to),
-        Kind::Q6K => unpack(Kind::Q6K, block, to),
     }
 }
 
@@ -163,11 +152,11 @@ fn turn(rows: &[[u8; 256]; 8], at: usize, to: &mut [[u8; 32]; 64], to_at: usize)
 
 /// Kinds with blocks of 256. `STEPS` steps of four columns are added up in 16 bits before they are scaled.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn large<const STEPS: usize>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
+fn large<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
     for b in 0..rows.len() / ROWS / kind.block_bytes() {
         fill(panel, kind, rows, b);
         for token in (0..x.rows()).step_by(DIGITS) {
-            large_tile::<STEPS>(panel, x, b, token);
+            large_tile::<STEPS, SIGNED>(panel, x, b, token);
         }
     }
 }
@@ -176,7 +165,7 @@ fn large<const STEPS: usize>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blo
 /// two registers of weights and one of activations: what sixteen registers hold.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn large_tile<const STEPS: usize>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
+fn large_tile<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
     let blocks: [(f32, &[i8], &[i16]); DIGITS] = std::array::from_fn(|t| x.block(b, token + t));
     assert!(blocks.iter().all(|(_, a, sums)| a.len() == 256 && sums.len() == 16));
     let a: [*const i32; DIGITS] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
@@ -195,7 +184,7 @@ fn large_tile<const STEPS: usize>(panel: &mut Panel, x: &Blocks, b: usize, token
                 for t in 0..DIGITS {
                     let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
                     for g in 0..GROUPS {
-                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], _mm256_maddubs_epi16(w[g], a));
+                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], products::<SIGNED>(w[g], a));
                     }
                 }
             }
@@ -206,7 +195,8 @@ fn large_tile<const STEPS: usize>(panel: &mut Panel, x: &Blocks, b: usize, token
                 }
             }
         }
-        for i in 0..8 {
+        // Signed kinds have no offsets.
+        for i in 0..if SIGNED { 0 } else { 8 } {
             for g in 0..GROUPS {
                 let offsets = _mm256_loadu_si256(panel.offset[g].as_ptr().add(i).cast());
                 for t in 0..DIGITS {
@@ -220,6 +210,17 @@ fn large_tile<const STEPS: usize>(panel: &mut Panel, x: &Blocks, b: usize, token
         for g in 0..GROUPS {
             add(panel, token + t, g, blocks[t].0, product[t][g], offset[t][g]);
         }
+    }
+}
+
+/// Weights times activations, sums of two.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn products<const SIGNED: bool>(w: __m256i, a: __m256i) -> __m256i {
+    if SIGNED {
+        _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
+    } else {
+        _mm256_maddubs_epi16(w, a)
     }
 }
 
@@ -271,12 +272,7 @@ fn small_tile<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, x: &Blo
                 for t in 0..DIGITS {
                     let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
                     for g in 0..GROUPS {
-                        let more = if SIGNED {
-                            _mm256_maddubs_epi16(_mm256_abs_epi8(w[g]), _mm256_sign_epi8(a, w[g]))
-                        } else {
-                            _mm256_maddubs_epi16(w[g], a)
-                        };
-                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], more);
+                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], products::<SIGNED>(w[g], a));
                     }
                 }
             }
@@ -289,7 +285,9 @@ fn small_tile<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, x: &Blo
     }
     for t in 0..DIGITS {
         let (da, _, sums) = blocks[t];
-        let sum = _mm256_set1_epi32(i32::from(sums[0]) + i32::from(sums[1]));
+        // Signed kinds have no offsets.
+        let sum = if SIGNED { 0 } else { i32::from(sums[0]) + i32::from(sums[1]) };
+        let sum = _mm256_set1_epi32(sum);
         for g in 0..GROUPS {
             add(panel, token + t, g, da, product[t][g], sum);
         }

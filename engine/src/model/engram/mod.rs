@@ -1,0 +1,357 @@
+//! Engram: a memory that is looked up by n-grams and added to the streams before attention (arXiv 2601.07372).
+//!
+//! What a token reads depends on the tokens alone ([`hash`]), so it is known before anything is computed; how much of it
+//! each stream takes in depends on what the stream holds:
+//!
+//! ```text
+//! e = the token's rows, one after the other
+//! near_i = ⟨norm(K_i·e), norm(h_i)⟩ / √width              for every stream i
+//! gate_i = σ(sign(near_i) · √max(|near_i|, 10⁻⁶))
+//! h_i ← h_i + gate_i·(V·e)                                as DeepSeek V4.1 ships it
+//! h_i ← h_i + v_i + silu(conv(norm(v)))_i, v_i = gate_i·(V·e)   as the paper has it
+//! ```
+//!
+//! The convolution runs over time, channel by channel: each place sees itself and some before it, a fixed number of
+//! places apart.
+
+mod compress;
+mod draw;
+mod hash;
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+pub(crate) use compress::Classes;
+pub(crate) use hash::{Hashes, Sizes};
+
+use crate::kernels::float::exp;
+use crate::kernels::plain::fold;
+use crate::kernels::{Input, Kernels, Product, multiply};
+use crate::weights::{Matrix, Table};
+use crate::{Error, Token};
+
+/// The memory of one layer.
+pub(crate) struct Engram {
+    /// Which of the model's layers with a table this is.
+    which: usize,
+    hashes: Arc<Hashes>,
+    table: Table,
+    form: Form,
+}
+
+/// How what was read is taken in. Vectors for all streams have one stream after the other.
+pub(crate) enum Form {
+    Shared(Shared),
+    Paper(Paper),
+}
+
+/// DeepSeek V4.1's form: the streams share a value, and norms have no weights but for their product.
+pub(crate) struct Shared {
+    /// [(streams + 1) · width, read]: the keys of all streams, then the value.
+    pub(crate) keys_and_value: Matrix,
+    /// [streams · width]
+    pub(crate) query_weight: Vec<f32>,
+    /// [streams · width]
+    pub(crate) key_weight: Vec<f32>,
+    pub(crate) streams: usize,
+    pub(crate) epsilon: f32,
+}
+
+/// The paper's form.
+pub(crate) struct Paper {
+    /// [width, read] for every stream.
+    pub(crate) keys: Vec<Matrix>,
+    /// [streams · width]
+    pub(crate) key_bias: Vec<f32>,
+    /// [width, read]
+    pub(crate) value: Matrix,
+    /// [width]
+    pub(crate) value_bias: Vec<f32>,
+    /// [streams · width]
+    pub(crate) key_norm: Vec<f32>,
+    /// [streams · width]
+    pub(crate) query_norm: Vec<f32>,
+    pub(crate) epsilon: f32,
+    /// [streams · width]
+    pub(crate) value_norm: Vec<f32>,
+    pub(crate) value_epsilon: f32,
+    /// [streams · width, places seen], the earliest first.
+    pub(crate) conv: Vec<f32>,
+    /// How far apart the places are that the convolution sees.
+    pub(crate) dilation: usize,
+}
+
+/// What the convolution has to know of the tokens before: their normed values, as far back as it sees, the earliest
+/// first. It is what a timeline keeps of this layer, and empty where there is no convolution.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kept(Vec<f32>);
+
+/// Buffers, kept from chunk to chunk.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    rows: Vec<u64>,
+    /// [tokens, read]
+    read: Vec<f32>,
+    input: Input,
+    /// What the projections make of it, a buffer for each.
+    projected: Vec<Vec<f32>>,
+    /// [tokens, streams · width]
+    values: Vec<f32>,
+    /// [kept + tokens, streams · width]
+    normed: Vec<f32>,
+    /// [tokens, streams · width]
+    mixed: Vec<f32>,
+    ones: Vec<f32>,
+}
+
+impl Engram {
+    /// The memory of the `which`-th layer that has one, or why its parts do not fit together.
+    pub(crate) fn new(which: usize, hashes: Arc<Hashes>, table: Table, form: Form) -> Result<Engram, String> {
+        if table.rows() != hashes.rows(which) {
+            let (rows, needed) = (table.rows(), hashes.rows(which));
+            return Err(format!("its table has {rows} rows, and the hashes lead to {needed}"));
+        }
+        let read = hashes.columns() * table.width();
+        form.check(read)?;
+        Ok(Engram { which, hashes, table, form })
+    }
+
+    /// What a text's first token finds: nothing.
+    pub(crate) fn start(&self) -> Kept {
+        match &self.form {
+            Form::Shared(_) => Kept(Vec::new()),
+            Form::Paper(paper) => paper.start(),
+        }
+    }
+
+    /// The table, for its counts.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Has the rows fetched that `tokens` will read, while other layers are computed. `before` is as for `forward`.
+    pub(crate) fn foresee(&self, before: &[Token], tokens: &[Token]) {
+        let mut rows = Vec::new();
+        self.hashes.find(self.which, before, tokens, &mut rows);
+        self.table.prefetch(rows);
+    }
+
+    /// Adds what `tokens` read to their `streams` [tokens, streams, width]. `before` ends with what stands before them in
+    /// the text.
+    pub(crate) fn forward(
+        &self,
+        kernels: Kernels,
+        before: &[Token],
+        tokens: &[Token],
+        streams: &mut [f32],
+        kept: &mut Kept,
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        scratch.rows.clear();
+        self.hashes.find(self.which, before, tokens, &mut scratch.rows);
+        let mut read = std::mem::take(&mut scratch.read);
+        let found = self.table.read(&scratch.rows, &mut read);
+        if found.is_ok() {
+            let images: Vec<bool> = tokens.iter().map(|&token| self.hashes.is_image(token)).collect();
+            match &self.form {
+                Form::Shared(shared) => shared.take_in(kernels, &read, &images, streams, scratch),
+                Form::Paper(paper) => paper.take_in(kernels, &read, streams, kept, scratch),
+            }
+        }
+        scratch.read = read;
+        found
+    }
+}
+
+impl Form {
+    /// Whether all parts fit `read` numbers per token.
+    fn check(&self, read: usize) -> Result<(), String> {
+        let fits = match self {
+            Form::Shared(shared) => {
+                let all = shared.query_weight.len();
+                shared.streams > 0
+                    && all > 0
+                    && all.is_multiple_of(shared.streams)
+                    && shared.key_weight.len() == all
+                    && shared.keys_and_value.rows() == all + all / shared.streams
+                    && shared.keys_and_value.columns() == read
+            }
+            Form::Paper(paper) => {
+                let (width, all) = (paper.value.rows(), paper.value.rows() * paper.keys.len());
+                let vectors = [&paper.key_bias, &paper.key_norm, &paper.query_norm, &paper.value_norm];
+                all > 0
+                    && paper
+                        .keys
+                        .iter()
+                        .chain([&paper.value])
+                        .all(|m| m.rows() == width && m.columns() == read)
+                    && vectors.iter().all(|vector| vector.len() == all)
+                    && paper.value_bias.len() == width
+                    && !paper.conv.is_empty()
+                    && paper.conv.len().is_multiple_of(all)
+                    && paper.dilation > 0
+            }
+        };
+        if fits { Ok(()) } else { Err(format!("its parts do not fit rows of {read} numbers for each token")) }
+    }
+}
+
+impl Shared {
+    /// `read` [tokens, read], `streams` [tokens, streams, width]. Tokens that are a piece of an image take in nothing.
+    fn take_in(
+        &self,
+        kernels: Kernels,
+        read: &[f32],
+        images: &[bool],
+        streams: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let (matrix, all) = (&self.keys_and_value, self.query_weight.len());
+        let width = all / self.streams;
+        scratch.input.set(kernels, read, matrix.columns(), &[matrix.kind()]);
+        scratch.projected.resize_with(1, Vec::new);
+        let projected = &mut scratch.projected[0];
+        projected.resize(images.len() * matrix.rows(), 0.0);
+        multiply(kernels, &mut [Product { input: &scratch.input, matrix, to: projected }]);
+
+        let tokens = streams.par_chunks_exact_mut(all).zip(projected.par_chunks_exact(matrix.rows()));
+        tokens.zip(images).filter(|(_, image)| !**image).for_each(|((streams, projected), _)| {
+            let (keys, value) = projected.split_at(all);
+            let weights = self.query_weight.chunks_exact(width).zip(self.key_weight.chunks_exact(width));
+            let parts = streams.chunks_exact_mut(width).zip(keys.chunks_exact(width)).zip(weights);
+            for ((stream, key), (query_weight, key_weight)) in parts {
+                let mut near = [0.0_f32; 8];
+                for i in 0..width {
+                    near[i % 8] += stream[i] * (query_weight[i] * key_weight[i]) * key[i];
+                }
+                let near = fold(near) * (scale(stream, self.epsilon) * scale(key, self.epsilon));
+                let near = near / (width as f32).sqrt();
+                // V4.1 gives a zero the sign it has.
+                let gate = sigmoid(near.abs().max(NEAR_MIN).sqrt().copysign(near));
+                for (x, value) in stream.iter_mut().zip(value) {
+                    *x += gate * value;
+                }
+            }
+        });
+    }
+}
+
+impl Paper {
+    /// The places before a text's first, which hold nothing.
+    fn start(&self) -> Kept {
+        let all = self.key_bias.len();
+        Kept(vec![0.0; (self.conv.len() / all - 1) * self.dilation * all])
+    }
+
+    /// `read` [tokens, read], `streams` [tokens, streams, width].
+    fn take_in(
+        &self,
+        kernels: Kernels,
+        read: &[f32],
+        streams: &mut [f32],
+        kept: &mut Kept,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { input, projected, values, normed, mixed, ones, .. } = scratch;
+        let (width, all) = (self.value.rows(), self.key_bias.len());
+        let tokens = streams.len() / all;
+        let matrices: Vec<&Matrix> = self.keys.iter().chain([&self.value]).collect();
+        let kinds: Vec<_> = matrices.iter().map(|matrix| matrix.kind()).collect();
+        input.set(kernels, read, self.value.columns(), &kinds);
+        projected.resize_with(matrices.len(), Vec::new);
+        let input = &*input;
+        let products = matrices.iter().zip(projected.iter_mut()).map(|(matrix, to)| {
+            to.resize(tokens * width, 0.0);
+            Product { input, matrix, to }
+        });
+        multiply(kernels, &mut products.collect::<Vec<_>>());
+        let (value, keys) = projected.split_last().expect("the value is the last of them");
+
+        // What stands before comes first, so that every place finds what it sees at the same distance.
+        normed.clear();
+        normed.extend_from_slice(&kept.0);
+        normed.resize(kept.0.len() + tokens * all, 0.0);
+        values.resize(tokens * all, 0.0);
+        let now = streams.par_chunks_exact(all).zip(values.par_chunks_exact_mut(all));
+        let now = now.zip(normed[kept.0.len()..].par_chunks_exact_mut(all)).enumerate();
+        now.for_each(|(token, ((streams, values), normed))| {
+            let (mut query, mut key, mut sum) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
+            for (i, projected) in keys.iter().enumerate() {
+                let here = i * width..(i + 1) * width;
+                let of_token = token * width..(token + 1) * width;
+                add(&projected[of_token.clone()], &self.key_bias[here.clone()], &mut sum);
+                kernels.rms_norm(&sum, &self.key_norm[here.clone()], self.epsilon, &mut key);
+                kernels.rms_norm(
+                    &streams[here.clone()],
+                    &self.query_norm[here.clone()],
+                    self.epsilon,
+                    &mut query,
+                );
+                let mut near = [0.0_f32; 8];
+                for i in 0..width {
+                    near[i % 8] += key[i] * query[i];
+                }
+                let near = fold(near) / (width as f32).sqrt();
+                // The paper gives a zero no sign.
+                let signed = near.abs().max(NEAR_MIN).sqrt() * if near == 0.0 { 0.0 } else { near.signum() };
+                let gate = sigmoid(signed);
+                add(&value[of_token], &self.value_bias, &mut sum);
+                for (to, x) in values[here.clone()].iter_mut().zip(&sum) {
+                    *to = gate * x;
+                }
+                let values = &values[here.clone()];
+                kernels.rms_norm(
+                    values,
+                    &self.value_norm[here.clone()],
+                    self.value_epsilon,
+                    &mut normed[here],
+                );
+            }
+        });
+
+        let seen = self.conv.len() / all;
+        mixed.resize(tokens * all, 0.0);
+        ones.resize(all, 1.0);
+        mixed.par_chunks_exact_mut(all).enumerate().for_each(|(token, mixed)| {
+            mixed.fill(0.0);
+            for place in 0..seen {
+                let at = (token + place * self.dilation) * all;
+                for (channel, (to, x)) in mixed.iter_mut().zip(&normed[at..at + all]).enumerate() {
+                    *to += self.conv[channel * seen + place] * x;
+                }
+            }
+            kernels.silu_times(mixed, ones);
+        });
+        for ((x, value), mixed) in streams.iter_mut().zip(values.iter()).zip(mixed.iter()) {
+            *x += value + mixed;
+        }
+        let from = normed.len() - kept.0.len();
+        kept.0.copy_from_slice(&normed[from..]);
+    }
+}
+
+/// Below this a likeness counts as this much: the square root is too steep there.
+const NEAR_MIN: f32 = 1e-6;
+
+/// What brings `x` to a mean square of one.
+fn scale(x: &[f32], epsilon: f32) -> f32 {
+    let mut squares = [0.0_f32; 8];
+    for (i, x) in x.iter().enumerate() {
+        squares[i % 8] += x * x;
+    }
+    1.0 / (fold(squares) / x.len() as f32 + epsilon).sqrt()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+fn add(a: &[f32], b: &[f32], to: &mut [f32]) {
+    for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+        *to = a + b;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Chooses the rows that a query sees: a small attention judges all of them by keys of their own.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::best::Best;
+use crate::cache::{BLOCK_ROWS, Rows};
+use crate::kernels::{Kernels, TILE, float};
+
+/// What is asked of the rows.
+pub(crate) struct Questions<'a> {
+    /// How many rows each token sees.
+    pub(crate) wanted: usize,
+    /// [tokens, heads, head]
+    pub(crate) queries: &'a [f32],
+    /// [tokens, heads]
+    pub(crate) weights: &'a [f32],
+    /// How many of the rows each token could see; never fewer than the token before it.
+    pub(crate) visible: &'a [usize],
+}
+
+/// Rows that one thread takes at least, so that handing them out costs little beside them.
+const ROWS_MIN: usize = 64 * BLOCK_ROWS;
+const _: () = assert!(BLOCK_ROWS.is_multiple_of(TILE));
+
+/// The rows that each token sees, in order; nothing if all tokens see all they could.
+///
+/// Threads share out the tokens, and if there are few of them the rows as well. Which rows are the best does not
+/// depend on it.
+pub(crate) fn choose(kernels: Kernels, keys: &Rows, questions: &Questions<'_>) -> Option<Vec<Vec<u32>>> {
+    let visible = questions.visible;
+    let tokens = visible.len();
+    let most = *visible.last()?;
+    if most <= questions.wanted {
+        return None;
+    }
+    // A block of keys is read once for all tokens of a unit, and their queries stay in the core's cache.
+    let threads = rayon::current_num_threads();
+    let fit = QUERY_NUMBERS / (questions.queries.len() / tokens).max(1);
+    let size = fit.min(tokens.div_ceil(2 * threads)).max(1);
+    let parts = (2 * threads).div_ceil(tokens.div_ceil(size)).min(most.div_ceil(ROWS_MIN)).max(1);
+    let rows = most.div_ceil(parts).next_multiple_of(BLOCK_ROWS);
+    let units: Vec<(Range<usize>, Range<usize>)> = (0..tokens)
+        .step_by(size)
+        .flat_map(|token| {
+            let tokens = token..(token + size).min(tokens);
+            (0..most).step_by(rows).map(move |row| (tokens.clone(), row..(row + rows).min(most)))
+        })
+        .collect();
+    let found: Vec<Vec<Best>> = units
+        .par_iter()
+        .map(|(tokens, rows)| look_through(kernels, keys, questions, tokens.clone(), rows.clone()))
+        .collect();
+    let mut chosen: Vec<Best> = (0..tokens).map(|_| Best::new(questions.wanted)).collect();
+    for ((tokens, _), found) in units.iter().zip(found) {
+        for (token, found) in tokens.clone().zip(found) {
+            chosen[token].append(found);
+        }
+    }
+    Some(chosen.into_iter().map(Best::into_rows).collect())
+}
+
+/// Numbers of queries that one thread takes at once: a quarter of a megabyte.
+const QUERY_NUMBERS: usize = 1 << 16;
+
+/// The best of some rows for some tokens.
+fn look_through(
+    kernels: Kernels,
+    keys: &Rows,
+    questions: &Questions<'_>,
+    tokens: Range<usize>,
+    rows: Range<usize>,
+) -> Vec<Best> {
+    let count = questions.visible.len();
+    let (queries, heads) = (questions.queries.len() / count, questions.weights.len() / count);
+    let width = keys.width();
+    let mut best: Vec<Best> = tokens.clone().map(|_| Best::new(questions.wanted)).collect();
+    let (mut block, mut turned) = (vec![0.0; TILE * width], vec![0.0; TILE * width]);
+    let mut scores = [0.0; TILE];
+    let end = rows.end.min(questions.visible[tokens.end - 1]);
+    for first in (rows.start..end).step_by(TILE) {
+        let count = TILE.min(end - first);
+        keys.read(kernels, first, count, &mut block[..count * width]);
+        float::turn(&block, count, &mut turned);
+        for (token, best) in tokens.clone().zip(&mut best) {
+            let seen = questions.visible[token].saturating_sub(first).min(count);
+            if seen == 0 {
+                continue;
+            }
+            let query = &questions.queries[token * queries..][..queries];
+            let weights = &questions.weights[token * heads..][..heads];
+            if kernels.judge(&turned, query, weights, &mut scores) > best.bar() {
+                for (row, &score) in (first..).zip(&scores[..seen]) {
+                    best.offer(score, row as u32);
+                }
+            }
+        }
+    }
+    best
+}
