@@ -38,6 +38,9 @@ pub struct Options {
     /// The most memory that experts may take: the others stay on disk and are read when they are chosen. `None`
     /// maps all of them, and leaves it to the system what is in memory.
     pub expert_bytes: Option<u64>,
+    /// Whether only token ids will be asked about, no text: then a model whose tokenizer cannot be used opens
+    /// without one.
+    pub tokens_only: bool,
 }
 
 /// What is known of an open model.
@@ -100,7 +103,14 @@ impl Engine {
             None => None,
             Some(budget) => model.place_experts(budget, source.files())?,
         };
-        let tokenizer = tokenizer(&source, model.spec().vocabulary)?;
+        let vocabulary = model.spec().vocabulary;
+        let tokenizer = match tokenizer(&source, vocabulary) {
+            Err(error) if options.tokens_only => {
+                tracing::warn!(%error, "going on without a tokenizer");
+                Tokenizer::absent(vocabulary)
+            }
+            tokenizer => tokenizer?,
+        };
         let spec = model.spec();
         let info = ModelInfo {
             name: source.text("general.name").map_or_else(|| file_name(path), str::to_owned),

@@ -54,12 +54,18 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |most, x| if x <= most { most } else { x })
 }
 
-/// The distance from the reference; the ways to get there must agree to the bit.
-async fn judge(folder: &Path) -> Result<f32, engine::Error> {
+/// The distance of a model from the reference in `folder`; the ways to get there must agree to the bit.
+async fn judge(model: &Path, folder: &Path) -> Result<f32, engine::Error> {
     let (ids, expected) = reference(folder);
-    let options =
-        Options { threads: 2, context_tokens: Some(ids.len()), kv: KvKind::F32, ..Options::default() };
-    let engine = Engine::open(folder, options, &mut |_| {})?;
+    let options = Options {
+        threads: 2,
+        context_tokens: Some(ids.len()),
+        kv: KvKind::F32,
+        // The tiny vocabularies are made up, and some converters make nonsense of them.
+        tokens_only: true,
+        ..Options::default()
+    };
+    let engine = Engine::open(model, options, &mut |_| {})?;
     let whole = ours(&engine, &ids, None).await;
     let decoded = ours(&engine, &ids, Some(0)).await;
     assert!(whole == decoded, "{}: decoding gives other logits than reading", folder.display());
@@ -84,9 +90,15 @@ async fn every_family_agrees_with_its_reference() {
     // More checkpoints, such as other seeds and shapes, can be tried without being kept.
     let more = std::env::var_os("SAGA_TEST_CHECKPOINTS").map(PathBuf::from);
     let folders = checkpoints(&own).into_iter().chain(more.iter().flat_map(|more| checkpoints(more)));
-    for folder in folders {
-        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        match judge(&folder).await {
+    // A GGUF file beside a folder is the same model in its other form.
+    let both = folders.flat_map(|folder| {
+        let file = folder.with_extension("gguf");
+        let models = [Some(folder.clone()), file.is_file().then_some(file)];
+        models.into_iter().flatten().map(move |model| (model, folder.clone()))
+    });
+    for (model, folder) in both {
+        let name = model.file_name().unwrap().to_string_lossy().into_owned();
+        match judge(&model, &folder).await {
             Ok(distance) => {
                 println!("{name:24} {distance:e}");
                 if distance > tolerance(&name) {

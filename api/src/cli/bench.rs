@@ -56,6 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         threads: args.threads.unwrap_or(config.threads),
         context_tokens: Some(room),
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
+        tokens_only: true,
         ..Options::default()
     };
     let engine = super::model::open(path, options).await?;

@@ -55,6 +55,7 @@ pub(crate) async fn run(args: Args, folders: &Folders, config: Config) -> Result
         threads: args.threads.unwrap_or(config.threads),
         context_tokens: config.context_tokens,
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
+        tokens_only: ids.is_some(),
         ..Options::default()
     };
     let engine = super::model::open(path, options).await?;

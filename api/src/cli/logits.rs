@@ -50,6 +50,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         context_tokens: Some(ids.len()),
         kv: KvKind::F32,
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
+        tokens_only: true,
     };
     let engine = super::model::open(path, options).await?;
     let screen = Screen::new(To::Stderr);

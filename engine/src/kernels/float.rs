@@ -171,19 +171,28 @@ pub(crate) struct Tile {
     pub(crate) values: Vec<f32>,
 }
 
-impl Tile {
-    /// Makes keys of the first `count` rows of the values: a row is both.
-    pub(crate) fn turn(&mut self, count: usize) {
-        turn(&self.values, count, &mut self.keys);
-    }
-}
-
-/// Turns the first `count` rows of `rows` [TILE, width] into `to` [width, TILE].
-pub(crate) fn turn(rows: &[f32], count: usize, to: &mut [f32]) {
+/// Turns rows [TILE, width] into `to` [width, TILE].
+#[inline(always)]
+pub(crate) fn turn(rows: &[f32], to: &mut [f32]) {
     let width = to.len() / TILE;
-    for (i, to) in to.chunks_exact_mut(TILE).enumerate() {
-        for (to, row) in to[..count].iter_mut().zip(rows.chunks_exact(width)) {
-            *to = row[i];
+    assert!(rows.len() == to.len() && to.len().is_multiple_of(TILE));
+    let whole = width / 8 * 8;
+    for j in (0..TILE).step_by(8) {
+        // Eight by eight numbers fit the registers.
+        for i in (0..whole).step_by(8) {
+            let mut block = [[0.0_f32; 8]; 8];
+            for k in 0..8 {
+                block[k].copy_from_slice(&rows[(j + k) * width + i..][..8]);
+            }
+            for k in 0..8 {
+                let column: [f32; 8] = std::array::from_fn(|l| block[l][k]);
+                to[(i + k) * TILE + j..][..8].copy_from_slice(&column);
+            }
+        }
+        for i in whole..width {
+            for k in j..j + 8 {
+                to[i * TILE + k] = rows[k * width + i];
+            }
         }
     }
 }
@@ -429,44 +438,51 @@ pub(crate) fn correct(state: &mut [f32], step: &Step<'_>, to: &mut [f32; STRIP])
 }
 
 /// How well each row of a tile fits a query of several heads: to[j] = Σ weights[h] · max(queries[h] · keys[j], 0).
-/// `keys` [width, TILE], `queries` [heads, width]. Returns the largest.
+/// `keys` [width, TILE], `queries` [heads, width]. Returns whether any is above `bar`.
 #[inline(always)]
-pub(crate) fn judge(keys: &[f32], queries: &[f32], weights: &[f32], to: &mut [f32; TILE]) -> f32 {
-    let width = keys.len() / TILE;
+pub(crate) fn judge(keys: &[f32], queries: &[f32], weights: &[f32], bar: f32, to: &mut [f32; TILE]) -> bool {
+    let (keys, _) = keys.as_chunks::<TILE>();
     let mut totals = [0.0_f32; TILE];
     // Two heads at once: eight registers of sums keep two multipliers busy.
-    for (queries, weights) in queries.chunks(2 * width).zip(weights.chunks(2)) {
-        let (first, second) = queries.split_at(width);
+    let mut pairs = queries.chunks_exact(2 * keys.len());
+    let mut weights = weights.iter();
+    for pair in &mut pairs {
+        let (first, second) = pair.split_at(keys.len());
         let [mut x, mut y] = [[0.0_f32; TILE]; 2];
-        if second.is_empty() {
-            for (&q, keys) in first.iter().zip(keys.chunks_exact(TILE)) {
-                for j in 0..TILE {
-                    x[j] = q.mul_add(keys[j], x[j]);
-                }
-            }
-        } else {
-            for ((&p, &q), keys) in first.iter().zip(second).zip(keys.chunks_exact(TILE)) {
-                for j in 0..TILE {
-                    x[j] = p.mul_add(keys[j], x[j]);
-                    y[j] = q.mul_add(keys[j], y[j]);
-                }
-            }
-        }
-        for (x, &weight) in [x, y].iter().zip(weights) {
+        for ((&p, &q), keys) in first.iter().zip(second).zip(keys) {
             for j in 0..TILE {
-                let x = if x[j] > 0.0 { x[j] } else { 0.0 };
-                totals[j] = weight.mul_add(x, totals[j]);
+                x[j] = p.mul_add(keys[j], x[j]);
+                y[j] = q.mul_add(keys[j], y[j]);
             }
         }
+        for (x, &weight) in [x, y].iter().zip(&mut weights) {
+            add_positive(x, weight, &mut totals);
+        }
+    }
+    for (head, &weight) in pairs.remainder().chunks_exact(keys.len()).zip(weights) {
+        let mut x = [0.0_f32; TILE];
+        for (&q, keys) in head.iter().zip(keys) {
+            for j in 0..TILE {
+                x[j] = q.mul_add(keys[j], x[j]);
+            }
+        }
+        add_positive(&x, weight, &mut totals);
     }
     *to = totals;
-    let mut most = [f32::NEG_INFINITY; 8];
-    for totals in totals.chunks_exact(8) {
-        for i in 0..8 {
-            most[i] = if totals[i] > most[i] { totals[i] } else { most[i] };
-        }
+    let mut above = false;
+    for total in totals {
+        above |= total > bar;
     }
-    most.iter().fold(f32::NEG_INFINITY, |most, &x| if x > most { x } else { most })
+    above
+}
+
+/// totals += weight · max(x, 0).
+#[inline(always)]
+fn add_positive(x: &[f32; TILE], weight: f32, totals: &mut [f32; TILE]) {
+    for j in 0..TILE {
+        let x = if x[j] > 0.0 { x[j] } else { 0.0 };
+        totals[j] = weight.mul_add(x, totals[j]);
+    }
 }
 
 /// Takes one more value and its score into a softmax over values that come one after another, channel by channel.

@@ -203,14 +203,32 @@ impl Kernels {
         }
     }
 
-    /// See [`float::judge`].
-    pub(crate) fn judge(self, keys: &[f32], queries: &[f32], weights: &[f32], to: &mut [f32; TILE]) -> f32 {
+    /// See [`float::turn`].
+    pub(crate) fn turn(self, rows: &[f32], to: &mut [f32]) {
         match self {
-            Kernels::Plain => float::judge(keys, queries, weights, to),
+            Kernels::Plain => float::turn(rows, to),
             // SAFETY: `Found` exists only where `available` found the features.
             // WHY: the only way to call code compiled for features found at run time.
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::judge(keys, queries, weights, to) },
+            Kernels::Avx2(_) => unsafe { x86::turn(rows, to) },
+        }
+    }
+
+    /// See [`float::judge`].
+    pub(crate) fn judge(
+        self,
+        keys: &[f32],
+        queries: &[f32],
+        weights: &[f32],
+        bar: f32,
+        to: &mut [f32; TILE],
+    ) -> bool {
+        match self {
+            Kernels::Plain => float::judge(keys, queries, weights, bar, to),
+            // SAFETY: `Found` exists only where `available` found the features.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::judge(keys, queries, weights, bar, to) },
         }
     }
 

@@ -96,8 +96,13 @@ pub(crate) fn attend(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn judge(keys: &[f32], queries: &[f32], weights: &[f32], to: &mut [f32; TILE]) -> f32 {
-    float::judge(keys, queries, weights, to)
+pub(crate) fn turn(rows: &[f32], to: &mut [f32]) {
+    float::turn(rows, to);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn judge(keys: &[f32], queries: &[f32], weights: &[f32], bar: f32, to: &mut [f32; TILE]) -> bool {
+    float::judge(keys, queries, weights, bar, to)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::best::Best;
 use crate::cache::{BLOCK_ROWS, Rows};
-use crate::kernels::{Kernels, TILE, float};
+use crate::kernels::{Kernels, TILE};
 
 /// What is asked of the rows.
 pub(crate) struct Questions<'a> {
@@ -82,7 +82,7 @@ fn look_through(
     for first in (rows.start..end).step_by(TILE) {
         let count = TILE.min(end - first);
         keys.read(kernels, first, count, &mut block[..count * width]);
-        float::turn(&block, count, &mut turned);
+        kernels.turn(&block, &mut turned);
         for (token, best) in tokens.clone().zip(&mut best) {
             let seen = questions.visible[token].saturating_sub(first).min(count);
             if seen == 0 {
@@ -90,7 +90,7 @@ fn look_through(
             }
             let query = &questions.queries[token * queries..][..queries];
             let weights = &questions.weights[token * heads..][..heads];
-            if kernels.judge(&turned, query, weights, &mut scores) > best.bar() {
+            if kernels.judge(&turned, query, weights, best.bar(), &mut scores) {
                 for (row, &score) in (first..).zip(&scores[..seen]) {
                     best.offer(score, row as u32);
                 }

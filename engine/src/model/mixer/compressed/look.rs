@@ -107,7 +107,6 @@ impl Unit<'_> {
                 let values = &mut tile.values[(at - tile_first) * row..][..row];
                 values.copy_from_slice(&near[(at - near_first) * row..][..row]);
             }
-            tile.turn(TILE);
             self.attend(kernels, tile, 0, &seen);
         }
     }
@@ -123,7 +122,6 @@ impl Unit<'_> {
                 *seen = [0, far.visible[self.token(i)].saturating_sub(tile_first).min(TILE)];
             }
             far.rows.read(kernels, tile_first, count, &mut tile.values[..count * row]);
-            tile.turn(count);
             self.attend(kernels, tile, 0, &seen);
         }
     }
@@ -139,16 +137,17 @@ impl Unit<'_> {
                 for (&at, values) in rows.iter().zip(tile.values.chunks_exact_mut(row)) {
                     far.rows.read(kernels, at as usize, 1, values);
                 }
-                tile.turn(rows.len());
                 self.attend(kernels, tile, from, &vec![[0, rows.len()]; until - from]);
             }
             from = until;
         }
     }
 
-    /// Lets the queries from number `from` on see a tile.
-    fn attend(&mut self, kernels: Kernels, tile: &Tile, from: usize, seen: &[[usize; 2]]) {
+    /// Lets the queries from number `from` on see a tile of rows.
+    fn attend(&mut self, kernels: Kernels, tile: &mut Tile, from: usize, seen: &[[usize; 2]]) {
         let row = self.view.row;
+        // A row is key and value at once.
+        kernels.turn(&tile.values, &mut tile.keys);
         let places = from * row..(from + seen.len()) * row;
         kernels.attend(
             tile,
