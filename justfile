@@ -19,6 +19,10 @@ test:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# Strangers' bytes at the engine's doors, for some seconds.
+fuzz seconds="600":
+    SAGA_FUZZ_SECONDS={{seconds}} cargo test --release -p tests --test fuzz -- --nocapture
+
 # Licences, advisories and duplicate versions.
 deny:
     cargo deny check

@@ -39,6 +39,11 @@ const FAMILIES: [(&str, &str); 21] = [
     ("qwen3_next", "qwen3next"),
 ];
 
+/// More layers than any model has; a number beyond it is damage, not a model.
+const LAYERS_MAX: u64 = 1024;
+/// More of a head's numbers than are rotated in any model.
+const ROTATED_MAX: u64 = 1 << 16;
+
 /// The family of a model type.
 pub(super) fn family(model_type: &str) -> Option<&'static str> {
     FAMILIES.iter().find(|(theirs, _)| *theirs == model_type).map(|(_, ours)| *ours)
@@ -66,6 +71,11 @@ impl Config {
             values.entry(key).or_insert(value);
         }
         let config = Config { family, values };
+        let layers =
+            config.number("num_hidden_layers")?.ok_or("its config.json has no `num_hidden_layers`")?;
+        if layers > LAYERS_MAX {
+            return Err(format!("its config.json announces {layers} layers"));
+        }
         if let Some(method) = config.get("quantization_config").and_then(|q| q["quant_method"].as_str())
             && !["fp8", "mxfp4"].contains(&method)
         {
@@ -216,6 +226,9 @@ impl Config {
         let Some(Key::Number(rotated)) = keys.get(&format!("{}.rope.dimension_count", self.family)) else {
             return Ok(None);
         };
+        if *rotated > ROTATED_MAX {
+            return Err(format!("{rotated} numbers of a head are to be rotated"));
+        }
         let factors = (0..rotated / 2).map(|i| {
             let length = std::f64::consts::TAU * base.powf(2.0 * i as f64 / *rotated as f64);
             if length < original / high {
