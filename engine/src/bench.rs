@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::{Engine, Error, Token};
+use crate::{Engine, Error, Progress, Token};
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,6 +78,65 @@ pub async fn run(engine: &Engine, work: Work, mut on: impl FnMut(&Run)) -> Resul
         decode_tokens_per_s: median(runs.iter().map(|run| run.decode_tokens_per_s)),
     };
     Ok(Report { runs, median })
+}
+
+/// How fast one line goes on at one of its lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Frontier {
+    /// Tokens in the line.
+    pub depth: usize,
+    /// Prompt tokens per second on the way from the frontier before.
+    pub prefill_tokens_per_s: f64,
+    /// The median time of one token after it, in milliseconds.
+    pub decode_ms: f64,
+}
+
+/// Lets one line grow through these lengths, in order, and times `generate` tokens at each. `on` hears how far the
+/// prompts are, `at` each frontier as it is reached. The tokens that are timed stay in the line.
+///
+/// # Errors
+/// [`Error::ContextFull`] before any work if the line does not fit, [`Error::Option`] if there is nothing to time or a
+/// length does not grow by more than `generate`.
+pub async fn frontiers(
+    engine: &Engine,
+    depths: &[usize],
+    generate: usize,
+    mut on: impl FnMut(Progress) + Send,
+    mut at: impl FnMut(&Frontier),
+) -> Result<Vec<Frontier>, Error> {
+    let Some(&last) = depths.last().filter(|_| generate > 0) else {
+        return Err(Error::Option("nothing to time: give lengths, and tokens to generate at each".into()));
+    };
+    let grows = depths.windows(2).all(|pair| pair[0].saturating_add(generate) < pair[1]);
+    if depths[0] == 0 || !grows {
+        return Err(Error::Option(format!("the lengths {depths:?} must grow by more than {generate} each")));
+    }
+    // The longest line ends with the tokens that are timed there.
+    let ids = ids(last, engine.model().vocabulary);
+    let mut timeline = engine.timeline();
+    timeline.check(&ids)?;
+    let (mut frontiers, mut before) = (Vec::with_capacity(depths.len()), 0);
+    for &depth in depths {
+        let prompt = if depth == last { depth - generate.min(depth - 1) } else { depth };
+        let start = Instant::now();
+        timeline.sync(&ids[..prompt], &mut on).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        let mut times = Vec::with_capacity(generate);
+        for n in 1..=generate.min(last - prompt) {
+            let start = Instant::now();
+            timeline.sync(&ids[..prompt + n], |_| {}).await?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        let frontier = Frontier {
+            depth: prompt + times.len(),
+            prefill_tokens_per_s: (prompt - before) as f64 / seconds,
+            decode_ms: median(times.into_iter()),
+        };
+        before = frontier.depth;
+        at(&frontier);
+        frontiers.push(frontier);
+    }
+    Ok(frontiers)
 }
 
 /// Tokens that are the same in every run and stand all over the vocabulary.

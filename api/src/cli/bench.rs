@@ -1,18 +1,20 @@
 //! `saga bench`: measure how fast a model reads and writes.
 
-use engine::Options;
-use engine::bench::{self, Work};
+use engine::bench::{self, Frontier, Work};
+use engine::{Engine, Options, Progress};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::term::say;
+use crate::host::count;
+use crate::term::{Screen, To, say};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   saga bench
   saga bench -m qwen2.5-coder-1.5b -p 512 -n 64 -t 2 -r 3 --json | tail -1
-  saga bench --depth 8192                 how speed falls off late in a long session")]
+  saga bench --depth 8192                 how speed falls off late in a long session
+  saga bench --frontiers 1024,65536,1048576 -n 32     one line that grows, timed at each length")]
 pub(crate) struct Args {
     /// The model: an id of `saga model list` or the path of a GGUF file.
     #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
@@ -32,6 +34,9 @@ pub(crate) struct Args {
     /// Tokens that are in the cache before the clock starts.
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: usize,
+    /// Let one line grow through these lengths instead, and time it at each.
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', conflicts_with_all = ["prompt", "repetitions", "depth"])]
+    frontiers: Vec<usize>,
     /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     expert_bytes: Option<u64>,
@@ -51,7 +56,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         repetitions: args.repetitions,
     };
     // Room for the work and no more; the engine refuses what the model cannot hold. Its first short run takes 8 tokens.
+    let longest = args.frontiers.iter().copied().max().unwrap_or(0);
     let room = work.depth.saturating_add(work.prompt).saturating_add(work.generate).max(8);
+    let room = if longest > 0 { longest } else { room };
     let options = Options {
         threads: args.threads.unwrap_or(config.threads),
         context_tokens: Some(room),
@@ -60,6 +67,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         ..Options::default()
     };
     let engine = super::model::open(path, options).await?;
+    if !args.frontiers.is_empty() {
+        return grow(&engine, &args.frontiers, args.generate, args.json).await;
+    }
     let mut n = 0;
     let report = bench::run(&engine, work, |run| {
         n += 1;
@@ -85,6 +95,36 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         if let Some(held) = engine.experts_held() {
             say(&super::experts::held_line(&held));
         }
+    }
+    Ok(0)
+}
+
+/// Times one line at several lengths.
+async fn grow(engine: &Engine, depths: &[usize], generate: usize, json: bool) -> Result<u8, Failure> {
+    let screen = Screen::new(To::Stderr);
+    let on = |progress| {
+        if let Progress::Prefilling { done_tokens, total_tokens } = progress {
+            screen.status(&format!("{} of {} tokens", count(done_tokens as u64), count(total_tokens as u64)));
+        }
+    };
+    let at = |frontier: &Frontier| {
+        screen.quiet();
+        if !json {
+            say(&format!(
+                "{:>9} tokens   prefill {:>9.2} tokens/s   decode {:>9.3} ms a token",
+                count(frontier.depth as u64),
+                frontier.prefill_tokens_per_s,
+                frontier.decode_ms
+            ));
+        }
+    };
+    let frontiers = bench::frontiers(engine, depths, generate, on, at).await;
+    screen.quiet();
+    if json {
+        let object = json!({ "model": engine.model().name, "generate": generate, "frontiers": frontiers? });
+        say(&object.to_string());
+    } else {
+        frontiers?;
     }
     Ok(0)
 }
