@@ -38,6 +38,9 @@ pub struct Options {
     /// The most memory that experts may take: the others stay on disk and are read when they are chosen. `None`
     /// maps all of them, and leaves it to the system what is in memory.
     pub expert_bytes: Option<u64>,
+    /// The most memory that rows of Engram tables may take, all tables together: the others stay on disk and are read
+    /// when a text asks for them. `None` means a gibibyte.
+    pub table_bytes: Option<u64>,
     /// Whether only token ids will be asked about, no text: then a model whose tokenizer cannot be used opens
     /// without one.
     pub tokens_only: bool,
@@ -98,18 +101,18 @@ impl Engine {
         let source = Source::open(path, know)?;
         let spec = Spec::read(&source)?;
         let context_tokens = context(&spec, options.context_tokens)?;
-        let mut model = Model::load(&source, spec, kernels)?;
+        let tokenizer = match tokenizer(&source, spec.vocabulary) {
+            Err(error) if options.tokens_only => {
+                tracing::warn!(%error, "going on without a tokenizer");
+                Tokenizer::absent(spec.vocabulary)
+            }
+            tokenizer => tokenizer?,
+        };
+        let table_bytes = options.table_bytes.unwrap_or(TABLE_BYTES);
+        let mut model = Model::load(&source, spec, &tokenizer, table_bytes, kernels)?;
         let place = match options.expert_bytes {
             None => None,
             Some(budget) => model.place_experts(budget, source.files())?,
-        };
-        let vocabulary = model.spec().vocabulary;
-        let tokenizer = match tokenizer(&source, vocabulary) {
-            Err(error) if options.tokens_only => {
-                tracing::warn!(%error, "going on without a tokenizer");
-                Tokenizer::absent(vocabulary)
-            }
-            tokenizer => tokenizer?,
         };
         let spec = model.spec();
         let info = ModelInfo {
@@ -213,6 +216,10 @@ impl Shared {
 /// for: the cache of a 1.5B model takes 28 KiB for every token.
 const CONTEXT_TOKENS: usize = 32_768;
 
+/// What rows of tables may take if nobody says otherwise: four million rows of DeepSeek V4.1's, which are more than
+/// most texts ever ask for.
+const TABLE_BYTES: u64 = 1 << 30;
+
 fn context(spec: &Spec, asked: Option<usize>) -> Result<usize, Error> {
     let limit = spec.context_tokens;
     match asked {
@@ -250,8 +257,12 @@ pub(crate) fn physical_cores() -> usize {
 fn read_ahead(source: &Source, place: Option<&Place>, on: &mut dyn FnMut(Progress)) {
     const PIECE: usize = 32 << 20;
     const PAGE: usize = 4096;
-    let maps =
-        source.maps().iter().map(|map| (map, outside(map.len(), place.map(|place| place.parts_of(map)))));
+    let maps = source.maps().iter().enumerate().map(|(i, map)| {
+        let mut inside = source.table_parts(i);
+        inside.extend(place.into_iter().flat_map(|place| place.parts_of(map)));
+        inside.sort_unstable_by_key(|part| part.start);
+        (map, outside(map.len(), &inside))
+    });
     let maps: Vec<_> = maps.collect();
     let total_bytes = maps.iter().flat_map(|(_, parts)| parts).map(|part| part.len() as u64).sum();
     if available_memory().is_some_and(|available| total_bytes > available) {
@@ -277,10 +288,10 @@ fn read_ahead(source: &Source, place: Option<&Place>, on: &mut dyn FnMut(Progres
 }
 
 /// What of 0..len lies outside of some parts, which are in order.
-fn outside(len: usize, parts: Option<Vec<Range<usize>>>) -> Vec<Range<usize>> {
+fn outside(len: usize, parts: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut outside = Vec::new();
     let mut at = 0;
-    for part in parts.into_iter().flatten().chain(std::iter::once(len..len)) {
+    for part in parts.iter().cloned().chain(std::iter::once(len..len)) {
         if at < part.start {
             outside.push(at..part.start);
         }

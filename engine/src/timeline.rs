@@ -60,7 +60,7 @@ impl Timeline {
         while let Some(chunk) = chunks.recv().await {
             on(chunk);
         }
-        let computed = answer.await.map_err(|_| Error::Stopped)?;
+        let computed = answer.await.map_err(|_| Error::Stopped)??;
         Ok(Synced { cached: computed.cached, computed: computed.computed })
     }
 
@@ -110,7 +110,7 @@ impl Timeline {
         }
         let (done, answer) = oneshot::channel();
         self.order(Job::Logits { done })?;
-        answer.await.map_err(|_| Error::Stopped)
+        answer.await.map_err(|_| Error::Stopped)?
     }
 
     /// A second line that says the same and goes its own way from here. What is computed is shared until one
@@ -150,7 +150,7 @@ impl Timeline {
         let (piece, mut pieces) = mpsc::channel(1);
         self.order(Job::AllLogits { piece })?;
         while let Some(piece) = pieces.recv().await {
-            on(&piece)?;
+            on(&piece?)?;
         }
         Ok(())
     }

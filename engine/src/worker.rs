@@ -48,7 +48,7 @@ pub(crate) struct Edit {
 /// is dropped at its next turn.
 pub(crate) enum Job {
     /// Compute everything the line says.
-    Sync { progress: mpsc::UnboundedSender<Progress>, done: oneshot::Sender<Computed> },
+    Sync { progress: mpsc::UnboundedSender<Progress>, done: oneshot::Sender<Result<Computed, Error>> },
     /// Compute everything, then choose what follows. The mask is made by the caller meanwhile.
     Next {
         sampling: Sampling,
@@ -56,11 +56,11 @@ pub(crate) enum Job {
         done: oneshot::Sender<Result<Token, Error>>,
     },
     /// Compute everything, then say the logits of what follows.
-    Logits { done: oneshot::Sender<Vec<f32>> },
+    Logits { done: oneshot::Sender<Result<Vec<f32>, Error>> },
     /// Compute everything that is not computed yet, saying the logits of each of its positions, piece by piece.
     /// Unlike the other jobs it also wants those of positions that were computed without their logits, so the
     /// caller starts with an empty line.
-    AllLogits { piece: mpsc::Sender<Vec<f32>> },
+    AllLogits { piece: mpsc::Sender<Result<Vec<f32>, Error>> },
 }
 
 /// How many of a line's tokens were computed already, and how many this job computed.
@@ -207,15 +207,24 @@ impl Worker {
                 () => Want::None,
             };
             let Worker { model, pool, scratch, .. } = self;
-            let logits =
-                pool.install(|| model.forward(&mut line.cache, &line.tokens[at..end], want, scratch));
+            let computed =
+                pool.install(|| model.forward(&mut line.cache, &line.tokens[..end], end - at, want, scratch));
+            let logits = match computed {
+                Ok(logits) => logits,
+                Err(error) => {
+                    tracing::error!(%error, "a chunk could not be computed");
+                    (line.cache, line.logits) = (Cache::new(Arc::clone(&self.layout)), None);
+                    task.job.fail(error);
+                    return false;
+                }
+            };
             line.logits = match want {
                 Want::None => None,
                 Want::Last => Some(logits),
                 Want::All => {
                     let last = logits[logits.len() - model.spec().vocabulary..].to_vec();
                     if let Job::AllLogits { piece } = &task.job
-                        && piece.blocking_send(logits).is_err()
+                        && piece.blocking_send(Ok(logits)).is_err()
                     {
                         return false;
                     }
@@ -243,7 +252,7 @@ impl Worker {
         match &mut task.job {
             Job::Sync { done, .. } => {
                 let computed = line.tokens.len() - task.cached;
-                answer(done, Computed { cached: task.cached, computed });
+                answer(done, Ok(Computed { cached: task.cached, computed }));
             }
             Job::Next { sampling, mask, done } => {
                 // The sender is at work on it or already gone, so this wait ends.
@@ -253,7 +262,7 @@ impl Worker {
                     answer(done, sample(logits, &choice));
                 }
             }
-            Job::Logits { done } => answer(done, logits.to_vec()),
+            Job::Logits { done } => answer(done, Ok(logits.to_vec())),
             Job::AllLogits { .. } => {}
         }
     }
@@ -274,6 +283,17 @@ impl Job {
             Job::Next { done, .. } => done.is_closed(),
             Job::Logits { done } => done.is_closed(),
             Job::AllLogits { piece } => piece.is_closed(),
+        }
+    }
+
+    /// Says why it cannot be done.
+    fn fail(&mut self, error: Error) {
+        // Whoever does not wait for an answer any more does not miss it.
+        match self {
+            Job::Sync { done, .. } => answer(done, Err(error)),
+            Job::Next { done, .. } => answer(done, Err(error)),
+            Job::Logits { done } => answer(done, Err(error)),
+            Job::AllLogits { piece } => drop(piece.blocking_send(Err(error))),
         }
     }
 

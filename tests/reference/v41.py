@@ -98,7 +98,7 @@ CONFIG = {
 }
 
 TOKENS = 96
-DEFAULT_SEED = 312
+DEFAULT_SEED = 8
 
 
 # ---- the vocabulary ------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def tokenizer(size):
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {name: i for name, i in vocab.items() if name not in special},
+            "vocab": vocab,
             "merges": merges,
         },
     }

@@ -249,6 +249,12 @@ impl Cache {
     pub(crate) fn layer_mut(&mut self, i: usize) -> &mut Memory {
         &mut self.layers[i]
     }
+
+    /// The same, and what a layer before it keeps, to be read.
+    pub(crate) fn layer_after(&mut self, i: usize, earlier: usize) -> (&mut Memory, &Memory) {
+        let (before, rest) = self.layers.split_at_mut(i);
+        (&mut rest[0], &before[earlier])
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! same names.
 
 use super::spec::{
-    Activation, Channel, Choice, Compressed, Delta, Dense, Far, Gqa, Hyper, Indexer, Layer, Mixer, Mla, Moe,
-    Norms, Output, Pairs, QkNorm, Reader, Residual, Rope, Router, Scaling, Scoring, Shared, Sharing, Spec,
-    Yarn,
+    Activation, Candidates, Channel, Choice, Choosing, Compressed, Compression, Delta, Dense, Engram, Far,
+    Gqa, GramHashes, Grams, Hyper, Indexer, Keys, Layer, Mixer, Mla, Moe, Norms, ORDER_MAX, Output, Pairs,
+    QkNorm, Reader, Residual, Rope, Router, Rows, Scaling, Scoring, Shared, Sharing, Spec, Yarn,
 };
 use crate::Error;
 
@@ -14,9 +14,10 @@ use crate::Error;
 type Describe = fn(&Reader<'_>) -> Result<Spec, Error>;
 
 /// The families by the name that files have for them.
-pub(super) const FAMILIES: [(&str, Describe); 14] = [
+pub(super) const FAMILIES: [(&str, Describe); 15] = [
     ("deepseek2", deepseek2),
     ("deepseek4", deepseek4),
+    ("deepseek41", deepseek41),
     ("gemma3", gemma3),
     ("glm4moe", glm4moe),
     ("gpt-oss", gpt_oss),
@@ -97,7 +98,7 @@ fn glm4moe(file: &Reader<'_>) -> Result<Spec, Error> {
     spec(file, |i| {
         let channel = if routed(file, i) { Channel::Moe(moe.clone()) } else { dense(file)? };
         let norms = Norms::Before { channel: "post_attention_norm" };
-        Ok(Layer { mixer: Mixer::Gqa(gqa.clone()), channel, norms })
+        Ok(Layer { engram: None, mixer: Mixer::Gqa(gqa.clone()), channel, norms })
     })
 }
 
@@ -120,7 +121,7 @@ fn gpt_oss(file: &Reader<'_>) -> Result<Spec, Error> {
     let norms = Norms::Before { channel: "post_attention_norm" };
     spec(file, |i| {
         let mixer = Mixer::Gqa(Gqa { window: windows[i], ..base.clone() });
-        Ok(Layer { mixer, channel: Channel::Moe(moe.clone()), norms })
+        Ok(Layer { engram: None, mixer, channel: Channel::Moe(moe.clone()), norms })
     })
 }
 
@@ -143,7 +144,7 @@ fn gemma3(file: &Reader<'_>) -> Result<Spec, Error> {
     let mut spec = spec(file, |i| {
         let rope = if windows[i].is_some() { near.clone() } else { base.rope.clone() };
         let mixer = Mixer::Gqa(Gqa { window: windows[i], scale, rope, ..base.clone() });
-        Ok(Layer { mixer, channel: channel.clone(), norms: Norms::Around })
+        Ok(Layer { engram: None, mixer, channel: channel.clone(), norms: Norms::Around })
     })?;
     spec.embedding_scale = (spec.width as f32).sqrt();
     Ok(spec)
@@ -234,13 +235,144 @@ fn with_states(file: &Reader<'_>, sharing: Sharing) -> Result<Spec, Error> {
             Some(moe) if routed(file, i) => Channel::Moe(moe.clone()),
             _ => dense(file)?,
         };
-        Ok(Layer { mixer, channel, norms: Norms::Before { channel: "post_attention_norm" } })
+        Ok(Layer { engram: None, mixer, channel, norms: Norms::Before { channel: "post_attention_norm" } })
     })
 }
 
 /// DeepSeek V4: four residual streams, attention over a window and over compressed rows, and experts of which the
 /// first layers' are chosen by a table. Layers without compressed rows have a rotation of their own.
 fn deepseek4(file: &Reader<'_>) -> Result<Spec, Error> {
+    // A layer with an indexer compresses with an overlap, one without does not.
+    compressed(file, true, |i, ratios| {
+        if !file.has(&format!("blk.{i}.indexer.attn_q_b.weight")) {
+            let rows = Rows::Own(Compression::Placed);
+            return Ok(Far { ratio: ratios[i], rows, choice: Choosing::All });
+        }
+        let choice = Choosing::Indexed(indexer(file, Keys::Compressed)?);
+        Ok(Far { ratio: ratios[i], rows: Rows::Own(Compression::Overlapping), choice })
+    })
+}
+
+/// DeepSeek V4.1: some layers make compressed rows, some choose among them, and those that follow see the same rows as
+/// long as these stand for as many positions. Parts read the streams with weights of the part before them, and some
+/// layers have a table.
+fn deepseek41(file: &Reader<'_>) -> Result<Spec, Error> {
+    let layers = file.layers()?;
+    let has = |i: usize, part: &str| file.has(&format!("blk.{i}.{part}"));
+    // A converter leaves it to the tensors which layers these are.
+    let sources = |key: &str, part: &str| -> Result<Vec<usize>, Error> {
+        let listed = file.list(key)?;
+        Ok(listed.unwrap_or_else(|| (0..layers).filter(|&i| has(i, part)).collect()))
+    };
+    let makers = sources("attention.kv_source_layer_ids", "attn_compressor_kv.weight")?;
+    let choosers = sources("attention.index_source_layer_ids", "indexer.attn_q_b.weight")?;
+    // Older conversions leave these out: they are those of the released model.
+    let kept = file.number_or("attention.candidate_topk_blocks", 2048)?;
+    let size = file.number_or("attention.candidate_block_size", 8)?;
+    let leaver = file.number_or("attention.candidate_source_layer", 20)?;
+    let leaver = Some(leaver).filter(|leaver| kept > 0 && choosers.contains(leaver));
+    let mut spec = compressed(file, false, |i, ratios| {
+        let ratio = ratios[i];
+        let last =
+            |of: &[usize]| of.iter().copied().filter(|&at| at <= i && ratios.get(at) == Some(&ratio)).max();
+        let rows = match last(&makers) {
+            Some(source) if source < i => Rows::Of(source),
+            Some(_) if ratio == 1 => Rows::Own(Compression::Single),
+            Some(_) => Rows::Own(Compression::Scored),
+            None => {
+                return Err(file.bad(format!("layer {i} has no layer before it that makes rows of {ratio}")));
+            }
+        };
+        let choice = match last(&choosers) {
+            Some(source) if source < i => Choosing::AsBefore,
+            Some(_) => {
+                let keys = if matches!(rows, Rows::Own(_)) { Keys::OfRows } else { Keys::OfSource };
+                let candidates = match leaver {
+                    Some(leaver) if i == leaver => Candidates::Leaves { kept, size },
+                    Some(leaver) if i > leaver => Candidates::Left { size },
+                    _ => Candidates::All,
+                };
+                Choosing::Indexed(Indexer { candidates, ..indexer(file, keys)? })
+            }
+            None => {
+                return Err(file.bad(format!("layer {i} has no layer before it that chooses rows of {ratio}")));
+            }
+        };
+        Ok(Far { ratio, rows, choice })
+    })?;
+    if let Residual::Hyper(hyper) = &mut spec.residual {
+        hyper.lagged = true;
+    }
+    // What corrects the experts of pieces of images.
+    for name in file.file.names().iter().filter(|name| name.contains("exp_probs_b_vl")) {
+        file.file.pass_over(name);
+    }
+    if let Some(tables) = file.list("engram.layer_ids")?.filter(|tables| !tables.is_empty()) {
+        let row = file.number("engram.key_length")?;
+        for (which, &table) in tables.iter().enumerate() {
+            let layer = spec.layers.get_mut(table);
+            let layer =
+                layer.ok_or_else(|| file.bad(format!("layer {table} is to have a table, and is none")))?;
+            layer.engram = Some(Engram { which, row });
+        }
+        spec.grams = Some(grams(file, tables)?);
+    }
+    Ok(spec)
+}
+
+/// How n-grams are looked up in the tables of these layers.
+fn grams(file: &Reader<'_>, layers: Vec<usize>) -> Result<Grams, Error> {
+    let order = file.number_or("engram.max_ngram_size", 4)?;
+    let list = |key: &str| {
+        let list = file.file.numbers(&file.key(key))?;
+        list.ok_or_else(|| file.bad(format!("`{}` is missing", file.key(key))))
+    };
+    let hashes = if file.is_list("engram.multipliers") {
+        let class = |class: u64| {
+            u32::try_from(class)
+                .map_err(|_| file.bad(format!("its tokens have a class {class}, which is too many")))
+        };
+        GramHashes::Given {
+            classes: list("engram.token_map")?.into_iter().map(class).collect::<Result<_, _>>()?,
+            padding: class(file.number("engram.pad_id")? as u64)?,
+            multipliers: list("engram.multipliers")?,
+            primes: list("engram.primes")?,
+            starts: list("engram.offsets")?,
+        }
+    } else {
+        // Conversions without any of this are of the released model.
+        let rows_min = file.number_or("engram.rows_min", 16_000_000)? as u64;
+        GramHashes::Drawn {
+            layers,
+            rows_min: vec![rows_min; order.saturating_sub(1).min(ORDER_MAX)],
+            padding: file.number_or("engram.pad_token_id", 2)?,
+            seed: 0,
+            classes: Some(file.number_or("engram.class_count", 0)? as u64).filter(|&count| count > 0),
+        }
+    };
+    let image = file.number_or("engram.image_token_id", usize::MAX)?;
+    let image = (image != usize::MAX).then_some(image);
+    Ok(Grams { order, heads: file.number("engram.head_count")?, image, hashes })
+}
+
+/// An indexer that judges all rows.
+fn indexer(file: &Reader<'_>, keys: Keys) -> Result<Indexer, Error> {
+    Ok(Indexer {
+        heads: file.number("attention.indexer.head_count")?,
+        head: file.number("attention.indexer.key_length")?,
+        rows: file.number("attention.indexer.top_k")?,
+        keys,
+        candidates: Candidates::All,
+    })
+}
+
+/// What DeepSeek V4 and V4.1 have in common. `far` describes the rows of several positions that a layer sees, if its
+/// ratio is not 0, from the ratios of all layers.
+fn compressed(
+    file: &Reader<'_>,
+    query_norm: bool,
+    far: impl Fn(usize, &[usize]) -> Result<Far, Error>,
+) -> Result<Spec, Error> {
     let layers = file.layers()?;
     let far_rope = {
         let base = file.real("attention.compress_rope_freq_base")?;
@@ -255,28 +387,16 @@ fn deepseek4(file: &Reader<'_>) -> Result<Spec, Error> {
         heads: file.number("attention.head_count")?,
         head: file.number("attention.key_length")?,
         query_rank: file.number("attention.q_lora_rank")?,
+        query_norm,
         output_groups: file.number("attention.output_group_count")?,
         output_rank: file.number("attention.output_lora_rank")?,
         window: file.number("attention.sliding_window")?,
         rope: near_rope,
         far: None,
     };
-    let ratios = file
-        .per_layer("attention.compress_ratios", layers)?
-        .ok_or_else(|| file.bad("`deepseek4.attention.compress_ratios` is missing"))?;
-    // A layer with an indexer compresses with an overlap, one without does not.
-    let far = |i: usize| {
-        let indexer = if file.has(&format!("blk.{i}.indexer.attn_q_b.weight")) {
-            Some(Indexer {
-                heads: file.number("attention.indexer.head_count")?,
-                head: file.number("attention.indexer.key_length")?,
-                rows: file.number("attention.indexer.top_k")?,
-            })
-        } else {
-            None
-        };
-        Ok::<_, Error>(Far { ratio: ratios[i], overlap: indexer.is_some(), indexer })
-    };
+    let ratios = file.per_layer("attention.compress_ratios", layers)?;
+    let ratios =
+        ratios.ok_or_else(|| file.bad(format!("`{}` is missing", file.key("attention.compress_ratios"))))?;
     let mut base_moe = moe(file, "expert_feed_forward_length")?;
     base_moe.router.scoring = scoring(file, Scoring::SqrtSoftplus)?;
     base_moe.router.floor = 1e-20;
@@ -287,7 +407,7 @@ fn deepseek4(file: &Reader<'_>) -> Result<Spec, Error> {
         let mixer = if ratios[i] == 0 {
             base.clone()
         } else {
-            Compressed { rope: far_rope.clone(), far: Some(far(i)?), ..base.clone() }
+            Compressed { rope: far_rope.clone(), far: Some(far(i, &ratios[..layers])?), ..base.clone() }
         };
         let mut moe = base_moe.clone();
         moe.router.choice = if i < tables { Choice::Table } else { Choice::Corrected };
@@ -302,6 +422,7 @@ fn deepseek4(file: &Reader<'_>) -> Result<Spec, Error> {
         streams: file.number("hyper_connection.count")?,
         iterations: file.number("hyper_connection.sinkhorn_iterations")?,
         epsilon: file.real("hyper_connection.epsilon")?,
+        lagged: false,
     });
     Ok(spec)
 }
@@ -322,6 +443,7 @@ fn spec(file: &Reader<'_>, layer: impl Fn(usize) -> Result<Layer, Error>) -> Res
         embedding_scale: 1.0,
         output: if file.has("output.weight") { Output::Separate } else { Output::Tied },
         residual: Residual::Plain,
+        grams: None,
         logit_cap: Some(file.real_or("final_logit_softcapping", 0.0)?).filter(|&cap| cap > 0.0),
         layers: (0..file.layers()?).map(layer).collect::<Result<_, _>>()?,
     })
@@ -329,7 +451,7 @@ fn spec(file: &Reader<'_>, layer: impl Fn(usize) -> Result<Layer, Error>) -> Res
 
 /// A layer with a norm before either part.
 fn layer(mixer: Mixer, channel: Channel) -> Layer {
-    Layer { mixer, channel, norms: Norms::Before { channel: "ffn_norm" } }
+    Layer { engram: None, mixer, channel, norms: Norms::Before { channel: "ffn_norm" } }
 }
 
 /// Attention with as many heads as the file says, halves rotated together, and nothing special.

@@ -1,10 +1,12 @@
 //! The way through a model, from top to bottom.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::dense::{Buffers, Dense};
+use super::engram::{self, Engram};
 use super::hyper::{Head, Hyper, Mix};
-use super::mixer::{Compressed, Delta, Gqa, Mla};
+use super::mixer::{Compressed, Delta, Gqa, Mla, Sight};
 use super::moe::Moe;
 use super::norm::Norm;
 use super::residual::Tie;
@@ -13,7 +15,7 @@ use crate::cache::{Cache, KvKind, LayerLayout, Layout};
 use crate::experts::Uses;
 use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::weights::{Builder, MappedFile, Matrix, Place, Source};
-use crate::{Error, Token};
+use crate::{Error, Token, Tokenizer};
 
 /// A model's parts. They point into the mapped file.
 pub(crate) struct Model {
@@ -22,14 +24,23 @@ pub(crate) struct Model {
     /// [vocabulary, width]
     embedding: Matrix,
     layers: Vec<Layer>,
-    /// What makes one stream of several.
-    head: Option<Head>,
+    end: End,
     norm: Norm,
     /// [vocabulary, width]
     output: Matrix,
 }
 
+/// What makes one stream of several after the last layer.
+enum End {
+    /// There is only one.
+    One,
+    Head(Head),
+    /// The weights that were made for the last part.
+    Lagged,
+}
+
 struct Layer {
+    engram: Option<Engram>,
     mixer_tie: Tie,
     mixer: Mixer,
     channel_tie: Tie,
@@ -76,6 +87,9 @@ pub(crate) struct Scratch {
     pub(crate) v: Vec<f32>,
     pub(crate) mixed: Vec<f32>,
     pub(crate) turns: Vec<f32>,
+    /// What was chosen of rows that stand for so many positions.
+    pub(crate) sights: BTreeMap<usize, Sight>,
+    pub(crate) engram: engram::Scratch,
     pub(crate) gate: Vec<f32>,
     pub(crate) dense: Buffers,
     /// What a second part adds.
@@ -85,8 +99,21 @@ pub(crate) struct Scratch {
 impl Model {
     /// Finds every tensor the description asks for, and refuses a file that has others: a part left out
     /// would not be noticed in what the model says. Nothing of the weights is read yet.
-    pub(crate) fn load(file: &Source, spec: Spec, kernels: Kernels) -> Result<Model, Error> {
+    ///
+    /// The tokenizer says which rows of tables tokens read, if there are tables; of these at most `table_bytes` are kept
+    /// in memory.
+    pub(crate) fn load(
+        file: &Source,
+        spec: Spec,
+        tokenizer: &Tokenizer,
+        table_bytes: u64,
+        kernels: Kernels,
+    ) -> Result<Model, Error> {
         let (width, vocabulary, epsilon) = (spec.width, spec.vocabulary, spec.norm_epsilon);
+        let hashes = spec.grams.as_ref().map(|grams| engram::hashes(grams, tokenizer)).transpose();
+        let hashes = hashes.map_err(|why| file.bad(why))?.map(Arc::new);
+        let tables = spec.layers.iter().filter(|layer| layer.engram.is_some()).count();
+        let table_bytes = usize::try_from(table_bytes).unwrap_or(usize::MAX) / tables.max(1);
         let embedding = file.matrix("token_embd.weight", vocabulary, width)?;
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (i, layer) in spec.layers.iter().enumerate() {
@@ -114,7 +141,15 @@ impl Model {
                 Residual::Plain => Ok(None),
                 Residual::Hyper(hyper) => Hyper::load(file, i, part, width, epsilon, hyper).map(Some),
             };
+            let engram = match (&layer.engram, &hashes) {
+                (Some(engram), Some(hashes)) => {
+                    let streams = spec.residual.streams();
+                    Some(Engram::load(file, i, width, streams, epsilon, engram, hashes, table_bytes)?)
+                }
+                _ => None,
+            };
             layers.push(Layer {
+                engram,
                 mixer_tie: Tie { hyper: hyper("attn")?, before: norm("attn_norm")?, after: mixer_post_norm },
                 mixer,
                 channel_tie: Tie { hyper: hyper("ffn")?, before: channel_norm, after: channel_post_norm },
@@ -128,9 +163,10 @@ impl Model {
                 file.pass_over(&name);
             }
         }
-        let head = match spec.residual {
-            Residual::Plain => None,
-            Residual::Hyper(hyper) => Some(Head::load(file, "output_hc", width, epsilon, hyper)?),
+        let end = match spec.residual {
+            Residual::Plain => End::One,
+            Residual::Hyper(hyper) if hyper.lagged => End::Lagged,
+            Residual::Hyper(hyper) => End::Head(Head::load(file, "output_hc", width, epsilon, hyper)?),
         };
         let norm = Norm::load(file, "output_norm.weight", width, epsilon)?;
         let output = match spec.output {
@@ -143,7 +179,7 @@ impl Model {
                 why: format!("is no part of a `{}` model as it is known here", spec.architecture),
             });
         }
-        Ok(Model { spec, kernels, embedding, layers, head, norm, output })
+        Ok(Model { spec, kernels, embedding, layers, end, norm, output })
     }
 
     pub(crate) fn spec(&self) -> &Spec {
@@ -152,24 +188,50 @@ impl Model {
 
     /// What a timeline of this model keeps.
     pub(crate) fn cache_layout(&self, kind: KvKind) -> Layout {
-        Layout { kind, layers: self.spec.layers.iter().map(layout).collect() }
+        // What tables' convolutions keep comes after all layers.
+        let tables =
+            self.engrams().map(|engram| LayerLayout { state: engram.kept(), ..LayerLayout::default() });
+        Layout { kind, layers: self.spec.layers.iter().map(layout).chain(tables).collect() }
     }
 
-    /// Computes the tokens that follow what is in the cache, and returns the logits that are wanted:
-    /// [positions, vocabulary]. The tokens are in the vocabulary, and no mark is due before the last of them.
+    /// The layers' tables, in order.
+    fn engrams(&self) -> impl Iterator<Item = &Engram> {
+        self.layers.iter().filter_map(|layer| layer.engram.as_ref())
+    }
+
+    /// Computes the last `count` tokens of a line, which follow what is in the cache, and returns the logits that are
+    /// wanted: [positions, vocabulary]. The tokens are in the vocabulary, and no mark is due before the last of them.
+    ///
+    /// # Errors
+    /// If a table cannot be read. Then the cache is of no more use.
     pub(crate) fn forward(
         &self,
         cache: &mut Cache,
-        tokens: &[Token],
+        line: &[Token],
+        count: usize,
         want: Want,
         scratch: &mut Scratch,
-    ) -> Vec<f32> {
-        assert!(!tokens.is_empty());
+    ) -> Result<Vec<f32>, Error> {
+        assert!(count > 0);
         let first = cache.tokens();
+        let (before, tokens) = line.split_at(line.len() - count);
+        assert_eq!(before.len(), first, "the tokens follow what is in the cache");
+        for engram in self.engrams() {
+            engram.foresee(before, tokens);
+        }
         let kernels = self.kernels;
         cache.grow(tokens.len());
         self.embed(tokens, &mut scratch.x);
+        if let End::Lagged = self.end {
+            scratch.mix.start(tokens.len(), self.spec.residual.streams());
+        }
+        let mut table = self.layers.len();
         for (i, layer) in self.layers.iter().enumerate() {
+            if let Some(engram) = &layer.engram {
+                let kept = cache.layer_mut(table).state_mut();
+                engram.forward(kernels, before, tokens, &mut scratch.x, kept, &mut scratch.engram)?;
+                table += 1;
+            }
             layer.mixer_tie.read(kernels, scratch);
             match &layer.mixer {
                 Mixer::Gqa(gqa) => {
@@ -184,7 +246,14 @@ impl Model {
                 }
                 Mixer::Delta(delta) => delta.forward(kernels, cache.layer_mut(i).state_mut(), scratch),
                 Mixer::Compressed(compressed) => {
-                    compressed.forward(kernels, cache.layer_mut(i), first, scratch);
+                    let (memory, source) = match compressed.source() {
+                        None => (cache.layer_mut(i), None),
+                        Some(source) => {
+                            let (memory, source) = cache.layer_after(i, source);
+                            (memory, Some(source))
+                        }
+                    };
+                    compressed.forward(kernels, memory, source, first, scratch);
                 }
             }
             layer.mixer_tie.write(kernels, scratch);
@@ -198,16 +267,20 @@ impl Model {
             layer.channel_tie.write(kernels, scratch);
         }
         cache.commit(tokens.len());
-        let Scratch { x, normed, change, input, .. } = scratch;
+        let Scratch { x, normed, change, input, mix, .. } = scratch;
         let wanted = match want {
-            Want::None => return Vec::new(),
+            Want::None => return Ok(Vec::new()),
             Want::Last => &x[x.len() - x.len() / tokens.len()..],
             Want::All => &x[..],
         };
-        let wanted = match &self.head {
-            None => wanted,
-            Some(head) => {
+        let wanted = match &self.end {
+            End::One => wanted,
+            End::Head(head) => {
                 head.read(kernels, wanted, input, change);
+                &change[..]
+            }
+            End::Lagged => {
+                mix.read_last(wanted, self.spec.width, change);
                 &change[..]
             }
         };
@@ -220,7 +293,7 @@ impl Model {
                 *x = cap * (*x / cap).tanh();
             }
         }
-        logits
+        Ok(logits)
     }
 
     /// The tokens' embeddings, the same in every stream: x [tokens, streams, width].

@@ -58,9 +58,14 @@ impl Hyper {
         Ok(Hyper { spec, weigher })
     }
 
+    /// Whether the part reads with the weights that were made for the part before it.
+    pub(crate) fn lagged(&self) -> bool {
+        self.spec.lagged
+    }
+
     /// The weights for `x` [tokens, streams, width].
     pub(crate) fn weigh(&self, kernels: Kernels, x: &[f32], input: &mut Input, mix: &mut Mix) {
-        let spec::Hyper { streams: n, iterations, epsilon } = self.spec;
+        let spec::Hyper { streams: n, iterations, epsilon, .. } = self.spec;
         let weights = self.weigher.weigh(kernels, x, input, |i| (i / n).min(2));
         let tokens = weights.len() / ((2 + n) * n);
         mix.streams = n;
@@ -83,6 +88,22 @@ impl Hyper {
 }
 
 impl Mix {
+    /// Has the first part read the first stream, where parts read with weights of the part before them.
+    pub(crate) fn start(&mut self, tokens: usize, streams: usize) {
+        self.streams = streams;
+        self.read.clear();
+        self.read.resize(tokens * streams, 0.0);
+        for read in self.read.chunks_exact_mut(streams) {
+            read[0] = 1.0;
+        }
+    }
+
+    /// The same as [`Mix::read`] for the last tokens alone, whose streams are `x`.
+    pub(crate) fn read_last(&self, x: &[f32], width: usize, to: &mut Vec<f32>) {
+        let first = self.read.len() - x.len() / width;
+        read(&self.read[first..], x, self.streams, to);
+    }
+
     /// What the part reads of `x` [tokens, streams, width]: to [tokens, width].
     pub(crate) fn read(&self, x: &[f32], to: &mut Vec<f32>) {
         read(&self.read, x, self.streams, to);

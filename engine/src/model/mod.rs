@@ -1,10 +1,6 @@
 //! A model: what its file says (`spec`), its weights, and the way through them (`forward`).
 
 mod dense;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "the families that have it are not taken in yet")
-)]
 mod engram;
 mod families;
 mod forward;

@@ -19,6 +19,11 @@ impl Tie {
         let Scratch { x, normed, change, input, mix, .. } = scratch;
         match &self.hyper {
             None => self.before.apply(kernels, x, normed),
+            Some(hyper) if hyper.lagged() => {
+                mix.read(x, change);
+                self.before.apply(kernels, change, normed);
+                hyper.weigh(kernels, x, input, mix);
+            }
             Some(hyper) => {
                 hyper.weigh(kernels, x, input, mix);
                 mix.read(x, change);

@@ -24,6 +24,8 @@ pub(crate) struct Spec {
     /// Logits are bent so that none is larger than this, if there is one.
     pub(crate) logit_cap: Option<f32>,
     pub(crate) residual: Residual,
+    /// How the tables of its layers are looked up, if any has one.
+    pub(crate) grams: Option<Grams>,
     pub(crate) layers: Vec<Layer>,
 }
 
@@ -44,6 +46,9 @@ pub(crate) struct Hyper {
     pub(crate) iterations: usize,
     /// What is added to weights, and to what they are divided by.
     pub(crate) epsilon: f32,
+    /// Whether a part reads with the weights that were made for the part before it. The first reads the first stream,
+    /// and what is left of the streams in the end is read with the weights of the last.
+    pub(crate) lagged: bool,
 }
 
 /// Which matrix turns the last layer's result into logits.
@@ -55,12 +60,64 @@ pub(crate) enum Output {
     Separate,
 }
 
-/// One layer: x += mix(norm(x)), then x += channel(norm(x)).
+/// One layer: x += mix(norm(x)), then x += channel(norm(x)); before it, if it has a table, x += what was looked up.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Layer {
+    pub(crate) engram: Option<Engram>,
     pub(crate) mixer: Mixer,
     pub(crate) channel: Channel,
     pub(crate) norms: Norms,
+}
+
+/// How n-grams of tokens lead to rows of tables (Engram).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Grams {
+    /// The longest n-gram, in tokens. The shortest has two.
+    pub(crate) order: usize,
+    /// How often each order is hashed.
+    pub(crate) heads: usize,
+    /// The token that stands for a piece of an image, if the model sees images. No n-gram reaches across one.
+    pub(crate) image: Option<usize>,
+    pub(crate) hashes: GramHashes,
+}
+
+/// Where multipliers and primes come from. Layers with a table come in order.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum GramHashes {
+    /// They follow from sizes and from the vocabulary.
+    Drawn {
+        /// The numbers of the layers.
+        layers: Vec<usize>,
+        /// For each order from two up: every hash has at least this many rows.
+        rows_min: Vec<u64>,
+        /// The token that stands before a text's first.
+        padding: usize,
+        /// Added to the seed of every layer's multipliers.
+        seed: u64,
+        /// How many classes the vocabulary must have, if the file says so.
+        classes: Option<u64>,
+    },
+    /// The file has them.
+    Given {
+        /// The class of each token, and of what stands before a text's first.
+        classes: Vec<u32>,
+        padding: u32,
+        /// [layers, order]
+        multipliers: Vec<u64>,
+        /// [layers, order − 1, heads]
+        primes: Vec<u64>,
+        /// [layers, order − 1, heads]: where the rows of each hash start.
+        starts: Vec<u64>,
+    },
+}
+
+/// A layer's table.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Engram {
+    /// Which of the layers with a table this is.
+    pub(crate) which: usize,
+    /// How many numbers a row has.
+    pub(crate) row: usize,
 }
 
 /// Where a layer norms.
@@ -162,6 +219,8 @@ pub(crate) struct Compressed {
     pub(crate) head: usize,
     /// Numbers between the two matrices of the queries.
     pub(crate) query_rank: usize,
+    /// Whether every head's queries are normed.
+    pub(crate) query_norm: bool,
     /// Groups of heads whose results are projected by themselves. Divides `heads`.
     pub(crate) output_groups: usize,
     /// Numbers that a group's results are projected to.
@@ -172,15 +231,43 @@ pub(crate) struct Compressed {
     pub(crate) far: Option<Far>,
 }
 
-/// Rows that stand for several positions.
+/// Rows that stand for one position or several.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Far {
     /// How many positions make a row.
     pub(crate) ratio: usize,
-    /// Whether a row is also made of the positions of the row before, which have numbers of their own for that.
-    pub(crate) overlap: bool,
-    /// What chooses the rows that a query sees; it sees all if there is none.
-    pub(crate) indexer: Option<Indexer>,
+    pub(crate) rows: Rows,
+    pub(crate) choice: Choosing,
+}
+
+/// Who makes the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    Own(Compression),
+    /// An earlier layer, this one.
+    Of(usize),
+}
+
+/// How positions become a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    /// Positions have scores, to which something is added for each place in the row.
+    Placed,
+    /// The same, and a row is also made of the positions of the row before, which have numbers of their own for that.
+    Overlapping,
+    /// Positions have scores and nothing else.
+    Scored,
+    /// A row is made of one position.
+    Single,
+}
+
+/// Which of the rows a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choosing {
+    All,
+    Indexed(Indexer),
+    /// Those that an earlier layer has chosen for it.
+    AsBefore,
 }
 
 /// A small attention that judges rows by keys of its own (DeepSeek-V3.2's lightning indexer).
@@ -191,6 +278,30 @@ pub(crate) struct Indexer {
     pub(crate) head: usize,
     /// How many rows a query sees.
     pub(crate) rows: usize,
+    pub(crate) keys: Keys,
+    pub(crate) candidates: Candidates,
+}
+
+/// Where an indexer's keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// A compressor of their own.
+    Compressed,
+    /// The layer's rows, before they are rotated.
+    OfRows,
+    /// The layer that makes the rows.
+    OfSource,
+}
+
+/// Which rows an indexer judges at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Candidates {
+    /// All.
+    All,
+    /// All, and it leaves to later layers the best `kept` blocks of `size` rows each, judged by their best row.
+    Leaves { kept: usize, size: usize },
+    /// Those in the blocks that an earlier layer has left, of this many rows each.
+    Left { size: usize },
 }
 
 /// What queries and keys are normed over before they are rotated.
@@ -379,10 +490,103 @@ impl Spec {
             ensure(hyper.iterations > 0, "the mixes of residual streams are not normalised")?;
             ensure(hyper.epsilon >= 0.0, "the epsilon of residual streams is negative")?;
         }
+        let mut tables = 0;
         for (i, layer) in self.layers.iter().enumerate() {
             layer.check().map_err(|why| format!("layer {i}: {why}"))?;
+            self.check_sources(i).map_err(|why| format!("layer {i}: {why}"))?;
+            if let Some(engram) = &layer.engram {
+                ensure(
+                    engram.which == tables && engram.row > 0,
+                    "its table is not the next, or has empty rows",
+                )?;
+                tables += 1;
+            }
         }
-        Ok(())
+        match &self.grams {
+            None => ensure(tables == 0, "layers have tables, and nothing says how they are looked up"),
+            Some(grams) => grams.check(tables),
+        }
+    }
+}
+
+impl Spec {
+    /// Whether what layer `i` takes from earlier ones is there.
+    fn check_sources(&self, i: usize) -> Result<(), String> {
+        let far = |i: usize| match &self.layers[i].mixer {
+            Mixer::Compressed(Compressed { head, rope, far: Some(far), .. }) => Some((*head, rope, far)),
+            _ => None,
+        };
+        let Some((head, rope, own)) = far(i) else { return Ok(()) };
+        let source = match own.rows {
+            Rows::Own(_) => i,
+            Rows::Of(source) => {
+                let theirs = (source < i).then(|| far(source)).flatten();
+                let fits = theirs.is_some_and(|(theirs, their_rope, far)| {
+                    matches!(far.rows, Rows::Own(_))
+                        && (theirs, their_rope, far.ratio) == (head, rope, own.ratio)
+                });
+                ensure(fits, &format!("it looks at rows of layer {source}, which makes none like that"))?;
+                source
+            }
+        };
+        // What an earlier layer with rows like these leaves.
+        let left = (0..i).rev().filter_map(far).filter(|(_, _, far)| far.ratio == own.ratio);
+        let mut left = left.filter_map(|(_, _, far)| match far.choice {
+            Choosing::Indexed(indexer) => Some(indexer),
+            Choosing::All | Choosing::AsBefore => None,
+        });
+        match own.choice {
+            Choosing::All => Ok(()),
+            Choosing::AsBefore => ensure(left.next().is_some(), "no earlier layer chooses rows for it"),
+            Choosing::Indexed(indexer) => {
+                if let Candidates::Left { size: own } = indexer.candidates {
+                    let fits = left.any(
+                        |theirs| matches!(theirs.candidates, Candidates::Leaves { size, .. } if size == own),
+                    );
+                    ensure(fits, "no earlier layer leaves blocks of rows for it")?;
+                }
+                match indexer.keys {
+                    Keys::Compressed => Ok(()),
+                    Keys::OfRows => ensure(source == i, "its keys are to be made of rows it does not make"),
+                    Keys::OfSource => {
+                        let fits = far(source).is_some_and(|(_, _, far)| match far.choice {
+                            Choosing::Indexed(theirs) => {
+                                theirs.keys == Keys::OfRows && theirs.head == indexer.head
+                            }
+                            Choosing::All | Choosing::AsBefore => false,
+                        });
+                        ensure(
+                            fits,
+                            &format!("it judges rows by keys of layer {source}, which makes none like that"),
+                        )
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Grams {
+    fn check(&self, tables: usize) -> Result<(), String> {
+        ensure(tables > 0, "no layer has a table")?;
+        ensure(
+            (2..=ORDER_MAX).contains(&self.order),
+            &format!("n-grams of up to {} tokens; 2 to {ORDER_MAX} are supported", self.order),
+        )?;
+        ensure(self.heads > 0, "n-grams are not hashed")?;
+        let columns =
+            (self.order - 1).checked_mul(self.heads).and_then(|columns| columns.checked_mul(tables));
+        let fits = match &self.hashes {
+            GramHashes::Drawn { layers, rows_min, .. } => {
+                layers.len() == tables && rows_min.len() == self.order - 1
+            }
+            GramHashes::Given { multipliers, primes, starts, .. } => {
+                Some(multipliers.len()) == self.order.checked_mul(tables)
+                    && Some(primes.len()) == columns
+                    && Some(starts.len()) == columns
+            }
+        };
+        ensure(fits, "the hashes of n-grams are not as many as its layers with tables need")
     }
 }
 
@@ -468,8 +672,22 @@ impl Compressed {
         self.rope.check(self.head)?;
         let Some(far) = &self.far else { return Ok(()) };
         ensure(far.ratio > 0, "a row of several positions is made of none")?;
-        let Some(indexer) = &far.indexer else { return Ok(()) };
+        ensure(
+            far.rows != Rows::Own(Compression::Single) || far.ratio == 1,
+            &format!("{} positions are to make a row without scores", far.ratio),
+        )?;
+        let Choosing::Indexed(indexer) = &far.choice else { return Ok(()) };
         ensure(indexer.heads > 0 && indexer.rows > 0, "an indexer has no heads, or chooses no rows")?;
+        match indexer.candidates {
+            Candidates::All => {}
+            Candidates::Leaves { kept, size } => {
+                ensure(
+                    kept > 0 && (1..=BLOCK_MAX).contains(&size),
+                    "its blocks of rows are none, or too large",
+                )?;
+            }
+            Candidates::Left { size } => ensure(size > 0, "its blocks of rows are empty")?,
+        }
         self.rope.check(indexer.head)
     }
 }
@@ -525,6 +743,12 @@ impl Moe {
 /// More numbers than any layer's state has: real ones have about half a million.
 const STATE_MAX: usize = 1 << 26;
 
+/// Longer n-grams are a mistake in a file: the largest model has four.
+pub(super) const ORDER_MAX: usize = 16;
+
+/// More rows than any model judges together.
+const BLOCK_MAX: usize = 1 << 16;
+
 /// More residual streams than any model has.
 const STREAMS_MAX: usize = 64;
 
@@ -538,7 +762,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn key(&self, key: &str) -> String {
+    pub(super) fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }
 
@@ -574,6 +798,13 @@ impl Reader<'_> {
         if list.len() < layers {
             return Err(self.bad(format!("`{name}` has {} numbers for {layers} layers", list.len())));
         }
+        list.into_iter().map(|number| self.size(&name, number)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A list of layers.
+    pub(super) fn list(&self, key: &str) -> Result<Option<Vec<usize>>, Error> {
+        let name = self.key(key);
+        let Some(list) = self.file.numbers(&name)? else { return Ok(None) };
         list.into_iter().map(|number| self.size(&name, number)).collect::<Result<_, _>>().map(Some)
     }
 

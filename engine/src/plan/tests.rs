@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::shape::Mixer;
 use super::*;
+use crate::Tokenizer;
 use crate::cache::KvKind;
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
@@ -109,7 +110,10 @@ fn a_line_is_counted_as_the_engine_keeps_it() {
     let mut seen = 0;
     for folder in fixtures() {
         let Ok(source) = Source::open(&folder, know) else { continue };
-        let model = Model::load(&source, Spec::read(&source).unwrap(), Kernels::Plain).unwrap();
+        let spec = Spec::read(&source).unwrap();
+        let tokenizer = Tokenizer::from_json(&folder.join("tokenizer.json"));
+        let tokenizer = tokenizer.unwrap_or_else(|_| Tokenizer::absent(spec.vocabulary));
+        let model = Model::load(&source, spec, &tokenizer, 0, Kernels::Plain).unwrap();
         let shape = Shape::read(&folder).unwrap();
         if shape
             .parts

@@ -7,13 +7,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::quantized::gguf_file::Value;
 use memmap2::Mmap;
 
-use super::{Bytes, Kind, MappedFile, Matrix, TensorSize, quant};
+use super::{Bytes, Kind, MappedFile, Matrix, Rows, Table, TensorSize, quant};
 use crate::Error;
 
 /// Values of all metadata arrays together. Real files have under a million (three per token of the
@@ -44,6 +45,8 @@ pub(crate) struct Gguf {
     tensors: BTreeMap<String, Place>,
     /// The tensors somebody asked for, so that what nobody asked for can be named.
     used: RefCell<BTreeSet<String>>,
+    /// What tables take of the map: their rows are read by need.
+    tables: RefCell<Vec<Range<usize>>>,
 }
 
 /// Where a tensor lies and what it holds.
@@ -150,7 +153,8 @@ impl Gguf {
             file: Arc::new(file),
             metadata: header.metadata,
             tensors,
-            used: RefCell::new(BTreeSet::new()),
+            used: RefCell::default(),
+            tables: RefCell::default(),
         })
     }
 
@@ -259,6 +263,23 @@ impl Gguf {
                 why: format!("holds {} weights where whole numbers (I32) are expected", kind.name()),
             }),
         }
+    }
+
+    /// The table of this name, whose rows have this many numbers.
+    pub(crate) fn table(&self, name: &str, width: usize, held_bytes_max: usize) -> Result<Table, Error> {
+        let rows = self.place(name)?.shape.first().copied().unwrap_or(0);
+        let (place, kind) = self.stored(name, &[rows, width])?;
+        self.tables.borrow_mut().push(place.start..place.start + place.bytes);
+        let (path, file, start) = (self.path.clone(), Arc::clone(&self.file), place.start as u64);
+        let stored = super::Stored { path, file, start };
+        Table::open(name, rows as u64, width, stored, Rows::Blocks(kind), held_bytes_max)
+    }
+
+    /// What the tables that were opened take of the map, in order.
+    pub(crate) fn table_parts(&self) -> Vec<Range<usize>> {
+        let mut parts = self.tables.borrow().clone();
+        parts.sort_unstable_by_key(|part| part.start);
+        parts
     }
 
     /// Takes note that this tensor is known and left alone on purpose.

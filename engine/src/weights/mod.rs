@@ -9,7 +9,6 @@ mod kind;
 mod matrix;
 mod place;
 pub(crate) mod quant;
-#[cfg_attr(not(test), expect(dead_code, reason = "the families that have it are not taken in yet"))]
 mod table;
 
 pub(crate) use folder::Folder;
@@ -18,5 +17,4 @@ pub(crate) use kind::{Kind, Values};
 pub(crate) use matrix::{Bytes, Matrix, Scale, Scales};
 pub(crate) use place::{Builder, MappedFile, Place};
 pub(crate) use source::{Source, TensorSize};
-#[cfg_attr(not(test), expect(unused_imports, reason = "the families that have it are not taken in yet"))]
 pub(crate) use table::{Rows, Stored, Table};

@@ -1,12 +1,13 @@
 //! A model on disk, whichever way it lies there. Everything is asked for in the language of GGUF: metadata by
 //! its keys, tensors by its names, so that a model family is described once.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::{Folder, Gguf, Kind, MappedFile, Matrix};
+use super::{Folder, Gguf, Kind, MappedFile, Matrix, Table};
 use crate::Error;
 
 /// An open model.
@@ -128,6 +129,23 @@ impl Source {
         match self {
             Source::Gguf(file) => file.floats(name, shape),
             Source::Folder(folder) => folder.floats(name, shape),
+        }
+    }
+
+    /// The table of this name, whose rows have this many numbers. They are read when they are asked for, and kept in at
+    /// most `held_bytes_max` bytes.
+    pub(crate) fn table(&self, name: &str, width: usize, held_bytes_max: usize) -> Result<Table, Error> {
+        match self {
+            Source::Gguf(file) => file.table(name, width, held_bytes_max),
+            Source::Folder(folder) => folder.table(name, width, held_bytes_max),
+        }
+    }
+
+    /// What tables take of mapped file number `map`, in order: nothing of it is read through the map.
+    pub(crate) fn table_parts(&self, map: usize) -> Vec<Range<usize>> {
+        match self {
+            Source::Gguf(file) => file.table_parts(),
+            Source::Folder(folder) => folder.table_parts(map),
         }
     }
 

@@ -17,9 +17,8 @@ use std::collections::HashSet;
 use super::compress::Classes;
 use super::draw::Draw;
 use crate::Token;
+use crate::model::spec::ORDER_MAX;
 
-/// Orders beyond this are a mistake in a file: the largest model has four.
-const ORDER_MAX: usize = 16;
 /// Columns of all layers together. The largest model has 48; the bound keeps a stranger's file from making a search for
 /// primes last.
 const COLUMNS_MAX: usize = 1024;
@@ -41,6 +40,23 @@ pub(crate) struct Sizes {
     pub(crate) image: Option<Token>,
     /// Added to the seed of every layer's multipliers.
     pub(crate) seed: u64,
+}
+
+/// The hashes of a model whose file has them.
+#[derive(Clone, Debug)]
+pub(crate) struct Given<'a> {
+    /// [layers, places]
+    pub(crate) multipliers: &'a [u64],
+    /// [layers, columns]
+    pub(crate) primes: &'a [u64],
+    /// [layers, columns]: where the rows of each start.
+    pub(crate) starts: &'a [u64],
+    pub(crate) places: usize,
+    pub(crate) heads: usize,
+    /// The class of what stands before the text's first token.
+    pub(crate) padding: u32,
+    /// The token that stands for a piece of an image, if the model sees images.
+    pub(crate) image: Option<Token>,
 }
 
 /// The hashes of all layers of one model.
@@ -95,6 +111,39 @@ impl Hashes {
         Ok(Hashes { classes, padding: u64::from(padding), image: sizes.image, heads: sizes.heads, layers })
     }
 
+    /// The hashes that a file has for the classes it has, or why there are none.
+    pub(crate) fn given(classes: Classes, given: &Given<'_>) -> Result<Hashes, String> {
+        let columns = given.places.saturating_sub(1).saturating_mul(given.heads);
+        if columns == 0 || given.primes.len() > COLUMNS_MAX {
+            return Err(format!(
+                "{} hashes of n-grams; 1 to {COLUMNS_MAX} are supported",
+                given.primes.len()
+            ));
+        }
+        // No product with a class may overflow 63 bits.
+        let most = i64::MAX as u64 / u64::from(classes.count().max(given.padding.saturating_add(1)).max(1));
+        if let Some(multiplier) = given.multipliers.iter().find(|&&multiplier| multiplier > most) {
+            return Err(format!(
+                "a multiplier of n-grams is {multiplier}, which is too large for its classes"
+            ));
+        }
+        let column = |(&prime, &start): (&u64, &u64)| {
+            if prime == 0 || prime > COLUMN_ROWS_MAX || start > COLUMN_ROWS_MAX * COLUMNS_MAX as u64 {
+                return Err(format!("a hash of n-grams has {prime} rows from row {start} on"));
+            }
+            Ok(Column { prime, start })
+        };
+        let primes = given.primes.chunks_exact(columns).zip(given.starts.chunks_exact(columns));
+        let layers = given.multipliers.chunks_exact(given.places).zip(primes);
+        let layers = layers.map(|(multipliers, (primes, starts))| {
+            let columns = primes.iter().zip(starts).map(column).collect::<Result<_, _>>()?;
+            Ok(Layer { multipliers: multipliers.to_vec(), columns })
+        });
+        let layers = layers.collect::<Result<_, String>>()?;
+        let padding = u64::from(given.padding);
+        Ok(Hashes { classes, padding, image: given.image, heads: given.heads, layers })
+    }
+
     /// Whether `token` stands for a piece of an image.
     pub(crate) fn is_image(&self, token: Token) -> bool {
         self.image == Some(token)
@@ -107,8 +156,8 @@ impl Hashes {
 
     /// How many rows the table of the `which`-th layer has.
     pub(crate) fn rows(&self, which: usize) -> u64 {
-        let last = self.layers[which].columns.last().expect("there is at least one column");
-        last.start + last.prime
+        let ends = self.layers[which].columns.iter().map(|column| column.start + column.prime);
+        ends.max().expect("there is at least one column")
     }
 
     /// The rows that `tokens` read in the `which`-th layer, appended to `to` token by token. `before` ends with what
@@ -249,6 +298,31 @@ pub(crate) mod tests {
             let starts: Vec<u64> = layer.columns.iter().map(|column| column.start).collect();
             assert_eq!(starts, published.offsets[which]);
         }
+    }
+
+    #[test]
+    fn hashes_that_a_file_has_are_those_that_are_drawn() {
+        let (drawn, published) = (flash(None), published());
+        let (multipliers, starts) = (published.multipliers.concat(), published.offsets.concat());
+        let primes = published.primes.concat().concat();
+        let given = Given {
+            multipliers: &multipliers,
+            primes: &primes,
+            starts: &starts,
+            places: 4,
+            heads: 8,
+            padding: PADDING,
+            image: None,
+        };
+        let new = |given: &Given<'_>| Hashes::given(Classes::given((0..99_092).collect()), given);
+        let found = new(&given).unwrap();
+        assert_eq!(format!("{:?}", found.layers), format!("{:?}", drawn.layers));
+        assert_eq!((found.padding, found.rows(1)), (drawn.padding, 384_016_682));
+        let why = |given: Given<'_>| new(&given).unwrap_err();
+        assert!(why(Given { multipliers: &[u64::MAX; 8], ..given.clone() }).contains("too large"));
+        assert!(why(Given { primes: &[0; 48], ..given.clone() }).contains("has 0 rows"));
+        assert!(why(Given { starts: &[u64::MAX; 48], ..given.clone() }).contains("from row"));
+        assert!(why(Given { heads: 0, ..given.clone() }).contains("hashes"));
     }
 
     #[test]

@@ -22,14 +22,16 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-pub(crate) use compress::Classes;
-pub(crate) use hash::{Hashes, Sizes};
+use compress::Classes;
+pub(crate) use hash::Hashes;
+use hash::{Given, Sizes};
 
 use crate::kernels::float::exp;
 use crate::kernels::plain::fold;
 use crate::kernels::{Input, Kernels, Product, multiply};
-use crate::weights::{Matrix, Table};
-use crate::{Error, Token};
+use crate::model::spec::{self, GramHashes};
+use crate::weights::{Matrix, Source, Table};
+use crate::{Error, Token, Tokenizer};
 
 /// The memory of one layer.
 pub(crate) struct Engram {
@@ -82,11 +84,6 @@ pub(crate) struct Paper {
     pub(crate) dilation: usize,
 }
 
-/// What the convolution has to know of the tokens before: their normed values, as far back as it sees, the earliest
-/// first. It is what a timeline keeps of this layer, and empty where there is no convolution.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kept(Vec<f32>);
-
 /// Buffers, kept from chunk to chunk.
 #[derive(Default)]
 pub(crate) struct Scratch {
@@ -105,7 +102,72 @@ pub(crate) struct Scratch {
     ones: Vec<f32>,
 }
 
+/// How the n-grams of a model lead to rows. Tokens are sorted into classes by what they read like, if the file does not
+/// say it.
+pub(crate) fn hashes(grams: &spec::Grams, tokenizer: &Tokenizer) -> Result<Hashes, String> {
+    let token = |token: usize| Token::try_from(token).map_err(|_| format!("{token} is no token"));
+    let image = grams.image.map(token).transpose()?;
+    match &grams.hashes {
+        GramHashes::Given { classes, padding, multipliers, primes, starts } => Hashes::given(
+            Classes::given(classes.clone()),
+            &Given {
+                multipliers,
+                primes,
+                starts,
+                places: grams.order,
+                heads: grams.heads,
+                padding: *padding,
+                image,
+            },
+        ),
+        GramHashes::Drawn { layers, rows_min, padding, seed, classes: wanted } => {
+            if tokenizer.is_absent() {
+                return Err(
+                    "its tables are looked up by what tokens read like, and it has no tokenizer: put the \
+                            tokenizer.json that belongs to it beside its weights"
+                        .into(),
+                );
+            }
+            let classes = Classes::of(tokenizer);
+            if let Some(wanted) = wanted.filter(|&wanted| wanted != u64::from(classes.count())) {
+                return Err(format!(
+                    "its tokens read in {} ways, and its tables were made for {wanted}: get the tokenizer that \
+                     belongs to it",
+                    classes.count()
+                ));
+            }
+            let layers = layers.iter().map(|&layer| layer as u64).collect();
+            let (heads, padding, seed) = (grams.heads, token(*padding)?, *seed);
+            Hashes::new(classes, &Sizes { layers, rows_min: rows_min.clone(), heads, padding, image, seed })
+        }
+    }
+}
+
 impl Engram {
+    /// The memory of layer `layer` of the model in `file`. Its table's rows are kept in at most `held_bytes_max` bytes.
+    pub(crate) fn load(
+        file: &Source,
+        layer: usize,
+        width: usize,
+        streams: usize,
+        epsilon: f32,
+        spec: &spec::Engram,
+        hashes: &Arc<Hashes>,
+        held_bytes_max: usize,
+    ) -> Result<Engram, Error> {
+        let name = |part: &str| format!("blk.{layer}.engram_{part}.weight");
+        let table = file.table(&name("embd"), spec.row, held_bytes_max)?;
+        let form = Form::Shared(Shared {
+            keys_and_value: file.matrix(&name("wkv"), (streams + 1) * width, hashes.columns() * spec.row)?,
+            query_weight: file.floats(&name("q"), &[streams, width])?,
+            key_weight: file.floats(&name("k"), &[streams, width])?,
+            streams,
+            epsilon,
+        });
+        let engram = Engram::new(spec.which, Arc::clone(hashes), table, form);
+        engram.map_err(|why| Error::Tensor { name: name("embd"), why })
+    }
+
     /// The memory of the `which`-th layer that has one, or why its parts do not fit together.
     pub(crate) fn new(which: usize, hashes: Arc<Hashes>, table: Table, form: Form) -> Result<Engram, String> {
         if table.rows() != hashes.rows(which) {
@@ -117,11 +179,13 @@ impl Engram {
         Ok(Engram { which, hashes, table, form })
     }
 
-    /// What a text's first token finds: nothing.
-    pub(crate) fn start(&self) -> Kept {
+    /// How many numbers the convolution has to know of the tokens before: their normed values, as far back as it sees,
+    /// the earliest first. They are what a timeline keeps of this layer, all zero before a text's first token; there
+    /// are none where there is no convolution.
+    pub(crate) fn kept(&self) -> usize {
         match &self.form {
-            Form::Shared(_) => Kept(Vec::new()),
-            Form::Paper(paper) => paper.start(),
+            Form::Shared(_) => 0,
+            Form::Paper(paper) => paper.kept(),
         }
     }
 
@@ -145,7 +209,7 @@ impl Engram {
         before: &[Token],
         tokens: &[Token],
         streams: &mut [f32],
-        kept: &mut Kept,
+        kept: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
         scratch.rows.clear();
@@ -238,10 +302,9 @@ impl Shared {
 }
 
 impl Paper {
-    /// The places before a text's first, which hold nothing.
-    fn start(&self) -> Kept {
+    fn kept(&self) -> usize {
         let all = self.key_bias.len();
-        Kept(vec![0.0; (self.conv.len() / all - 1) * self.dilation * all])
+        (self.conv.len() / all - 1) * self.dilation * all
     }
 
     /// `read` [tokens, read], `streams` [tokens, streams, width].
@@ -250,7 +313,7 @@ impl Paper {
         kernels: Kernels,
         read: &[f32],
         streams: &mut [f32],
-        kept: &mut Kept,
+        kept: &mut [f32],
         scratch: &mut Scratch,
     ) {
         let Scratch { input, projected, values, normed, mixed, ones, .. } = scratch;
@@ -270,11 +333,11 @@ impl Paper {
 
         // What stands before comes first, so that every place finds what it sees at the same distance.
         normed.clear();
-        normed.extend_from_slice(&kept.0);
-        normed.resize(kept.0.len() + tokens * all, 0.0);
+        normed.extend_from_slice(kept);
+        normed.resize(kept.len() + tokens * all, 0.0);
         values.resize(tokens * all, 0.0);
         let now = streams.par_chunks_exact(all).zip(values.par_chunks_exact_mut(all));
-        let now = now.zip(normed[kept.0.len()..].par_chunks_exact_mut(all)).enumerate();
+        let now = now.zip(normed[kept.len()..].par_chunks_exact_mut(all)).enumerate();
         now.for_each(|(token, ((streams, values), normed))| {
             let (mut query, mut key, mut sum) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
             for (i, projected) in keys.iter().enumerate() {
@@ -326,8 +389,8 @@ impl Paper {
         for ((x, value), mixed) in streams.iter_mut().zip(values.iter()).zip(mixed.iter()) {
             *x += value + mixed;
         }
-        let from = normed.len() - kept.0.len();
-        kept.0.copy_from_slice(&normed[from..]);
+        let from = normed.len() - kept.len();
+        kept.copy_from_slice(&normed[from..]);
     }
 }
 

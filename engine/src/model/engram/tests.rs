@@ -87,10 +87,10 @@ fn check(expect: &[f32], mut step: impl FnMut(Kernels, std::ops::Range<usize>, &
 fn the_papers_form_is_that_of_torch() {
     let reference = reference();
     let paper = paper(&reference.paper);
-    let (mut kept, mut scratch) = (paper.start(), Scratch::default());
+    let (mut kept, mut scratch) = (vec![0.0; paper.kept()], Scratch::default());
     check(&reference.paper["answer"], |kernels, tokens, streams, first| {
         if first {
-            kept = paper.start();
+            kept.fill(0.0);
         }
         let read = &reference.read[tokens.start * READ..tokens.end * READ];
         paper.take_in(kernels, read, streams, &mut kept, &mut scratch);
@@ -134,7 +134,7 @@ fn a_layer_adds_what_the_text_reads_however_it_is_cut() {
         let mut scratch = Scratch::default();
         let mut whole: Option<Vec<u32>> = None;
         for chunk in [TOKENS, 1, 3] {
-            let (mut streams, mut kept) = (reference.streams.clone(), layer.start());
+            let (mut streams, mut kept) = (reference.streams.clone(), vec![0.0; layer.kept()]);
             for start in (0..TOKENS).step_by(chunk) {
                 let end = (start + chunk).min(TOKENS);
                 let (before, tokens) = (&text[..start], &text[start..end]);

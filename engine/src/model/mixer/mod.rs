@@ -6,7 +6,7 @@ mod delta;
 mod gqa;
 mod mla;
 
-pub(crate) use compressed::Compressed;
+pub(crate) use compressed::{Compressed, Sight};
 pub(crate) use delta::Delta;
 pub(crate) use gqa::{Gqa, add_to_rows};
 pub(crate) use mla::Mla;

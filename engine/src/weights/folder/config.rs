@@ -15,10 +15,12 @@ pub(super) enum Key {
 }
 
 /// The model types of `config.json` that are known, and GGUF's names of their families.
-const FAMILIES: [(&str, &str); 21] = [
+const FAMILIES: [(&str, &str); 23] = [
     ("deepseek_v2", "deepseek2"),
     ("deepseek_v3", "deepseek2"),
     ("deepseek_v4", "deepseek4"),
+    ("deepseek_v41", "deepseek41"),
+    ("deepseek_v41_text", "deepseek41"),
     ("gemma3", "gemma3"),
     ("gemma3_text", "gemma3"),
     ("glm4_moe", "glm4moe"),
@@ -135,8 +137,12 @@ impl Config {
         self.expert_keys(&mut keys)?;
         self.row_keys(&mut keys)?;
         self.state_keys(&mut keys)?;
-        if self.family == "deepseek4" {
+        if matches!(self.family, "deepseek4" | "deepseek41") {
             self.compressed_keys(&mut keys)?;
+        }
+        if self.family == "deepseek41" {
+            self.source_keys(&mut keys)?;
+            self.table_keys(&mut keys)?;
         }
         if self.family == "gemma3" {
             let scalar = self.real("query_pre_attn_scalar")?.unwrap_or(head as f64);
@@ -367,6 +373,48 @@ impl Config {
         Ok(())
     }
 
+    /// Rows and choices of rows that layers have in common.
+    fn source_keys(&self, keys: &mut Keys) -> Result<(), String> {
+        for (theirs, ours) in [
+            ("kv_source_layer_ids", "attention.kv_source_layer_ids"),
+            ("index_source_layer_ids", "attention.index_source_layer_ids"),
+        ] {
+            if let Some(layers) = self.list(theirs)? {
+                keys.numbers(ours, layers);
+            }
+        }
+        // −1 stands for no layer.
+        let source = match self.get("candidate_source_layer_id").and_then(Value::as_i64) {
+            Some(..0) => None,
+            _ => self.number("candidate_source_layer_id")?,
+        };
+        let blocks = self.number("candidate_topk_blocks")?.filter(|_| source.is_some()).unwrap_or(0);
+        keys.number("attention.candidate_topk_blocks", Some(blocks));
+        keys.number("attention.candidate_source_layer", source);
+        keys.number("attention.candidate_block_size", self.number("candidate_block_size")?);
+        Ok(())
+    }
+
+    /// Tables that are looked up by n-grams.
+    fn table_keys(&self, keys: &mut Keys) -> Result<(), String> {
+        let Some(layers) = self.list("engram_layer_ids")? else { return Ok(()) };
+        keys.numbers("engram.layer_ids", layers);
+        keys.number("engram.head_count", self.number("engram_n_heads")?);
+        keys.number("engram.key_length", self.number("engram_head_dim")?);
+        keys.number("engram.max_ngram_size", self.number("engram_max_ngram_size")?);
+        keys.number("engram.rows_min", self.number("engram_vocab_size")?);
+        keys.number("engram.pad_token_id", self.number("engram_pad_token_id")?);
+        keys.number("engram.class_count", self.number("engram_compressed_vocab_size")?);
+        keys.number("engram.image_token_id", self.number("image_token_id")?);
+        Ok(())
+    }
+
+    fn list(&self, key: &str) -> Result<Option<Vec<u64>>, String> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let numbers = value.as_array().and_then(|list| list.iter().map(Value::as_u64).collect());
+        numbers.map(Some).ok_or_else(|| format!("`{key}` in its config.json is no list of whole numbers"))
+    }
+
     /// How many positions every layer makes a row of: a list, or one number for each kind of layer.
     fn ratios(&self) -> Result<Vec<u64>, String> {
         let number = |value: &Value| value.as_u64();
@@ -433,6 +481,11 @@ fn defaults(family: &str) -> Vec<(String, Value)> {
             "norm_topk_prob": true, "scoring_func": "sqrtsoftplus", "rms_norm_eps": 1e-6, "rope_theta": 1e4,
             "compress_rope_theta": 1.6e5, "swiglu_limit": 10.0, "hc_mult": 4, "hc_sinkhorn_iters": 20,
             "hc_eps": 1e-6,
+        }),
+        "deepseek41" => json!({
+            "norm_topk_prob": true, "scoring_func": "sqrtsoftplus", "rms_norm_eps": 1e-20, "rope_theta": 1e4,
+            "compress_rope_theta": 1.6e5, "hc_mult": 4, "hc_sinkhorn_iters": 20, "hc_eps": 1e-6,
+            "engram_pad_token_id": 2,
         }),
         "gemma3" => json!({
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256,

@@ -10,6 +10,7 @@ mod names;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{Bytes, Kind, MappedFile, Matrix, Scale, Scales, TensorSize};
+use super::{Bytes, Kind, MappedFile, Matrix, Rows, Scale, Scales, Stored, Table, TensorSize};
 use crate::Error;
 use config::{Config, Key};
 use names::{Change, Target};
@@ -30,6 +31,8 @@ pub(crate) struct Folder {
     /// In the order of the maps.
     files: Vec<Arc<File>>,
     tensors: BTreeMap<String, Tensor>,
+    /// Tensors whose rows are read by need and never mapped: where they lie, and their scales if they have some.
+    tables: BTreeMap<String, (Place, Option<Place>)>,
     /// The tensors somebody asked for, so that what nobody asked for can be named.
     used: RefCell<BTreeSet<String>>,
     parameters: u64,
@@ -92,6 +95,7 @@ impl Folder {
 
         let (maps, files, places) = places(path)?;
         let mut gathered = Gathered::default();
+        let mut tables = BTreeMap::new();
         let mut parameters = 0;
         for (name, place) in &places {
             if is_scale(name, &places) {
@@ -99,6 +103,13 @@ impl Folder {
             }
             let Some(target) = names::translate(family, name, &config).map_err(bad)? else { continue };
             parameters += place.shape.iter().map(|&n| n as u64).product::<u64>();
+            if let Target::Table(to) = target {
+                let scales = scales_of(name, &places).cloned();
+                if tables.insert(to, (place.clone(), scales)).is_some() {
+                    return Err(trouble(name, "there are two tensors for one table".into()));
+                }
+                continue;
+            }
             gathered.take(name, target, &places, &maps, &config)?;
         }
         if let Some(factors) = config.rope_factors().map_err(bad)? {
@@ -106,7 +117,8 @@ impl Folder {
         }
         let tensors = gathered.finish(path, family)?;
         keys.insert("general.architecture".into(), Key::Text(family.to_owned()));
-        Ok(Folder { path: path.to_owned(), keys, maps, files, tensors, used: RefCell::default(), parameters })
+        let used = RefCell::default();
+        Ok(Folder { path: path.to_owned(), keys, maps, files, tensors, tables, used, parameters })
     }
 
     /// What every tensor of the folder at `path` takes, under the names its files have, whatever its family.
@@ -163,11 +175,11 @@ impl Folder {
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.tables.contains_key(name)
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
+        self.tensors.keys().chain(self.tables.keys()).cloned().collect()
     }
 
     pub(crate) fn shape(&self, name: &str) -> Result<&[usize], Error> {
@@ -218,13 +230,66 @@ impl Folder {
         Ok(numbers)
     }
 
+    /// The table of this name, whose rows have this many numbers.
+    pub(crate) fn table(&self, name: &str, width: usize, held_bytes_max: usize) -> Result<Table, Error> {
+        self.used.borrow_mut().insert(name.to_owned());
+        let theirs = self.theirs(name).map_or(String::new(), |theirs| format!(" (`{theirs}`)"));
+        let (place, scales) = self
+            .tables
+            .get(name)
+            .ok_or_else(|| trouble(name, format!("is missing from {}{theirs}", self.path.display())))?;
+        let (shape, dtype) = (&place.shape, place.dtype);
+        let rows = match shape[..] {
+            [rows, columns] if columns == width => rows,
+            _ => {
+                let why = format!("has shape {shape:?} where rows of {width} are looked up{theirs}");
+                return Err(trouble(name, why));
+            }
+        };
+        let form = match (dtype, scales) {
+            (Dtype::F32, None) => Rows::Blocks(Kind::F32),
+            (Dtype::F16, None) => Rows::Blocks(Kind::F16),
+            (Dtype::BF16, None) => Rows::Blocks(Kind::Bf16),
+            (Dtype::F8_E4M3, Some(scales)) => match (scales.dtype, &scales.shape[..]) {
+                (Dtype::F8_E8M0 | Dtype::U8, &[count, blocks])
+                    if count == rows && blocks > 0 && width.is_multiple_of(blocks) =>
+                {
+                    Rows::Fp8 { scales: self.stored(scales), block: width / blocks }
+                }
+                (dtype, shape) => {
+                    let why = format!("its scales of {dtype:?} and shape {shape:?} do not fit{theirs}");
+                    return Err(trouble(name, why));
+                }
+            },
+            (dtype, _) => {
+                return Err(trouble(name, format!("rows of type {dtype:?} are not supported{theirs}")));
+            }
+        };
+        Table::open(name, rows as u64, width, self.stored(place), form, held_bytes_max)
+    }
+
+    fn stored(&self, place: &Place) -> Stored {
+        let file = Arc::clone(&self.files[place.map]);
+        Stored { path: self.path.clone(), file, start: place.start as u64 }
+    }
+
+    /// What tables take of map number `map`, in order.
+    pub(crate) fn table_parts(&self, map: usize) -> Vec<Range<usize>> {
+        let places = self.tables.values().flat_map(|(place, scales)| std::iter::once(place).chain(scales));
+        let mut parts: Vec<_> =
+            places.filter(|place| place.map == map).map(|place| place.start..place.end).collect();
+        parts.sort_unstable_by_key(|part| part.start);
+        parts
+    }
+
     pub(crate) fn pass_over(&self, name: &str) {
         self.used.borrow_mut().insert(name.to_owned());
     }
 
     pub(crate) fn unused(&self) -> Option<&str> {
         let used = self.used.borrow();
-        self.tensors.keys().find(|name| !used.contains(*name)).map(String::as_str)
+        let mut names = self.tensors.keys().chain(self.tables.keys());
+        names.find(|name| !used.contains(*name)).map(String::as_str)
     }
 
     pub(crate) fn bad(&self, why: impl ToString) -> Error {
@@ -409,6 +474,7 @@ impl Gathered {
                     Tensor { shape: vec![experts, rows, columns], pieces, change: Change::None },
                 )
             }
+            Target::Table(_) => unreachable!("tables are not gathered"),
             Target::Halved(to) => {
                 // Gate and up biases in turn: [experts, 2 · hidden] → two of [experts, hidden].
                 let [experts, twice] = place.shape[..] else {
@@ -601,6 +667,12 @@ fn is_scale(name: &str, places: &BTreeMap<String, Place>) -> bool {
     of_weights || packed || name.ends_with(".input_scale")
 }
 
+/// The scales of the tensor that the files call `name`.
+fn scales_of<'a>(name: &str, places: &'a BTreeMap<String, Place>) -> Option<&'a Place> {
+    let stem = name.strip_suffix(".weight")?;
+    SCALES.iter().find_map(|suffix| places.get(&format!("{stem}{suffix}")))
+}
+
 /// The tensor that the files call `name` as rows of its last dimension.
 fn piece(
     name: &str,
@@ -609,9 +681,7 @@ fn piece(
     config: &Config,
 ) -> Result<Piece, Error> {
     let place = &places[name];
-    let table = name
-        .strip_suffix(".weight")
-        .and_then(|stem| SCALES.iter().find_map(|suffix| places.get(&format!("{stem}{suffix}"))));
+    let table = scales_of(name, places);
     let store = match place.dtype {
         Dtype::F32 => Store::Weights(Kind::F32),
         Dtype::F16 => Store::Weights(Kind::F16),

@@ -17,6 +17,8 @@ pub(super) enum Target {
     Packed(String),
     /// [experts, 2 · hidden]: numbers of these two in turn.
     Halved([String; 2]),
+    /// Rows that are looked up, and never multiplied with.
+    Table(String),
 }
 
 /// How a tensor's numbers are changed on the way.
@@ -103,7 +105,7 @@ const LAYER: [(&str, &str); 51] = [
     ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
 ];
 
-/// Tensors of DeepSeek V4 outside of layers.
+/// Tensors of DeepSeek V4 and V4.1 outside of layers.
 const ONCE_DEEPSEEK4: [(&str, &str); 6] = [
     ("embed.weight", "token_embd.weight"),
     ("norm.weight", "output_norm.weight"),
@@ -113,8 +115,8 @@ const ONCE_DEEPSEEK4: [(&str, &str); 6] = [
     ("hc_head_scale", "output_hc_scale.weight"),
 ];
 
-/// Tensors of a layer of DeepSeek V4.
-const LAYER_DEEPSEEK4: [(&str, &str); 32] = [
+/// Tensors of a layer of DeepSeek V4 and V4.1.
+const LAYER_DEEPSEEK4: [(&str, &str); 38] = [
     ("attn_norm.weight", "attn_norm.weight"),
     ("ffn_norm.weight", "ffn_norm.weight"),
     ("hc_attn_fn", "hc_attn_fn.weight"),
@@ -137,6 +139,8 @@ const LAYER_DEEPSEEK4: [(&str, &str); 32] = [
     ("attn.compressor.norm.weight", "attn_compressor_norm.weight"),
     ("attn.indexer.wq_b.weight", "indexer.attn_q_b.weight"),
     ("attn.indexer.weights_proj.weight", "indexer.proj.weight"),
+    ("attn.indexer.wk.weight", "indexer.attn_k.weight"),
+    ("attn.indexer.k_norm.weight", "indexer.k_norm.weight"),
     ("attn.indexer.compressor.wkv.weight", "indexer_compressor_kv.weight"),
     ("attn.indexer.compressor.wgate.weight", "indexer_compressor_gate.weight"),
     ("attn.indexer.compressor.ape", "indexer_compressor_ape.weight"),
@@ -147,6 +151,10 @@ const LAYER_DEEPSEEK4: [(&str, &str); 32] = [
     ("ffn.shared_experts.w1.weight", "ffn_gate_shexp.weight"),
     ("ffn.shared_experts.w3.weight", "ffn_up_shexp.weight"),
     ("ffn.shared_experts.w2.weight", "ffn_down_shexp.weight"),
+    ("engram.embed.weight", "engram_embd.weight"),
+    ("engram.wkv.weight", "engram_wkv.weight"),
+    ("engram.q_weight", "engram_q.weight"),
+    ("engram.k_weight", "engram_k.weight"),
 ];
 
 /// The tables of the family's names: outside of layers, and of a layer.
@@ -154,9 +162,14 @@ type Table = &'static [(&'static str, &'static str)];
 
 fn tables(family: &str) -> (Table, Table) {
     match family {
-        "deepseek4" => (&ONCE_DEEPSEEK4, &LAYER_DEEPSEEK4),
+        "deepseek4" | "deepseek41" => (&ONCE_DEEPSEEK4, &LAYER_DEEPSEEK4),
         _ => (&ONCE, &LAYER),
     }
+}
+
+/// Whether a family has the names that DeepSeek uses since V4.
+fn has_deepseek_names(family: &str) -> bool {
+    matches!(family, "deepseek4" | "deepseek41")
 }
 
 /// An expert's matrices: what stands behind its number.
@@ -173,8 +186,17 @@ const EXPERT: [(&str, &str); 6] = [
 const EXPERTS: [&str; 3] = ["mlp.experts.", "block_sparse_moe.experts.", "ffn.experts."];
 
 /// Parts of a folder that have nothing to do with text.
-const OTHERS: [&str; 6] =
-    ["visual.", "vision_tower.", "vision_model.", "multi_modal_projector.", "audio_tower.", "mtp."];
+const OTHERS: [&str; 9] = [
+    "visual.",
+    "vision_tower.",
+    "vision_model.",
+    "vision.",
+    "aligner.",
+    "image_",
+    "multi_modal_projector.",
+    "audio_tower.",
+    "mtp.",
+];
 
 /// What follows stands in a layer's own names where the files of some families have more around it.
 const PREFIXES: [&str; 4] = ["model.language_model.", "language_model.model.", "language_model.", "model."];
@@ -237,6 +259,9 @@ pub(super) fn translate(family: &str, name: &str, config: &Config) -> Result<Opt
         }
         "linear_attn.A_log" => Target::Tensor(own("ssm_a"), Change::NegativeExp),
         "linear_attn.conv1d.weight" => Target::Tensor(own("ssm_conv1d.weight"), Change::Flat),
+        "engram.embed.weight" => Target::Table(own("engram_embd.weight")),
+        // It corrects the experts of pieces of images.
+        "ffn.gate.bias_vl" => return Ok(None),
         // Tables that are computed here.
         "self_attn.rotary_emb.inv_freq" => return Ok(None),
         _ => {
@@ -254,8 +279,8 @@ fn has_post_attention_norm(family: &str) -> bool {
 /// What folders of this family call the tensor that GGUF calls `name`, to be named in errors.
 pub(super) fn theirs(family: &str, name: &str) -> Option<String> {
     let (once, table) = tables(family);
-    let (front, experts) =
-        if family == "deepseek4" { ("", "ffn.experts") } else { ("model.", "mlp.experts") };
+    let deepseek = has_deepseek_names(family);
+    let (front, experts) = if deepseek { ("", "ffn.experts") } else { ("model.", "mlp.experts") };
     if let Some((theirs, _)) = once.iter().find(|(_, ours)| *ours == name) {
         return Some(if *theirs == "lm_head.weight" {
             (*theirs).to_owned()
@@ -264,7 +289,7 @@ pub(super) fn theirs(family: &str, name: &str) -> Option<String> {
         });
     }
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let mut parts = EXPERT.iter().filter(|(theirs, _)| (family == "deepseek4") == theirs.starts_with('w'));
+    let mut parts = EXPERT.iter().filter(|(theirs, _)| deepseek == theirs.starts_with('w'));
     if let Some((theirs, _)) = parts.find(|(_, ours)| *ours == rest) {
         return Some(format!("{front}layers.{layer}.{experts}.*.{theirs}"));
     }

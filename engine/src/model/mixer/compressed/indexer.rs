@@ -20,6 +20,15 @@ pub(crate) struct Questions<'a> {
     pub(crate) visible: &'a [usize],
 }
 
+impl Questions<'_> {
+    /// The queries and weights of one token.
+    pub(super) fn of(&self, token: usize) -> (&[f32], &[f32]) {
+        let count = self.visible.len();
+        let (queries, heads) = (self.queries.len() / count, self.weights.len() / count);
+        (&self.queries[token * queries..][..queries], &self.weights[token * heads..][..heads])
+    }
+}
+
 /// Rows that one thread takes at least, so that handing them out costs little beside them.
 const ROWS_MIN: usize = 64 * BLOCK_ROWS;
 const _: () = assert!(BLOCK_ROWS.is_multiple_of(TILE));
@@ -35,19 +44,7 @@ pub(crate) fn choose(kernels: Kernels, keys: &Rows, questions: &Questions<'_>) -
     if most <= questions.wanted {
         return None;
     }
-    // A block of keys is read once for all tokens of a unit, and their queries stay in the core's cache.
-    let threads = rayon::current_num_threads();
-    let fit = QUERY_NUMBERS / (questions.queries.len() / tokens).max(1);
-    let size = fit.min(tokens.div_ceil(2 * threads)).max(1);
-    let parts = (2 * threads).div_ceil(tokens.div_ceil(size)).min(most.div_ceil(ROWS_MIN)).max(1);
-    let rows = most.div_ceil(parts).next_multiple_of(BLOCK_ROWS);
-    let units: Vec<(Range<usize>, Range<usize>)> = (0..tokens)
-        .step_by(size)
-        .flat_map(|token| {
-            let tokens = token..(token + size).min(tokens);
-            (0..most).step_by(rows).map(move |row| (tokens.clone(), row..(row + rows).min(most)))
-        })
-        .collect();
+    let units = units(questions, BLOCK_ROWS);
     let found: Vec<Vec<Best>> = units
         .par_iter()
         .map(|(tokens, rows)| look_through(kernels, keys, questions, tokens.clone(), rows.clone()))
@@ -59,6 +56,25 @@ pub(crate) fn choose(kernels: Kernels, keys: &Rows, questions: &Questions<'_>) -
         }
     }
     Some(chosen.into_iter().map(Best::into_rows).collect())
+}
+
+/// Tokens and rows that one thread takes at once. Parts of the rows start at a multiple of `edge`, itself one of a block.
+pub(super) fn units(questions: &Questions<'_>, edge: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let tokens = questions.visible.len();
+    let most = questions.visible.last().copied().unwrap_or(0);
+    // A block of keys is read once for all tokens of a unit, and their queries stay in the core's cache.
+    let threads = rayon::current_num_threads();
+    let fit = QUERY_NUMBERS / (questions.queries.len() / tokens).max(1);
+    let size = fit.min(tokens.div_ceil(2 * threads)).max(1);
+    let parts = (2 * threads).div_ceil(tokens.div_ceil(size)).min(most.div_ceil(ROWS_MIN)).max(1);
+    let rows = most.div_ceil(parts).next_multiple_of(edge);
+    (0..tokens)
+        .step_by(size)
+        .flat_map(|token| {
+            let tokens = token..(token + size).min(tokens);
+            (0..most).step_by(rows).map(move |row| (tokens.clone(), row..(row + rows).min(most)))
+        })
+        .collect()
 }
 
 /// Numbers of queries that one thread takes at once: a quarter of a megabyte.

@@ -1,25 +1,28 @@
-//! Attention over a window and over rows that stand for several positions each (DeepSeek-V4).
+//! Attention over a window and over rows that stand for several positions each (DeepSeek-V4), which layers may have in
+//! common (DeepSeek-V4.1).
 //!
 //! All heads look at the same rows, and a row is key and value at once. Because values are rotated with their
 //! position, results are rotated back by the query's.
 
 mod best;
+mod candidates;
 mod compressor;
 mod indexer;
 mod look;
 
 use rayon::prelude::*;
 
+use self::candidates::{Blocks, choose_among, choose_and_leave};
 use self::compressor::Compressor;
 use self::indexer::{Questions, choose};
 use self::look::{View, look};
 use crate::Error;
-use crate::cache::{LayerLayout, Memory, Rows, RowsLayout};
+use crate::cache::{self, LayerLayout, Memory, RowsLayout};
 use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::model::forward::Scratch;
 use crate::model::norm::Norm;
 use crate::model::rope::Rope;
-use crate::model::spec;
+use crate::model::spec::{self, Candidates, Choosing};
 use crate::weights::{Kind, Matrix, Source};
 
 pub(crate) struct Compressed {
@@ -29,7 +32,7 @@ pub(crate) struct Compressed {
     q_down_norm: Norm,
     /// [heads · head, query_rank]
     q_up: Matrix,
-    q_norm: Norm,
+    q_norm: Option<Norm>,
     /// [head, width]
     near: Matrix,
     near_norm: Norm,
@@ -46,8 +49,21 @@ pub(crate) struct Compressed {
 /// What makes rows of several positions, and chooses among them.
 struct Far {
     ratio: usize,
-    compressor: Compressor,
-    indexer: Option<Indexer>,
+    rows: Rows,
+    choice: Choice,
+}
+
+enum Rows {
+    Own(Compressor),
+    /// This layer's.
+    Of(usize),
+}
+
+#[expect(clippy::large_enum_variant, reason = "a model has as many as layers")]
+enum Choice {
+    All,
+    Indexed(Indexer),
+    AsBefore,
 }
 
 struct Indexer {
@@ -56,7 +72,28 @@ struct Indexer {
     q: Matrix,
     /// [heads, width]
     weights: Matrix,
-    compressor: Compressor,
+    keys: Keys,
+}
+
+/// What makes an indexer's keys.
+enum Keys {
+    Compressed(Compressor),
+    /// Of the layer's rows: [head, row].
+    OfRows {
+        matrix: Matrix,
+        norm: Norm,
+    },
+    /// The layer whose rows these are.
+    OfSource,
+}
+
+/// What was chosen of the rows for the tokens at hand, for later layers that see rows of as many positions.
+#[derive(Default)]
+pub(crate) struct Sight {
+    /// The rows of each token; nothing if all see all they could.
+    chosen: Option<Vec<Vec<u32>>>,
+    /// The blocks that are left to later indexers; nothing if all are.
+    left: Option<Blocks>,
 }
 
 impl Compressed {
@@ -80,7 +117,7 @@ impl Compressed {
             q_down: file.matrix(&name("attn_q_a.weight"), query_rank, width)?,
             q_down_norm: Norm::load(file, &name("attn_q_a_norm.weight"), query_rank, epsilon)?,
             q_up: file.matrix(&name("attn_q_b.weight"), heads * head, query_rank)?,
-            q_norm: Norm::plain(head, epsilon),
+            q_norm: spec.query_norm.then(|| Norm::plain(head, epsilon)),
             near: file.matrix(&name("attn_kv.weight"), head, width)?,
             near_norm: Norm::load(file, &name("attn_kv_a_norm.weight"), head, epsilon)?,
             far,
@@ -96,31 +133,52 @@ impl Compressed {
     /// window's length, then what the compressors have of the rows that are not complete.
     pub(crate) fn layout(spec: &spec::Compressed) -> LayerLayout {
         let mut layout = LayerLayout { state: spec.window * spec.head, ..LayerLayout::default() };
-        if let Some(far) = &spec.far {
-            let keys = far.indexer.map(|indexer| indexer.head);
-            for width in [spec.head].into_iter().chain(keys) {
-                layout.rows.push(RowsLayout { width, ratio: far.ratio });
-                layout.state += Compressor::state(width, far.overlap);
+        if let Some(spec::Far { ratio, rows: spec::Rows::Own(compression), choice }) = &spec.far {
+            layout.rows.push(RowsLayout { width: spec.head, ratio: *ratio });
+            layout.state += Compressor::state(spec.head, *compression);
+            if let Choosing::Indexed(indexer) = choice {
+                layout.rows.push(RowsLayout { width: indexer.head, ratio: *ratio });
+                if indexer.keys == spec::Keys::Compressed {
+                    layout.state += Compressor::state(indexer.head, *compression);
+                }
             }
         }
         layout
     }
 
+    /// The earlier layer whose rows this one sees, if it makes none.
+    pub(crate) fn source(&self) -> Option<usize> {
+        match self.far.as_ref()?.rows {
+            Rows::Own(_) => None,
+            Rows::Of(source) => Some(source),
+        }
+    }
+
     /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width]. The tokens stand at the positions from
-    /// `first` on, and what later ones need of them goes into the memory.
-    pub(crate) fn forward(&self, kernels: Kernels, memory: &mut Memory, first: usize, scratch: &mut Scratch) {
-        let Scratch { normed, change, input, q, mixed, turns, .. } = scratch;
+    /// `first` on, and what later ones need of them goes into the memory. `source` is the memory of the layer that makes
+    /// the rows, if this one does not.
+    pub(crate) fn forward(
+        &self,
+        kernels: Kernels,
+        memory: &mut Memory,
+        source: Option<&Memory>,
+        first: usize,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { normed, change, input, q, mixed, turns, sights, .. } = scratch;
         let &spec::Compressed { heads, head, window, .. } = &self.spec;
 
         let (mut q_down, mut rows) = (Vec::new(), Vec::new());
         let (mut far_made, mut key_made, mut weights) = Default::default();
         let mut products = vec![(&self.q_down, &mut q_down), (&self.near, &mut rows)];
-        if let Some(far) = &self.far {
-            products.extend(far.compressor.products(&mut far_made));
-            if let Some(indexer) = &far.indexer {
-                products.extend(indexer.compressor.products(&mut key_made));
-                products.push((&indexer.weights, &mut weights));
+        if let Some(Far { rows: Rows::Own(compressor), .. }) = &self.far {
+            products.extend(compressor.products(&mut far_made));
+        }
+        if let Some(Far { choice: Choice::Indexed(indexer), .. }) = &self.far {
+            if let Keys::Compressed(compressor) = &indexer.keys {
+                products.extend(compressor.products(&mut key_made));
             }
+            products.push((&indexer.weights, &mut weights));
         }
         project(kernels, input, normed, products);
         let tokens = input.tokens();
@@ -128,11 +186,13 @@ impl Compressed {
         let mut questions = Vec::new();
         self.q_down_norm.apply_in_place(kernels, &mut q_down);
         let mut products = vec![(&self.q_up, &mut *q)];
-        if let Some(Far { indexer: Some(indexer), .. }) = &self.far {
+        if let Some(Far { choice: Choice::Indexed(indexer), .. }) = &self.far {
             products.push((&indexer.q, &mut questions));
         }
         project(kernels, input, &q_down, products);
-        self.q_norm.apply_in_place(kernels, q);
+        if let Some(norm) = &self.q_norm {
+            norm.apply_in_place(kernels, q);
+        }
         self.near_norm.apply_in_place(kernels, &mut rows);
         self.rope.turns(first, tokens, turns);
         self.rotate(q, heads, head, turns);
@@ -150,36 +210,62 @@ impl Compressed {
             ring[place(position)].copy_from_slice(row);
         }
 
+        if let Some(Far { ratio, rows: Rows::Own(compressor), choice }) = &self.far {
+            let (row_state, key_state) = made.split_at_mut(Compressor::state(head, compressor.compression()));
+            let new_rows = compressor.forward(kernels, first, &far_made, row_state);
+            let new_keys = match choice {
+                Choice::Indexed(Indexer { keys: Keys::Compressed(compressor), .. }) => {
+                    compressor.forward(kernels, first, &key_made, key_state)
+                }
+                Choice::Indexed(Indexer { keys: Keys::OfRows { matrix, norm }, .. }) => {
+                    let mut keys = Vec::new();
+                    project(kernels, input, &new_rows, vec![(matrix, &mut keys)]);
+                    norm.apply_in_place(kernels, &mut keys);
+                    keys
+                }
+                Choice::Indexed(Indexer { keys: Keys::OfSource, .. }) | Choice::All | Choice::AsBefore => {
+                    Vec::new()
+                }
+            };
+            self.keep(new_rows, *ratio, &mut memory.rows[0]);
+            if let Some(keys) = memory.rows.get_mut(1) {
+                self.keep(new_keys, *ratio, keys);
+            }
+        }
         let mut visible = Vec::new();
         let mut chosen = None;
+        let seen = source.map_or(&memory.rows[..], |source| &source.rows);
         if let Some(far) = &self.far {
-            let (row_state, key_state) = made.split_at_mut(Compressor::state(head, far.compressor.overlap()));
-            let new_rows = far.compressor.forward(kernels, first, &far_made, row_state);
-            let new_keys = match &far.indexer {
-                None => Vec::new(),
-                Some(indexer) => indexer.compressor.forward(kernels, first, &key_made, key_state),
-            };
-            self.keep(new_rows, far.ratio, &mut memory.rows[0]);
             visible.extend((first..first + tokens).map(|position| (position + 1) / far.ratio));
-            if let Some(indexer) = &far.indexer {
-                self.keep(new_keys, far.ratio, &mut memory.rows[1]);
-                let spec::Indexer { heads, head, rows } = indexer.spec;
-                self.rotate(&mut questions, heads, head, turns);
-                let scale = 1.0 / ((heads * head) as f32).sqrt();
+            let sight = sights.entry(far.ratio).or_default();
+            if let Choice::Indexed(Indexer { spec: indexer, .. }) = &far.choice {
+                self.rotate(&mut questions, indexer.heads, indexer.head, turns);
+                let scale = 1.0 / ((indexer.heads * indexer.head) as f32).sqrt();
                 for weight in &mut weights {
                     *weight *= scale;
                 }
+                let (wanted, keys) = (indexer.rows, &seen[1]);
                 let questions =
-                    Questions { wanted: rows, queries: &questions, weights: &weights, visible: &visible };
-                chosen = choose(kernels, &memory.rows[1], &questions);
+                    Questions { wanted, queries: &questions, weights: &weights, visible: &visible };
+                sight.chosen = match indexer.candidates {
+                    Candidates::All => choose(kernels, keys, &questions),
+                    Candidates::Leaves { kept, size } => {
+                        let (chosen, left) = choose_and_leave(kernels, keys, &questions, kept, size);
+                        sight.left = left;
+                        chosen
+                    }
+                    Candidates::Left { size } => {
+                        choose_among(kernels, keys, &questions, sight.left.as_ref(), size)
+                    }
+                };
+            }
+            match &far.choice {
+                Choice::All => {}
+                Choice::Indexed(_) | Choice::AsBefore => chosen = sight.chosen.as_deref(),
             }
         }
 
-        let far = self.far.as_ref().map(|_| look::Far {
-            rows: &memory.rows[0],
-            visible: &visible,
-            chosen: chosen.as_deref(),
-        });
+        let far = self.far.as_ref().map(|_| look::Far { rows: &seen[0], visible: &visible, chosen });
         let view = View { heads, row: head, near: &near, window, far, sinks: &self.sinks };
         look(kernels, &view, first, q, mixed);
         for turn in turns.chunks_exact_mut(2) {
@@ -191,7 +277,7 @@ impl Compressed {
     }
 
     /// Adds rows that are complete, rotated by the first position they stand for.
-    fn keep(&self, mut new: Vec<f32>, ratio: usize, rows: &mut Rows) {
+    fn keep(&self, mut new: Vec<f32>, ratio: usize, rows: &mut cache::Rows) {
         let mut turns = Vec::new();
         for row in new.chunks_exact_mut(rows.width()) {
             turns.clear();
@@ -246,22 +332,51 @@ impl Far {
         far: &spec::Far,
     ) -> Result<Far, Error> {
         let name = |part: &str| format!("blk.{layer}.{part}");
-        let compressor =
-            |part, row| Compressor::load(file, &name(part), width, epsilon, row, far.ratio, far.overlap);
-        let indexer = match far.indexer {
-            None => None,
-            Some(indexer) => Some(Indexer {
-                q: file.matrix(
-                    &name("indexer.attn_q_b.weight"),
-                    indexer.heads * indexer.head,
-                    spec.query_rank,
-                )?,
-                weights: file.matrix(&name("indexer.proj.weight"), indexer.heads, width)?,
-                compressor: compressor("indexer_compressor", indexer.head)?,
-                spec: indexer,
-            }),
+        let rows = match far.rows {
+            spec::Rows::Of(source) => Rows::Of(source),
+            spec::Rows::Own(compression) => {
+                let part = name("attn_compressor");
+                Rows::Own(Compressor::load(file, &part, width, epsilon, spec.head, far.ratio, compression)?)
+            }
         };
-        Ok(Far { ratio: far.ratio, compressor: compressor("attn_compressor", spec.head)?, indexer })
+        let choice = match far.choice {
+            Choosing::All => Choice::All,
+            Choosing::AsBefore => Choice::AsBefore,
+            Choosing::Indexed(indexer) => {
+                let head = indexer.head;
+                let keys = match (indexer.keys, far.rows) {
+                    (spec::Keys::OfSource, _) => Keys::OfSource,
+                    (spec::Keys::Compressed, spec::Rows::Own(compression)) => {
+                        let part = name("indexer_compressor");
+                        let (ratio, epsilon) = (far.ratio, epsilon);
+                        Keys::Compressed(Compressor::load(
+                            file,
+                            &part,
+                            width,
+                            epsilon,
+                            head,
+                            ratio,
+                            compression,
+                        )?)
+                    }
+                    (spec::Keys::OfRows | spec::Keys::Compressed, _) => Keys::OfRows {
+                        matrix: file.matrix(&name("indexer.attn_k.weight"), head, spec.head)?,
+                        norm: Norm::load(file, &name("indexer.k_norm.weight"), head, epsilon)?,
+                    },
+                };
+                Choice::Indexed(Indexer {
+                    q: file.matrix(
+                        &name("indexer.attn_q_b.weight"),
+                        indexer.heads * head,
+                        spec.query_rank,
+                    )?,
+                    weights: file.matrix(&name("indexer.proj.weight"), indexer.heads, width)?,
+                    keys,
+                    spec: indexer,
+                })
+            }
+        };
+        Ok(Far { ratio: far.ratio, rows, choice })
     }
 }
 
