@@ -38,6 +38,8 @@ pub struct LiveOptions {
     pub context_tokens: Option<usize>,
     /// The most memory that experts may take, as the engine's options have it.
     pub expert_bytes: Option<u64>,
+    /// The most memory that rows of Engram tables may take, as the engine's options have it.
+    pub table_bytes: Option<u64>,
     /// Limits of each turn of sessions that name none.
     pub budget: Budget,
     /// How replies are sampled.
@@ -118,6 +120,7 @@ impl Live {
             threads: self.options.threads,
             context_tokens: self.options.context_tokens,
             expert_bytes: self.options.expert_bytes,
+            table_bytes: self.options.table_bytes,
             ..engine::Options::default()
         };
         let (file, out) = (path.clone(), out.clone());

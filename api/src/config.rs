@@ -30,6 +30,10 @@ pub struct Config {
     /// Left out, the system decides. Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expert_bytes: Option<u64>,
+    /// The most memory that rows of a model's Engram tables may take; the others stay on disk and are read when a text
+    /// asks for them. Left out, a gibibyte. Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table_bytes: Option<u64>,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
     pub idle_secs: u64,
     /// Limits of each turn of sessions that name none.
@@ -71,6 +75,7 @@ impl Default for Config {
             threads: 0,
             context_tokens: None,
             expert_bytes: None,
+            table_bytes: None,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -252,6 +257,10 @@ pub(crate) struct Overrides {
     /// The most memory that a model's experts may take, such as 8G; the others are read from disk when they are chosen.
     #[arg(long, env = "SAGA_EXPERT_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     pub(crate) expert_bytes: Option<u64>,
+    /// The most memory that rows of a model's Engram tables may take, such as 2G; the others are read from disk when a
+    /// text asks for them.
+    #[arg(long, env = "SAGA_TABLE_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    pub(crate) table_bytes: Option<u64>,
     /// A sandbox layer that may be missing (repeatable); `saga doctor` names them. Makes sessions weaker.
     #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
     pub(crate) lowered: Vec<String>,
@@ -296,6 +305,9 @@ impl Overrides {
         }
         if self.expert_bytes.is_some() {
             config.expert_bytes = self.expert_bytes;
+        }
+        if self.table_bytes.is_some() {
+            config.table_bytes = self.table_bytes;
         }
         if self.context_tokens.is_some() {
             config.context_tokens = self.context_tokens;
@@ -374,7 +386,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -54,6 +54,7 @@ pub(crate) async fn open(
         threads: config.threads,
         context_tokens: config.context_tokens,
         expert_bytes: config.expert_bytes,
+        table_bytes: config.table_bytes,
         budget,
         sampling: engine::Sampling::default(),
         lowered: config.sandbox.lowered.clone(),

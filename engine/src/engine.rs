@@ -12,7 +12,8 @@ use crate::cache::KvKind;
 use crate::experts::{Held, Uses};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
-use crate::weights::{Place, Source};
+use crate::tables;
+use crate::weights::{Place, Source, Table};
 use crate::worker::{self, LineId, Order};
 use crate::{Error, Grammar, GrammarSource, Timeline, Tokenizer};
 
@@ -142,9 +143,11 @@ impl Engine {
             context_tokens,
             "opened"
         );
+        let tables = model.tables();
         let orders = worker::start(model, options.kv, pool)
             .map_err(|e| Error::Option(format!("the engine's thread does not start: {e}")))?;
-        let shared = Shared { info, tokenizer, place, orders: Mutex::new(orders), lines: AtomicU64::new(0) };
+        let (orders, lines) = (Mutex::new(orders), AtomicU64::new(0));
+        let shared = Shared { info, tokenizer, place, tables, orders, lines };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -174,6 +177,12 @@ impl Engine {
         self.shared.place.as_ref().map(|place| place.counts())
     }
 
+    /// What was asked of all tables together and what they keep, if the model has any: see [`Options::table_bytes`].
+    pub fn tables_held(&self) -> Option<tables::Held> {
+        let tables = &self.shared.tables;
+        (!tables.is_empty()).then(|| tables.iter().map(|table| table.counts()).sum())
+    }
+
     /// A new, empty timeline.
     pub fn timeline(&self) -> Timeline {
         Timeline::new(Arc::clone(&self.shared))
@@ -194,6 +203,8 @@ pub(crate) struct Shared {
     tokenizer: Tokenizer,
     /// Where the experts are, if they stay on disk.
     place: Option<Arc<Place>>,
+    /// The tables of layers that look up n-grams.
+    tables: Vec<Arc<Table>>,
     /// Locked for the moment of a send.
     orders: Mutex<Sender<Order>>,
     lines: AtomicU64,

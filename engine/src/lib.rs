@@ -26,6 +26,7 @@ pub mod catalog;
 pub mod experts;
 pub mod logits;
 pub mod plan;
+pub mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     expert_bytes: Option<u64>,
+    /// The most memory that rows of Engram tables may take, such as 2G; the others are read from disk when they are asked
+    /// for.
+    #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    table_bytes: Option<u64>,
     /// Print one JSON object per run, and the medians with all runs in the last line.
     #[arg(long)]
     json: bool,
@@ -63,6 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         threads: args.threads.unwrap_or(config.threads),
         context_tokens: Some(room),
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
+        table_bytes: args.table_bytes.or(config.table_bytes),
         tokens_only: true,
         ..Options::default()
     };
@@ -89,11 +94,15 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         object["generate"] = json!(work.generate);
         object["depth"] = json!(work.depth);
         object["experts"] = json!(engine.experts_held());
+        object["tables"] = json!(engine.tables_held());
         say(&object.to_string());
     } else {
         say(&line("median", &report.median));
         if let Some(held) = engine.experts_held() {
             say(&super::experts::held_line(&held));
+        }
+        if let Some(held) = engine.tables_held() {
+            say(&super::experts::tables_line(&held));
         }
     }
     Ok(0)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use engine::experts::{Held, Uses};
-use engine::{Options, Progress};
+use engine::{Options, Progress, tables};
 use serde_json::json;
 
 use crate::config::{Config, Folders};
@@ -39,6 +39,10 @@ pub(crate) struct Args {
     /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     expert_bytes: Option<u64>,
+    /// The most memory that rows of Engram tables may take, such as 2G; the others are read from disk when they are asked
+    /// for.
+    #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    table_bytes: Option<u64>,
     /// Print one JSON object per layer.
     #[arg(long)]
     json: bool,
@@ -55,6 +59,7 @@ pub(crate) async fn run(args: Args, folders: &Folders, config: Config) -> Result
         threads: args.threads.unwrap_or(config.threads),
         context_tokens: config.context_tokens,
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
+        table_bytes: args.table_bytes.or(config.table_bytes),
         tokens_only: ids.is_some(),
         ..Options::default()
     };
@@ -109,6 +114,9 @@ pub(crate) async fn run(args: Args, folders: &Folders, config: Config) -> Result
     if let Some(held) = engine.experts_held() {
         say(&held_line(&held));
     }
+    if let Some(held) = engine.tables_held() {
+        say(&tables_line(&held));
+    }
     Ok(())
 }
 
@@ -134,5 +142,19 @@ pub(super) fn held_line(held: &Held) -> String {
         binary_bytes(held.stored_bytes),
         100.0 * held.hits as f64 / asked,
         binary_bytes(held.read_bytes)
+    )
+}
+
+/// What was kept of tables that are looked up by n-grams.
+pub(super) fn tables_line(held: &tables::Held) -> String {
+    let asked = (held.hits + held.misses).max(1) as f64;
+    format!(
+        "tables: {} of {} in memory, {} at most; {:.1}% of {} rows were there when they were asked for, {} were read ahead",
+        binary_bytes(held.held_bytes),
+        binary_bytes(held.stored_bytes),
+        binary_bytes(held.budget_bytes),
+        100.0 * held.hits as f64 / asked,
+        count(held.hits + held.misses),
+        count(held.ahead)
     )
 }

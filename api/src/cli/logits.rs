@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     expert_bytes: Option<u64>,
+    /// The most memory that rows of Engram tables may take, such as 2G; the others are read from disk when they are asked
+    /// for.
+    #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    table_bytes: Option<u64>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
@@ -50,6 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         context_tokens: Some(ids.len()),
         kv: KvKind::F32,
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
+        table_bytes: args.table_bytes.or(config.table_bytes),
         tokens_only: true,
     };
     let engine = super::model::open(path, options).await?;

@@ -295,7 +295,9 @@ fn deepseek41(file: &Reader<'_>) -> Result<Spec, Error> {
                 Choosing::Indexed(Indexer { candidates, ..indexer(file, keys)? })
             }
             None => {
-                return Err(file.bad(format!("layer {i} has no layer before it that chooses rows of {ratio}")));
+                return Err(
+                    file.bad(format!("layer {i} has no layer before it that chooses rows of {ratio}"))
+                );
             }
         };
         Ok(Far { ratio, rows, choice })

@@ -14,7 +14,7 @@ use super::spec::{self, Norms, Output, Residual, Spec};
 use crate::cache::{Cache, KvKind, LayerLayout, Layout};
 use crate::experts::Uses;
 use crate::kernels::{Input, Kernels, Product, multiply};
-use crate::weights::{Builder, MappedFile, Matrix, Place, Source};
+use crate::weights::{Builder, MappedFile, Matrix, Place, Source, Table};
 use crate::{Error, Token, Tokenizer};
 
 /// A model's parts. They point into the mapped file.
@@ -338,6 +338,11 @@ impl Model {
             next = Some(moe.place(&place, first, norm, next));
         }
         Ok(Some(place))
+    }
+
+    /// The tables that rows are looked up in, in the order of their layers.
+    pub(crate) fn tables(&self) -> Vec<Arc<Table>> {
+        self.engrams().map(|engram| Arc::clone(engram.table())).collect()
     }
 
     /// For every layer with experts, how often each was chosen since the model was opened.

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use super::{Kind, quant};
 use crate::Error;
+use crate::tables::Held;
 
 /// Batches of rows that wait to be prefetched: one for each layer with a table, and as much again. More would be read
 /// too late to be of use.
@@ -39,20 +40,6 @@ pub(crate) enum Rows {
     Blocks(Kind),
     /// FP8 E4M3, with a power of two (E8M0) for every `block` of them, stored apart.
     Fp8 { scales: Stored, block: usize },
-}
-
-/// What a table has been asked for since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Rows that were there when they were asked for.
-    pub(crate) hits: u64,
-    /// Rows that had to be read from the file while somebody waited.
-    pub(crate) misses: u64,
-    /// Rows that were read ahead.
-    pub(crate) prefetched: u64,
-    /// Bytes that kept rows take now, and the most they may ever take.
-    pub(crate) held_bytes: u64,
-    pub(crate) held_bytes_max: u64,
 }
 
 /// A table of rows in a file, with a bounded cache.
@@ -118,7 +105,11 @@ impl Table {
             }
             advise(stored, stored.start, end - stored.start, Advice::Scattered);
         }
-        shared.cache = Mutex::new(Cache::new(held_bytes_max, shared.slot_bytes()));
+        // More than the table has would lie idle; of twice as many places each row finds one for itself.
+        let slot = shared.slot_bytes();
+        let places = usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(2).saturating_add(WAYS);
+        let held_bytes_max = held_bytes_max.min(places.saturating_mul(Cache::place_bytes(slot)));
+        shared.cache = Mutex::new(Cache::new(held_bytes_max, slot));
 
         let shared = Arc::new(shared);
         let (way, batches) = sync_channel::<Vec<u64>>(BATCHES_WAITING);
@@ -158,14 +149,15 @@ impl Table {
     }
 
     /// What has been asked for so far.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Held {
         let cache = self.shared.cache();
-        Counts {
+        Held {
             hits: self.shared.hits.load(Ordering::Relaxed),
             misses: self.shared.misses.load(Ordering::Relaxed),
-            prefetched: self.shared.prefetched.load(Ordering::Relaxed),
+            ahead: self.shared.prefetched.load(Ordering::Relaxed),
             held_bytes: cache.held_bytes() as u64,
-            held_bytes_max: cache.held_bytes_max() as u64,
+            budget_bytes: cache.held_bytes_max() as u64,
+            stored_bytes: self.shared.rows * self.shared.slot_bytes() as u64,
         }
     }
 }
@@ -292,11 +284,11 @@ impl Shared {
             Rows::Blocks(kind) => quant::dequantise(*kind, stored, to),
             Rows::Fp8 { block, .. } => {
                 let (values, scales) = stored.split_at(self.width);
-                let blocks = to.chunks_exact_mut(*block).zip(values.chunks_exact(*block));
-                for ((to, values), &scale) in blocks.zip(scales) {
-                    let scale = power(scale);
-                    for (to, &value) in to.iter_mut().zip(values) {
-                        *to = small_float(value) * scale;
+                quant::dequantise(Kind::F8E4M3, values, to);
+                for (to, &scale) in to.chunks_exact_mut(*block).zip(scales) {
+                    let scale = quant::e8m0(scale);
+                    for to in to {
+                        *to *= scale;
                     }
                 }
             }
@@ -308,28 +300,6 @@ impl Shared {
             }),
             false => Ok(()),
         }
-    }
-}
-
-/// An E4M3 number: a sign, four bits of exponent, three of fraction; all ones are no number, and there is no infinity.
-fn small_float(bits: u8) -> f32 {
-    let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
-    let size = match (exponent, bits & 7) {
-        (15, 7) => f32::NAN,
-        // 2⁻⁹ is the smallest number above zero.
-        (0, _) => fraction / 512.0,
-        _ => (1.0 + fraction / 8.0) * f32::from_bits(((exponent - 7 + 127) as u32) << 23),
-    };
-    if bits & 0x80 == 0 { size } else { -size }
-}
-
-/// An E8M0 number: 2^(byte − 127); all ones are no number.
-fn power(byte: u8) -> f32 {
-    match byte {
-        // 2⁻¹²⁷, which f32 only has without its leading bit.
-        0 => f32::from_bits(1 << 22),
-        255 => f32::NAN,
-        byte => f32::from_bits(u32::from(byte) << 23),
     }
 }
 
@@ -473,8 +443,14 @@ mod tests {
     /// A table whose first halves lie one binary digit to the left, which their scales put right.
     fn fp8(rows: u64, held_bytes_max: usize) -> (Vec<tempfile::NamedTempFile>, Table) {
         // The codes of −15, −14.5 … 15; some have none and are not needed.
-        let code =
-            |halves: i32| (0..=255).find(|&bits| small_float(bits) * 2.0 == halves as f32).unwrap_or(0);
+        let code = |halves: i32| {
+            let number = |bits: u8| {
+                let mut number = [0.0];
+                quant::dequantise(Kind::F8E4M3, &[bits], &mut number);
+                number[0]
+            };
+            (0..=255).find(|&bits| number(bits) * 2.0 == halves as f32).unwrap_or(0)
+        };
         let codes: Vec<u8> = (-30..=30).map(code).collect();
         let (mut values, mut scales) = (Vec::new(), Vec::new());
         for row in 0..rows {
@@ -518,7 +494,7 @@ mod tests {
         for rows in text(1_000_000, 400_000).chunks(10_000) {
             check(&table, rows);
             let counts = table.counts();
-            assert!(counts.held_bytes <= counts.held_bytes_max && counts.held_bytes_max <= 4 << 20);
+            assert!(counts.held_bytes <= counts.budget_bytes && counts.budget_bytes <= 4 << 20);
         }
         let counts = table.counts();
         assert_eq!(counts.hits + counts.misses, 400_000);
@@ -532,7 +508,8 @@ mod tests {
         let (_files, table) = fp8(100, 10);
         check(&table, &[99, 0, 7, 7, 99]);
         check(&table, &[]);
-        assert_eq!(table.counts(), Counts { hits: 2, misses: 3, ..Counts::default() });
+        let stored_bytes = 100 * 66;
+        assert_eq!(table.counts(), Held { hits: 2, misses: 3, stored_bytes, ..Held::default() });
     }
 
     #[test]
@@ -541,7 +518,7 @@ mod tests {
         let rows = text(10_000, 500);
         table.prefetch(rows.clone());
         let start = Instant::now();
-        while table.counts().prefetched == 0 && start.elapsed() < Duration::from_secs(30) {
+        while table.counts().ahead == 0 && start.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(1));
         }
         check(&table, &rows);
@@ -597,23 +574,5 @@ mod tests {
                 Err(error) => assert!(bad && error.to_string().contains("layers.1.engram"), "{error}"),
             }
         }
-    }
-
-    #[test]
-    fn small_numbers_are_those_of_the_format() {
-        let check = |bits, expect: f32| assert_eq!(small_float(bits), expect, "{bits:#x}");
-        check(0x00, 0.0);
-        check(0x01, 2.0_f32.powi(-9));
-        check(0x07, 7.0 * 2.0_f32.powi(-9));
-        check(0x08, 2.0_f32.powi(-6));
-        check(0x38, 1.0);
-        check(0x7e, 448.0);
-        check(0xfe, -448.0);
-        assert!(small_float(0x7f).is_nan() && small_float(0xff).is_nan());
-        assert_eq!(
-            [power(0), power(1), power(127), power(254)].map(f64::from),
-            [-127, -126, 0, 127].map(|n| 2.0_f64.powi(n))
-        );
-        assert!(power(255).is_nan());
     }
 }

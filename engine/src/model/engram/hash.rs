@@ -160,6 +160,18 @@ impl Hashes {
         ends.max().expect("there is at least one column")
     }
 
+    /// Multipliers, primes and starts as files have them, of all layers.
+    #[cfg(test)]
+    pub(crate) fn as_given(&self) -> [Vec<u64>; 3] {
+        let columns = || self.layers.iter().flat_map(|layer| &layer.columns);
+        let multipliers = self.layers.iter().flat_map(|layer| layer.multipliers.clone()).collect();
+        [
+            multipliers,
+            columns().map(|column| column.prime).collect(),
+            columns().map(|column| column.start).collect(),
+        ]
+    }
+
     /// The rows that `tokens` read in the `which`-th layer, appended to `to` token by token. `before` ends with what
     /// stands before them in the text, as far back as the longest n-gram or the text's first token reaches.
     pub(crate) fn find(&self, which: usize, before: &[Token], tokens: &[Token], to: &mut Vec<u64>) {

@@ -38,7 +38,7 @@ pub(crate) struct Engram {
     /// Which of the model's layers with a table this is.
     which: usize,
     hashes: Arc<Hashes>,
-    table: Table,
+    table: Arc<Table>,
     form: Form,
 }
 
@@ -176,7 +176,7 @@ impl Engram {
         }
         let read = hashes.columns() * table.width();
         form.check(read)?;
-        Ok(Engram { which, hashes, table, form })
+        Ok(Engram { which, hashes, table: Arc::new(table), form })
     }
 
     /// How many numbers the convolution has to know of the tokens before: their normed values, as far back as it sees,
@@ -190,7 +190,7 @@ impl Engram {
     }
 
     /// The table, for its counts.
-    pub(crate) fn table(&self) -> &Table {
+    pub(crate) fn table(&self) -> &Arc<Table> {
         &self.table
     }
 

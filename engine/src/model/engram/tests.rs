@@ -2,12 +2,18 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
+use candle_core::quantized::gguf_file::{Value, write};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::*;
+use crate::model::{Spec, know};
 use crate::weights::{Kind, Rows, Stored};
+use crate::{Engine, KvKind, Options};
 
 const STREAMS: usize = 2;
 const WIDTH: usize = 8;
@@ -166,4 +172,246 @@ fn parts_that_do_not_fit_are_refused() {
     assert!(layer(Form::Paper(Paper { keys: vec![], ..good() }), 2).is_err());
     assert!(layer(Form::Paper(Paper { dilation: 0, ..good() }), 2).is_err());
     assert!(layer(Form::Paper(Paper { value_bias: vec![], ..good() }), 2).is_err());
+}
+
+/// A whole model with tables, as it is published, and the ids its reference was computed for.
+fn model() -> (PathBuf, Vec<Token>) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/deepseek_v41");
+    let bytes = std::fs::read(folder.join("ref.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let ids = tensors.tensor("input_ids").unwrap();
+    let ids = ids.data().chunks_exact(8).map(|id| Token::from_le_bytes(id[..4].try_into().unwrap()));
+    (folder, ids.collect())
+}
+
+fn open(path: &Path, table_bytes: Option<u64>) -> Result<Engine, Error> {
+    let options = Options { threads: 2, kv: KvKind::F32, table_bytes, ..Options::default() };
+    Engine::open(path, options, &mut |_| {})
+}
+
+#[tokio::test]
+async fn a_model_says_the_same_however_little_is_kept_of_its_tables() {
+    let (folder, ids) = model();
+    let mut first: Option<Vec<f32>> = None;
+    for table_bytes in [None, Some(4096), Some(0)] {
+        let engine = open(&folder, table_bytes).unwrap();
+        let mut line = engine.timeline();
+        line.sync(&ids, |_| {}).await.unwrap();
+        let said = line.logits().await.unwrap();
+        assert_eq!(first.get_or_insert_with(|| said.clone()), &said);
+        // Another end, and the first one again: what the line keeps of the tables is cut back with it.
+        let other = [&ids[..70], &[9, 9, 9]].concat();
+        line.sync(&other, |_| {}).await.unwrap();
+        assert_ne!(line.logits().await.unwrap(), said);
+        line.sync(&ids, |_| {}).await.unwrap();
+        assert_eq!(line.logits().await.unwrap(), said);
+        let held = engine.tables_held().unwrap();
+        // Two tables, each read by six columns for every token.
+        assert!(held.hits + held.misses >= 2 * 6 * ids.len() as u64, "{held:?}");
+        assert!(held.held_bytes <= held.budget_bytes, "{held:?}");
+        assert!(held.budget_bytes <= table_bytes.unwrap_or(u64::MAX), "{held:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_read_any_more_is_named_and_the_line_goes_on_when_it_can() {
+    let (folder, ids) = model();
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(folder.join(file), copy.path().join(file)).unwrap();
+    }
+    let engine = open(copy.path(), Some(0)).unwrap();
+    let mut line = engine.timeline();
+    line.sync(&ids[..20], |_| {}).await.unwrap();
+    let said = line.logits().await.unwrap();
+    // The last table's last scale becomes what is no number; the map shows the same file, and is not asked.
+    let path = copy.path().join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&whole).unwrap();
+    let scales = tensors.tensor("layers.5.engram.embed.scale").unwrap().data();
+    let start = scales.as_ptr() as u64 - whole.as_ptr() as u64;
+    let file = File::options().write(true).open(&path).unwrap();
+    let put = |bytes: &[u8]| std::os::unix::fs::FileExt::write_all_at(&file, bytes, start).unwrap();
+    put(&vec![255; scales.len()]);
+    let why = line.sync(&ids, |_| {}).await.unwrap_err().to_string();
+    assert!(why.contains("blk.5.engram_embd") && why.contains("not a number"), "{why}");
+    put(scales);
+    line.sync(&ids[..20], |_| {}).await.unwrap();
+    assert_eq!(line.logits().await.unwrap(), said);
+}
+
+/// Writes the model in a folder as a GGUF file, in F32, with the keys that converters have for it.
+fn write_gguf(folder: &Path, to: &Path) {
+    let source = Source::open(folder, know).unwrap();
+    let spec = Spec::read(&source).unwrap();
+    let (streams, grams) = (spec.residual.streams(), spec.grams.as_ref().unwrap());
+    let tokenizer = Tokenizer::from_json(&folder.join("tokenizer.json")).unwrap();
+    let hashes = hashes(grams, &tokenizer).unwrap();
+    let classes = Classes::of(&tokenizer);
+    let number = |n: usize| Value::U32(n as u32);
+    let numbers = |list: &[u64]| Value::Array(list.iter().map(|&n| Value::U64(n)).collect());
+    let [multipliers, primes, starts] = hashes.as_given();
+    let mut metadata = vec![("general.architecture".to_owned(), Value::String("deepseek41".into()))];
+    for key in [
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "attention.head_count",
+        "attention.key_length",
+        "attention.q_lora_rank",
+        "attention.output_lora_rank",
+        "attention.output_group_count",
+        "attention.sliding_window",
+        "attention.indexer.head_count",
+        "attention.indexer.key_length",
+        "attention.indexer.top_k",
+        "attention.candidate_source_layer",
+        "attention.candidate_topk_blocks",
+        "attention.candidate_block_size",
+        "rope.dimension_count",
+        "rope.scaling.original_context_length",
+        "expert_count",
+        "expert_used_count",
+        "expert_shared_count",
+        "expert_feed_forward_length",
+        "expert_gating_func",
+        "hyper_connection.count",
+        "hyper_connection.sinkhorn_iterations",
+        "engram.head_count",
+        "engram.key_length",
+        "engram.max_ngram_size",
+    ] {
+        let key = format!("deepseek41.{key}");
+        let value = number(source.number(&key).unwrap().unwrap() as usize);
+        metadata.push((key, value));
+    }
+    for key in [
+        "attention.layer_norm_rms_epsilon",
+        "attention.compress_rope_freq_base",
+        "rope.freq_base",
+        "rope.scaling.factor",
+        "expert_weights_scale",
+        "hyper_connection.epsilon",
+        "swiglu_clamp_exp",
+    ] {
+        let key = format!("deepseek41.{key}");
+        let value = Value::F32(source.real(&key).unwrap().unwrap());
+        metadata.push((key, value));
+    }
+    let list = |key: &str| numbers(&source.numbers(&format!("deepseek41.{key}")).unwrap().unwrap());
+    let map = (0..spec.vocabulary as Token).map(|token| u64::from(classes.class(token).unwrap()));
+    let padding = classes.class(2).unwrap() as usize;
+    for (key, value) in [
+        ("rope.scaling.type", Value::String("yarn".into())),
+        ("attention.compress_ratios", list("attention.compress_ratios")),
+        ("engram.layer_ids", list("engram.layer_ids")),
+        ("engram.multipliers", numbers(&multipliers)),
+        ("engram.primes", numbers(&primes)),
+        ("engram.offsets", numbers(&starts)),
+        ("engram.token_map", numbers(&map.collect::<Vec<_>>())),
+        ("engram.pad_id", number(padding)),
+        ("engram.image_token_id", number(grams.image.unwrap())),
+    ] {
+        metadata.push((format!("deepseek41.{key}"), value));
+    }
+    let tensor = |shape: &[usize], numbers: Vec<f32>| {
+        let tensor = Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap();
+        QTensor::quantize(&tensor, GgmlDType::F32).unwrap()
+    };
+    let mut tables = spec.layers.iter().filter_map(|layer| layer.engram.as_ref());
+    let tensors = source.names().into_iter().map(|name| {
+        if name.contains("engram_embd") {
+            let engram = tables.next().unwrap();
+            let table = source.table(&name, engram.row, 0).unwrap();
+            let mut numbers = Vec::new();
+            table.read(&(0..table.rows()).collect::<Vec<_>>(), &mut numbers).unwrap();
+            return (name, tensor(&[table.rows() as usize, engram.row], numbers));
+        }
+        let shape = source.shape(&name).unwrap().to_vec();
+        let numbers = source.floats(&name, &shape).unwrap();
+        (name, tensor(&shape, numbers))
+    });
+    let tensors: Vec<_> = tensors.collect();
+    assert_eq!(streams, 4);
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    write(&mut BufWriter::new(File::create(to).unwrap()), &metadata, &tensors).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_with_its_own_hashes_says_what_the_folder_says() {
+    // Through the other door: tables in blocks, and classes, multipliers and primes as a converter wrote them. The
+    // folder's are drawn from its vocabulary.
+    let (folder, ids) = model();
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("model.gguf");
+    write_gguf(&folder, &file);
+    let mut said = Vec::new();
+    for path in [&folder, &file] {
+        let engine = open(path, None).unwrap();
+        let mut line = engine.timeline();
+        line.sync(&ids, |_| {}).await.unwrap();
+        said.push(line.logits().await.unwrap());
+    }
+    let apart = said[0].iter().zip(&said[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart < 2e-5, "{apart}");
+}
+
+#[test]
+fn a_vocabulary_that_the_tables_were_not_made_for_is_refused() {
+    let (folder, _) = model();
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let check = |from: &str, to: &str, expect: &str| {
+        let changed = config.replace(from, to);
+        assert_ne!(changed, config, "{from} is there");
+        std::fs::write(copy.path().join("config.json"), changed).unwrap();
+        let Err(error) = open(copy.path(), None) else { panic!("{to} must be refused") };
+        assert!(error.to_string().contains(expect), "{error}");
+    };
+    check("\"bos_token_id\": 0", "\"bos_token_id\": 5", "tokenizer.json");
+    std::fs::copy(folder.join("tokenizer.json"), copy.path().join("tokenizer.json")).unwrap();
+    let classes = "\"engram_compressed_vocab_size\": ";
+    check(classes, &format!("{classes}1"), "tokenizer that belongs to it");
+    check("\"engram_vocab_size\": 53", "\"engram_vocab_size\": 54", "the hashes lead to");
+    check("\"engram_vocab_size\": 53", "\"engram_vocab_size\": 0", "0 rows for a hash");
+    check("\"engram_max_ngram_size\": 4", "\"engram_max_ngram_size\": 40", "n-grams of up to 40 tokens");
+    check("\"engram_pad_token_id\": 2", "\"engram_pad_token_id\": 999", "padding token 999");
+    check("\"engram_head_dim\": 32", "\"engram_head_dim\": 16", "engram_embd");
+    check("\"engram_n_heads\": 2", "\"engram_n_heads\": 0", "not hashed");
+}
+
+#[test]
+fn sources_that_cannot_be_are_refused() {
+    let (folder, _) = model();
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(folder.join(file), copy.path().join(file)).unwrap();
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let check = |key: &str, value: serde_json::Value, expect: &str| {
+        let mut config = config.clone();
+        config["text_config"][key] = value;
+        std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        let Err(error) = open(copy.path(), None) else { panic!("{key} must be refused") };
+        assert!(error.to_string().contains(expect), "{error}");
+    };
+    check("kv_source_layer_ids", vec![3, 4].into(), "layer 1 has no layer before it that makes rows of 2");
+    check(
+        "index_source_layer_ids",
+        vec![3, 4, 5].into(),
+        "layer 1 has no layer before it that chooses rows of 2",
+    );
+    check("kv_source_layer_ids", vec![1, 2, 3, 4].into(), "blk.2.attn_compressor");
+    check("index_source_layer_ids", vec![1, 3, 4, 5, 6].into(), "blk.6.indexer");
+    check("kv_source_layer_ids", vec![1, 4].into(), "blk.3.");
+    check("compress_ratios", vec![0, 2, 2, 2, 1, 2, 1, 0].into(), "layer 5");
+    check("candidate_block_size", 0.into(), "blocks of rows");
+    check("engram_layer_ids", vec![1, 50].into(), "layer 50");
+    check("engram_layer_ids", vec![5, 1].into(), "not the next");
+    check("engram_layer_ids", vec![1].into(), "is no part");
+    check("hc_mult", 3.into(), "asks for");
+    check("index_topk", 0.into(), "chooses no rows");
 }
