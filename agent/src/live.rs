@@ -40,6 +40,8 @@ pub struct LiveOptions {
     pub expert_bytes: Option<u64>,
     /// The most memory that rows of Engram tables may take, as the engine's options have it.
     pub table_bytes: Option<u64>,
+    /// Whether models take the round trips they were trained with, as the engine's options have it.
+    pub round_trips: bool,
     /// Limits of each turn of sessions that name none.
     pub budget: Budget,
     /// How replies are sampled.
@@ -121,6 +123,7 @@ impl Live {
             context_tokens: self.options.context_tokens,
             expert_bytes: self.options.expert_bytes,
             table_bytes: self.options.table_bytes,
+            round_trips: self.options.round_trips,
             ..engine::Options::default()
         };
         let (file, out) = (path.clone(), out.clone());

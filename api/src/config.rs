@@ -34,6 +34,9 @@ pub struct Config {
     /// asks for them. Left out, a gibibyte. Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_bytes: Option<u64>,
+    /// Whether DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do. transformers
+    /// does not.
+    pub round_trips: bool,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
     pub idle_secs: u64,
     /// Limits of each turn of sessions that name none.
@@ -76,6 +79,7 @@ impl Default for Config {
             context_tokens: None,
             expert_bytes: None,
             table_bytes: None,
+            round_trips: false,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -261,6 +265,9 @@ pub(crate) struct Overrides {
     /// text asks for them.
     #[arg(long, env = "SAGA_TABLE_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     pub(crate) table_bytes: Option<u64>,
+    /// Have DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do.
+    #[arg(long, env = "SAGA_ROUND_TRIPS")]
+    pub(crate) round_trips: bool,
     /// A sandbox layer that may be missing (repeatable); `saga doctor` names them. Makes sessions weaker.
     #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
     pub(crate) lowered: Vec<String>,
@@ -309,6 +316,7 @@ impl Overrides {
         if self.table_bytes.is_some() {
             config.table_bytes = self.table_bytes;
         }
+        config.round_trips |= self.round_trips;
         if self.context_tokens.is_some() {
             config.context_tokens = self.context_tokens;
         }
@@ -361,6 +369,7 @@ mod tests {
                 workspace_roots = []
                 model = "qwen2.5-coder-1.5b"
                 threads = 0
+                round_trips = false
                 idle_secs = 600
 
                 [budget]
@@ -386,7 +395,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

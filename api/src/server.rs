@@ -55,6 +55,7 @@ pub(crate) async fn open(
         context_tokens: config.context_tokens,
         expert_bytes: config.expert_bytes,
         table_bytes: config.table_bytes,
+        round_trips: config.round_trips,
         budget,
         sampling: engine::Sampling::default(),
         lowered: config.sandbox.lowered.clone(),

@@ -42,6 +42,9 @@ pub struct Options {
     /// The most memory that rows of Engram tables may take, all tables together: the others stay on disk and are read
     /// when a text asks for them. `None` means a gibibyte.
     pub table_bytes: Option<u64>,
+    /// Whether rows and index keys of DeepSeek V4 and V4.1 take the round trips through FP8 and FP4 that these models were
+    /// trained with, as their makers' programs do; transformers does not, and other families have none.
+    pub round_trips: bool,
     /// Whether only token ids will be asked about, no text: then a model whose tokenizer cannot be used opens
     /// without one.
     pub tokens_only: bool,
@@ -100,7 +103,8 @@ impl Engine {
     pub fn open(path: &Path, options: Options, on: &mut dyn FnMut(Progress)) -> Result<Engine, Error> {
         let kernels = Kernels::pick()?;
         let source = Source::open(path, know)?;
-        let spec = Spec::read(&source)?;
+        let mut spec = Spec::read(&source)?;
+        spec.take_trips(options.round_trips).map_err(|why| source.bad(why))?;
         let context_tokens = context(&spec, options.context_tokens)?;
         let tokenizer = match tokenizer(&source, spec.vocabulary) {
             Err(error) if options.tokens_only => {

@@ -10,8 +10,9 @@ text at once with masks, `Line` takes one token after the other with caches. The
 It writes OUT/config.json, OUT/tokenizer.json (Engram's hashes depend on the vocabulary), OUT/model.safetensors and
 OUT/ref.safetensors with `input_ids` [1, T] and `logits` [1, T, vocabulary], computed in f64. The round trips through FP8 and FP4 that
 the published model was trained with are not part of these logits: a round trip turns the last bit of an f32 into a
-whole step, so that no two programs would agree on them. Their judge are the `trip_*` tensors: `trip_in` [64, 64] and
-what each of the three makes of it.
+whole step, so that no two programs need agree on them. Their judge are the `trip_*` tensors: `trip_in` [64, 64] and
+what each of the three makes of it, and `trip_logits` [32, vocabulary] of the last tokens with all of them, where f32 and
+f64 come to the same steps.
 
 Needs torch, numpy, safetensors and tokenizers; runs on the CPU in seconds.
 """
@@ -743,9 +744,12 @@ def main():
     one_by_one = Line(model)
     stepped = torch.stack([one_by_one.next(token) for token in line])
     apart = (logits - stepped).abs().max().item()
+    tripped, tripped_single = (prefill(Model(c, weights, addresses, qat=True, dtype=kind), line) for kind in (torch.float64, torch.float32))
     single = prefill(Model(c, weights, addresses), line)
     print(f"seed {arguments.seed}: logits up to {logits.abs().max():.2f}, margins {margins}")
     print(f"the two forms differ by {apart:.1e}, f32 by {(logits - single).abs().max():.1e}")
+    steps = (tripped - tripped_single).abs().max().item()
+    print(f"with round trips: {(tripped - logits).abs().max():.1e} from without, {steps:.1e} in f32")
     assert apart < 1e-11, "the two forms disagree"
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -757,6 +761,8 @@ def main():
     trips = {"fp8": trip_fp8, "fp4": trip_fp4, "compressed": trip_compressed}
     reference = {"input_ids": torch.tensor([line]), "logits": logits[None].float(), "trip_in": sample}
     reference.update({f"trip_{name}": trip(sample) for name, trip in trips.items()})
+    if steps < 2e-5:
+        reference["trip_logits"] = tripped[-32:].float()
     save_file({name: x.contiguous() for name, x in reference.items()}, arguments.out / "ref.safetensors")
 
 

@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// for.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     table_bytes: Option<u64>,
+    /// Have DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do.
+    #[arg(long)]
+    round_trips: bool,
     /// Print one JSON object per run, and the medians with all runs in the last line.
     #[arg(long)]
     json: bool,
@@ -68,6 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         context_tokens: Some(room),
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
         table_bytes: args.table_bytes.or(config.table_bytes),
+        round_trips: args.round_trips || config.round_trips,
         tokens_only: true,
         ..Options::default()
     };

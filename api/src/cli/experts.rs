@@ -60,6 +60,7 @@ pub(crate) async fn run(args: Args, folders: &Folders, config: Config) -> Result
         context_tokens: config.context_tokens,
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
         table_bytes: args.table_bytes.or(config.table_bytes),
+        round_trips: config.round_trips,
         tokens_only: ids.is_some(),
         ..Options::default()
     };

@@ -6,7 +6,7 @@
 use super::spec::{
     Activation, Candidates, Channel, Choice, Choosing, Compressed, Compression, Delta, Dense, Engram, Far,
     Gqa, GramHashes, Grams, Hyper, Indexer, Keys, Layer, Mixer, Mla, Moe, Norms, ORDER_MAX, Output, Pairs,
-    QkNorm, Reader, Residual, Rope, Router, Rows, Scaling, Scoring, Shared, Sharing, Spec, Yarn,
+    QkNorm, Reader, Residual, Rope, Router, Rows, Scaling, Scoring, Shared, Sharing, Spec, Trips, Yarn,
 };
 use crate::Error;
 
@@ -243,7 +243,7 @@ fn with_states(file: &Reader<'_>, sharing: Sharing) -> Result<Spec, Error> {
 /// first layers' are chosen by a table. Layers without compressed rows have a rotation of their own.
 fn deepseek4(file: &Reader<'_>) -> Result<Spec, Error> {
     // A layer with an indexer compresses with an overlap, one without does not.
-    compressed(file, true, |i, ratios| {
+    compressed(file, Trips::V4, |i, ratios| {
         if !file.has(&format!("blk.{i}.indexer.attn_q_b.weight")) {
             let rows = Rows::Own(Compression::Placed);
             return Ok(Far { ratio: ratios[i], rows, choice: Choosing::All });
@@ -271,7 +271,7 @@ fn deepseek41(file: &Reader<'_>) -> Result<Spec, Error> {
     let size = file.number_or("attention.candidate_block_size", 8)?;
     let leaver = file.number_or("attention.candidate_source_layer", 20)?;
     let leaver = Some(leaver).filter(|leaver| kept > 0 && choosers.contains(leaver));
-    let mut spec = compressed(file, false, |i, ratios| {
+    let mut spec = compressed(file, Trips::V41, |i, ratios| {
         let ratio = ratios[i];
         let last =
             |of: &[usize]| of.iter().copied().filter(|&at| at <= i && ratios.get(at) == Some(&ratio)).max();
@@ -372,7 +372,7 @@ fn indexer(file: &Reader<'_>, keys: Keys) -> Result<Indexer, Error> {
 /// ratio is not 0, from the ratios of all layers.
 fn compressed(
     file: &Reader<'_>,
-    query_norm: bool,
+    trips: Trips,
     far: impl Fn(usize, &[usize]) -> Result<Far, Error>,
 ) -> Result<Spec, Error> {
     let layers = file.layers()?;
@@ -389,12 +389,13 @@ fn compressed(
         heads: file.number("attention.head_count")?,
         head: file.number("attention.key_length")?,
         query_rank: file.number("attention.q_lora_rank")?,
-        query_norm,
+        query_norm: trips == Trips::V4,
         output_groups: file.number("attention.output_group_count")?,
         output_rank: file.number("attention.output_lora_rank")?,
         window: file.number("attention.sliding_window")?,
         rope: near_rope,
         far: None,
+        trips: Some(trips),
     };
     let ratios = file.per_layer("attention.compress_ratios", layers)?;
     let ratios =

@@ -31,6 +31,7 @@ pub(crate) struct Model {
 }
 
 /// What makes one stream of several after the last layer.
+#[expect(clippy::large_enum_variant, reason = "a model has one")]
 enum End {
     /// There is only one.
     One,
@@ -143,8 +144,7 @@ impl Model {
             };
             let engram = match (&layer.engram, &hashes) {
                 (Some(engram), Some(hashes)) => {
-                    let streams = spec.residual.streams();
-                    Some(Engram::load(file, i, width, streams, epsilon, engram, hashes, table_bytes)?)
+                    Some(Engram::load(file, &spec, i, engram, hashes, table_bytes)?)
                 }
                 _ => None,
             };

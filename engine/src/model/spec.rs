@@ -229,6 +229,17 @@ pub(crate) struct Compressed {
     pub(crate) window: usize,
     pub(crate) rope: Rope,
     pub(crate) far: Option<Far>,
+    /// The round trips through fewer bits that rows and index keys take, if they do.
+    pub(crate) trips: Option<Trips>,
+}
+
+/// Round trips through fewer bits, as a family's models were trained with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trips {
+    /// DeepSeek V4: rows through FP8 but for what is rotated, index queries and keys through a Hadamard transform and FP4.
+    V4,
+    /// DeepSeek V4.1: the window's rows through FP8, the others and index queries and keys through FP4.
+    V41,
 }
 
 /// Rows that stand for one position or several.
@@ -476,6 +487,25 @@ impl Spec {
         let spec = describe(&Reader { file, architecture })?;
         spec.check().map_err(|why| file.bad(why))?;
         Ok(spec)
+    }
+
+    /// Leaves round trips through fewer bits out, or makes sure that they can be taken.
+    pub(crate) fn take_trips(&mut self, wanted: bool) -> Result<(), String> {
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            let Mixer::Compressed(compressed) = &mut layer.mixer else { continue };
+            if !wanted {
+                compressed.trips = None;
+            } else if let (Some(Trips::V4), Some(Far { choice: Choosing::Indexed(indexer), .. })) =
+                (compressed.trips, &compressed.far)
+                && !indexer.head.is_power_of_two()
+            {
+                let head = indexer.head;
+                return Err(format!(
+                    "layer {i}: index heads of {head} numbers cannot be taken through round trips"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What the forward pass relies on.

@@ -147,22 +147,22 @@ impl Engram {
     /// The memory of layer `layer` of the model in `file`. Its table's rows are kept in at most `held_bytes_max` bytes.
     pub(crate) fn load(
         file: &Source,
+        model: &spec::Spec,
         layer: usize,
-        width: usize,
-        streams: usize,
-        epsilon: f32,
         spec: &spec::Engram,
         hashes: &Arc<Hashes>,
         held_bytes_max: usize,
     ) -> Result<Engram, Error> {
+        let (width, streams) = (model.width, model.residual.streams());
         let name = |part: &str| format!("blk.{layer}.engram_{part}.weight");
         let table = file.table(&name("embd"), spec.row, held_bytes_max)?;
+        let read = hashes.columns() * spec.row;
         let form = Form::Shared(Shared {
-            keys_and_value: file.matrix(&name("wkv"), (streams + 1) * width, hashes.columns() * spec.row)?,
+            keys_and_value: file.matrix(&name("wkv"), (streams + 1) * width, read)?,
             query_weight: file.floats(&name("q"), &[streams, width])?,
             key_weight: file.floats(&name("k"), &[streams, width])?,
             streams,
-            epsilon,
+            epsilon: model.norm_epsilon,
         });
         let engram = Engram::new(spec.which, Arc::clone(hashes), table, form);
         engram.map_err(|why| Error::Tensor { name: name("embd"), why })

@@ -9,6 +9,7 @@ mod candidates;
 mod compressor;
 mod indexer;
 mod look;
+mod trips;
 
 use rayon::prelude::*;
 
@@ -22,7 +23,7 @@ use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::model::forward::Scratch;
 use crate::model::norm::Norm;
 use crate::model::rope::Rope;
-use crate::model::spec::{self, Candidates, Choosing};
+use crate::model::spec::{self, Candidates, Choosing, Trips};
 use crate::weights::{Kind, Matrix, Source};
 
 pub(crate) struct Compressed {
@@ -53,6 +54,7 @@ struct Far {
     choice: Choice,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a model has as many as layers")]
 enum Rows {
     Own(Compressor),
     /// This layer's.
@@ -197,6 +199,9 @@ impl Compressed {
         self.rope.turns(first, tokens, turns);
         self.rotate(q, heads, head, turns);
         self.rotate(&mut rows, 1, head, turns);
+        if let Some(trips) = self.spec.trips {
+            trips.near(&mut rows, head, self.rope.rotated());
+        }
 
         // The window before the first token, then the tokens' own rows.
         let (ring, made) = memory.state_mut().split_at_mut(window * head);
@@ -227,9 +232,10 @@ impl Compressed {
                     Vec::new()
                 }
             };
-            self.keep(new_rows, *ratio, &mut memory.rows[0]);
+            let rotated = self.rope.rotated();
+            self.keep(new_rows, *ratio, &mut memory.rows[0], |trips, row| trips.far(row, row.len(), rotated));
             if let Some(keys) = memory.rows.get_mut(1) {
-                self.keep(new_keys, *ratio, keys);
+                self.keep(new_keys, *ratio, keys, |trips, key| trips.index(key, key.len()));
             }
         }
         let mut visible = Vec::new();
@@ -240,6 +246,9 @@ impl Compressed {
             let sight = sights.entry(far.ratio).or_default();
             if let Choice::Indexed(Indexer { spec: indexer, .. }) = &far.choice {
                 self.rotate(&mut questions, indexer.heads, indexer.head, turns);
+                if let Some(trips) = self.spec.trips {
+                    trips.index(&mut questions, indexer.head);
+                }
                 let scale = 1.0 / ((indexer.heads * indexer.head) as f32).sqrt();
                 for weight in &mut weights {
                     *weight *= scale;
@@ -276,13 +285,22 @@ impl Compressed {
         project(kernels, input, q, vec![(&self.output, change)]);
     }
 
-    /// Adds rows that are complete, rotated by the first position they stand for.
-    fn keep(&self, mut new: Vec<f32>, ratio: usize, rows: &mut cache::Rows) {
+    /// Adds rows that are complete, rotated by the first position they stand for and seen through `trip` if the model is.
+    fn keep(
+        &self,
+        mut new: Vec<f32>,
+        ratio: usize,
+        rows: &mut cache::Rows,
+        trip: impl Fn(Trips, &mut [f32]),
+    ) {
         let mut turns = Vec::new();
         for row in new.chunks_exact_mut(rows.width()) {
             turns.clear();
             self.rope.turn(rows.len() * ratio, &mut turns);
             self.rotate(row, 1, row.len(), &turns);
+            if let Some(trips) = self.spec.trips {
+                trip(trips, row);
+            }
             rows.push(row);
         }
     }
