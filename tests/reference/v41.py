@@ -114,13 +114,16 @@ def byte_letters():
     return [letters[byte] for byte in range(256)]
 
 
-def tokenizer(size):
+WORDS = ["the", " the", " The", "THE", "é", "É", "ｅ", "  ", "\t\n", " a", " A", "ß", "Ⅳ", "iv", "İ", "ﬁ", "fi", "Σ", "σ", "ς"]
+
+
+def tokenizer(size, spelled=range(256), words=WORDS):
     """A byte-level vocabulary in which Engram's compression has something to do: words in several cases and accents."""
     letters = byte_letters()
     special = ["<bos>", "<eos>", "<pad>", "<image>"]
     vocab = {name: i for i, name in enumerate(special)}
-    for letter in letters:
-        vocab[letter] = len(vocab)
+    for byte in spelled:
+        vocab[letters[byte]] = len(vocab)
     merges = []
 
     def word(text):
@@ -132,7 +135,6 @@ def tokenizer(size):
                 merges.append([spelled[0], spelled[1]])
             spelled[:2] = [merged]
 
-    words = ["the", " the", " The", "THE", "é", "É", "ｅ", "  ", "\t\n", " a", " A", "ß", "Ⅳ", "iv", "İ", "ﬁ", "fi", "Σ", "σ", "ς"]
     for text in words:
         word(text)
     assert len(vocab) <= size, len(vocab)

@@ -4,9 +4,10 @@
 //! same names.
 
 use super::spec::{
-    Activation, Candidates, Channel, Choice, Choosing, Compressed, Compression, Delta, Dense, Engram, Far,
-    Gqa, GramHashes, Grams, Hyper, Indexer, Keys, Layer, Mixer, Mla, Moe, Norms, ORDER_MAX, Output, Pairs,
-    QkNorm, Reader, Residual, Rope, Router, Rows, Scaling, Scoring, Shared, Sharing, Spec, Trips, Yarn,
+    Activation, Candidates, Channel, Choice, Choosing, Compressed, Compression, Delta, Dense, Engram,
+    EngramForm, Far, Gqa, GramHashes, Grams, Hyper, Indexer, Keys, Layer, Mixer, Mla, Moe, Norms, ORDER_MAX,
+    Output, Pairs, QkNorm, Reader, Residual, Rope, Router, Rows, Scaling, Scoring, Shared, Sharing, Spec,
+    Trips, Yarn,
 };
 use crate::Error;
 
@@ -243,14 +244,18 @@ fn with_states(file: &Reader<'_>, sharing: Sharing) -> Result<Spec, Error> {
 /// first layers' are chosen by a table. Layers without compressed rows have a rotation of their own.
 fn deepseek4(file: &Reader<'_>) -> Result<Spec, Error> {
     // A layer with an indexer compresses with an overlap, one without does not.
-    compressed(file, Trips::V4, |i, ratios| {
+    let mut spec = compressed(file, Trips::V4, |i, ratios| {
         if !file.has(&format!("blk.{i}.indexer.attn_q_b.weight")) {
             let rows = Rows::Own(Compression::Placed);
             return Ok(Far { ratio: ratios[i], rows, choice: Choosing::All });
         }
         let choice = Choosing::Indexed(indexer(file, Keys::Compressed)?);
         Ok(Far { ratio: ratios[i], rows: Rows::Own(Compression::Overlapping), choice })
-    })
+    })?;
+    // No published model of this family has tables; one that was trained with the paper's module does.
+    let form = EngramForm::Paper { taps: file.number_or("engram.conv_kernel", 4)? };
+    tables(file, &mut spec, form)?;
+    Ok(spec)
 }
 
 /// DeepSeek V4.1: some layers make compressed rows, some choose among them, and those that follow see the same rows as
@@ -309,17 +314,24 @@ fn deepseek41(file: &Reader<'_>) -> Result<Spec, Error> {
     for name in file.file.names().iter().filter(|name| name.contains("exp_probs_b_vl")) {
         file.file.pass_over(name);
     }
-    if let Some(tables) = file.list("engram.layer_ids")?.filter(|tables| !tables.is_empty()) {
-        let row = file.number("engram.key_length")?;
-        for (which, &table) in tables.iter().enumerate() {
-            let layer = spec.layers.get_mut(table);
-            let layer =
-                layer.ok_or_else(|| file.bad(format!("layer {table} is to have a table, and is none")))?;
-            layer.engram = Some(Engram { which, row });
-        }
-        spec.grams = Some(grams(file, tables)?);
-    }
+    tables(file, &mut spec, EngramForm::Shared)?;
     Ok(spec)
+}
+
+/// Gives layers their tables, if the file says that they have some.
+fn tables(file: &Reader<'_>, spec: &mut Spec, form: EngramForm) -> Result<(), Error> {
+    let Some(tables) = file.list("engram.layer_ids")?.filter(|tables| !tables.is_empty()) else {
+        return Ok(());
+    };
+    let row = file.number("engram.key_length")?;
+    for (which, &table) in tables.iter().enumerate() {
+        let layer = spec.layers.get_mut(table);
+        let layer =
+            layer.ok_or_else(|| file.bad(format!("layer {table} is to have a table, and is none")))?;
+        layer.engram = Some(Engram { which, row, form });
+    }
+    spec.grams = Some(grams(file, tables)?);
+    Ok(())
 }
 
 /// How n-grams are looked up in the tables of these layers.
@@ -342,13 +354,19 @@ fn grams(file: &Reader<'_>, layers: Vec<usize>) -> Result<Grams, Error> {
             starts: list("engram.offsets")?,
         }
     } else {
-        // Conversions without any of this are of the released model.
-        let rows_min = file.number_or("engram.rows_min", 16_000_000)? as u64;
+        // One number for all orders, or one for each. Conversions without any are of the released model.
+        let rows_min = match file.list("engram.rows_min")? {
+            Some(rows_min) => rows_min.into_iter().map(|rows| rows as u64).collect(),
+            None => {
+                let rows_min = file.number_or("engram.rows_min", 16_000_000)? as u64;
+                vec![rows_min; order.saturating_sub(1).min(ORDER_MAX)]
+            }
+        };
         GramHashes::Drawn {
             layers,
-            rows_min: vec![rows_min; order.saturating_sub(1).min(ORDER_MAX)],
+            rows_min,
             padding: file.number_or("engram.pad_token_id", 2)?,
-            seed: 0,
+            seed: file.number_or("engram.seed", 0)? as u64,
             classes: Some(file.number_or("engram.class_count", 0)? as u64).filter(|&count| count > 0),
         }
     };

@@ -118,7 +118,21 @@ pub(crate) struct Engram {
     pub(crate) which: usize,
     /// How many numbers a row has.
     pub(crate) row: usize,
+    pub(crate) form: EngramForm,
 }
+
+/// How what was looked up is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EngramForm {
+    /// DeepSeek V4.1's: the streams share a value.
+    Shared,
+    /// The paper's: values go through a convolution over time, which sees this many places, as far apart as the longest
+    /// n-gram is long.
+    Paper { taps: usize },
+}
+
+/// More places than any convolution sees.
+const TAPS_MAX: usize = 64;
 
 /// Where a layer norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -525,6 +539,11 @@ impl Spec {
             layer.check().map_err(|why| format!("layer {i}: {why}"))?;
             self.check_sources(i).map_err(|why| format!("layer {i}: {why}"))?;
             if let Some(engram) = &layer.engram {
+                let taps = match engram.form {
+                    EngramForm::Shared => 1,
+                    EngramForm::Paper { taps } => taps,
+                };
+                ensure((1..=TAPS_MAX).contains(&taps), "its table's convolution sees nothing, or too much")?;
                 ensure(
                     engram.which == tables && engram.row > 0,
                     "its table is not the next, or has empty rows",

@@ -29,7 +29,7 @@ use hash::{Given, Sizes};
 use crate::kernels::float::exp;
 use crate::kernels::plain::fold;
 use crate::kernels::{Input, Kernels, Product, multiply};
-use crate::model::spec::{self, GramHashes};
+use crate::model::spec::{self, EngramForm, GramHashes};
 use crate::weights::{Matrix, Source, Table};
 use crate::{Error, Token, Tokenizer};
 
@@ -157,13 +157,16 @@ impl Engram {
         let name = |part: &str| format!("blk.{layer}.engram_{part}.weight");
         let table = file.table(&name("embd"), spec.row, held_bytes_max)?;
         let read = hashes.columns() * spec.row;
-        let form = Form::Shared(Shared {
-            keys_and_value: file.matrix(&name("wkv"), (streams + 1) * width, read)?,
-            query_weight: file.floats(&name("q"), &[streams, width])?,
-            key_weight: file.floats(&name("k"), &[streams, width])?,
-            streams,
-            epsilon: model.norm_epsilon,
-        });
+        let form = match spec.form {
+            EngramForm::Shared => Form::Shared(Shared {
+                keys_and_value: file.matrix(&name("wkv"), (streams + 1) * width, read)?,
+                query_weight: file.floats(&name("q"), &[streams, width])?,
+                key_weight: file.floats(&name("k"), &[streams, width])?,
+                streams,
+                epsilon: model.norm_epsilon,
+            }),
+            EngramForm::Paper { taps } => Form::Paper(Paper::load(file, model, layer, read, taps)?),
+        };
         let engram = Engram::new(spec.which, Arc::clone(hashes), table, form);
         engram.map_err(|why| Error::Tensor { name: name("embd"), why })
     }
@@ -302,6 +305,38 @@ impl Shared {
 }
 
 impl Paper {
+    /// The module of the paper's demo, part by part as torch keeps it.
+    fn load(
+        file: &Source,
+        model: &spec::Spec,
+        layer: usize,
+        read: usize,
+        taps: usize,
+    ) -> Result<Paper, Error> {
+        let (width, streams) = (model.width, model.residual.streams());
+        let name = |part: &str| format!("blk.{layer}.engram_{part}");
+        let of_streams = |part: &str, kind: &str| -> Result<Vec<f32>, Error> {
+            let names = (0..streams).map(|i| name(&format!("{part}.{i}.{kind}")));
+            let parts: Vec<_> = names.map(|name| file.vector(&name, width)).collect::<Result<_, _>>()?;
+            Ok(parts.concat())
+        };
+        let keys = (0..streams).map(|i| file.matrix(&name(&format!("key.{i}.weight")), width, read));
+        Ok(Paper {
+            keys: keys.collect::<Result<_, _>>()?,
+            key_bias: of_streams("key", "bias")?,
+            value: file.matrix(&name("value.weight"), width, read)?,
+            value_bias: file.vector(&name("value.bias"), width)?,
+            key_norm: of_streams("key_norm", "weight")?,
+            query_norm: of_streams("query_norm", "weight")?,
+            // The demo leaves torch's own, but for the values.
+            epsilon: f32::EPSILON,
+            value_norm: of_streams("value_norm", "weight")?,
+            value_epsilon: 1e-5,
+            conv: file.floats(&name("conv.weight"), &[streams * width, taps])?,
+            dilation: model.grams.as_ref().map_or(1, |grams| grams.order),
+        })
+    }
+
     fn kept(&self) -> usize {
         let all = self.key_bias.len();
         (self.conv.len() / all - 1) * self.dilation * all

@@ -174,14 +174,21 @@ fn parts_that_do_not_fit_are_refused() {
     assert!(layer(Form::Paper(Paper { value_bias: vec![], ..good() }), 2).is_err());
 }
 
+/// The ids that a folder's reference was computed for, and its logits.
+fn told(folder: &Path) -> (Vec<Token>, Vec<f32>) {
+    let bytes = std::fs::read(folder.join("ref.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (ids, logits) = (tensors.tensor("input_ids").unwrap(), tensors.tensor("logits").unwrap());
+    let ids = ids.data().chunks_exact(8).map(|id| Token::from_le_bytes(id[..4].try_into().unwrap()));
+    let logits = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    (ids.collect(), logits.collect())
+}
+
 /// A whole model with tables, as it is published, and the ids its reference was computed for.
 fn model() -> (PathBuf, Vec<Token>) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/deepseek_v41");
-    let bytes = std::fs::read(folder.join("ref.safetensors")).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let ids = tensors.tensor("input_ids").unwrap();
-    let ids = ids.data().chunks_exact(8).map(|id| Token::from_le_bytes(id[..4].try_into().unwrap()));
-    (folder, ids.collect())
+    let (ids, _) = told(&folder);
+    (folder, ids)
 }
 
 fn open(path: &Path, table_bytes: Option<u64>) -> Result<Engine, Error> {
@@ -414,4 +421,52 @@ fn sources_that_cannot_be_are_refused() {
     check("engram_layer_ids", vec![1].into(), "is no part");
     check("hc_mult", 3.into(), "asks for");
     check("index_topk", 0.into(), "chooses no rows");
+}
+
+#[tokio::test]
+async fn the_papers_form_stands_before_layers_of_v4_however_a_line_is_cut() {
+    // No published model has it: it is V4's own checkpoint and, in a second file, the module of the paper's demo.
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let module = manifest.join("src/model/engram/fixtures/paper");
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, name: &str| std::fs::copy(from.join(name), folder.path().join(name)).unwrap();
+    for name in ["config.json", "tokenizer.json", "engram.safetensors"] {
+        copy(&module, name);
+    }
+    copy(&manifest.join("tests/fixtures/models/deepseek_v4"), "model.safetensors");
+    let index = r#"{"weight_map": {"embed.weight": "model.safetensors", "others": "engram.safetensors"}}"#;
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+
+    let (ids, expected) = told(&module);
+    let engine = open(folder.path(), None).unwrap();
+    let vocabulary = engine.model().vocabulary;
+    let from = ids.len() - expected.len() / vocabulary;
+    let mut one_by_one = engine.timeline();
+    let mut apart = 0.0_f32;
+    for (end, expected) in (from + 1..=ids.len()).zip(expected.chunks_exact(vocabulary)) {
+        // What the convolution keeps goes with the line: forward by one token, in a fork, and after a cut.
+        one_by_one.sync(&ids[..end], |_| {}).await.unwrap();
+        let said = one_by_one.logits().await.unwrap();
+        let mut whole = engine.timeline();
+        whole.sync(&ids[..end], |_| {}).await.unwrap();
+        assert_eq!(whole.logits().await.unwrap(), said);
+        whole.sync(&[&ids[..end - 3], &[7, 7]].concat(), |_| {}).await.unwrap();
+        whole.sync(&ids[..end], |_| {}).await.unwrap();
+        assert_eq!(whole.logits().await.unwrap(), said);
+        let far = said.iter().zip(expected).map(|(a, b)| (a - b).abs());
+        apart = far.fold(apart, |most, x| if x <= most { most } else { x });
+    }
+    assert!(apart < 1e-4, "{apart:e}");
+
+    let check = |from: &str, to: &str, expect: &str| {
+        let config = std::fs::read_to_string(module.join("config.json")).unwrap();
+        std::fs::write(folder.path().join("config.json"), config.replace(from, to)).unwrap();
+        let Err(error) = open(folder.path(), None) else { panic!("{to} must be refused") };
+        assert!(error.to_string().contains(expect), "{error}");
+    };
+    check("\"kernel_size\": 4", "\"kernel_size\": 5", "blk.1.engram_conv.weight");
+    check("\"kernel_size\": 4", "\"kernel_size\": 0", "convolution sees nothing");
+    check("\"n_head_per_ngram\": 2", "\"n_head_per_ngram\": 0", "0 hashes");
+    check("\"n_embed_per_ngram\": 16", "\"n_embed_per_ngram\": -1", "n_embed_per_ngram");
+    check("\"max_ngram_size\": 3", "\"max_ngram_size\": 4", "not as many");
 }

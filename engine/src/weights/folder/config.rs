@@ -140,6 +140,10 @@ impl Config {
         if matches!(self.family, "deepseek4" | "deepseek41") {
             self.compressed_keys(&mut keys)?;
         }
+        if let Some(Value::Object(config)) = self.get("engram_config").filter(|_| self.family == "deepseek4")
+        {
+            paper_keys(config, &mut keys)?;
+        }
         if self.family == "deepseek41" {
             self.source_keys(&mut keys)?;
             self.table_keys(&mut keys)?;
@@ -463,6 +467,35 @@ impl Config {
             }
         }
     }
+}
+
+/// Tables as the demo of their paper has them (arXiv 2601.07372): its `EngramConfig`, field by field.
+fn paper_keys(config: &Map<String, Value>, keys: &mut Keys) -> Result<(), String> {
+    let wrong = |key: &str| format!("`{key}` in the engram_config of its config.json is no whole number");
+    let number = |key: &str, otherwise: u64| match config.get(key) {
+        None => Ok(otherwise),
+        Some(value) => value.as_u64().ok_or_else(|| wrong(key)),
+    };
+    let list = |key: &str, otherwise: &[u64]| match config.get(key) {
+        None => Ok(otherwise.to_vec()),
+        Some(value) => {
+            let numbers = value.as_array().and_then(|list| list.iter().map(Value::as_u64).collect());
+            numbers.ok_or_else(|| wrong(key))
+        }
+    };
+    let (row, heads) = (number("n_embed_per_ngram", 512)?, number("n_head_per_ngram", 8)?);
+    if heads == 0 || !row.is_multiple_of(heads) {
+        return Err(format!("{row} numbers for an n-gram cannot be shared out among {heads} hashes"));
+    }
+    keys.numbers("engram.layer_ids", list("layer_ids", &[1, 15])?);
+    keys.numbers("engram.rows_min", list("engram_vocab_size", &[646_400, 646_400])?);
+    keys.number("engram.max_ngram_size", Some(number("max_ngram_size", 3)?));
+    keys.number("engram.head_count", Some(heads));
+    keys.number("engram.key_length", Some(row / heads));
+    keys.number("engram.pad_token_id", Some(number("pad_id", 2)?));
+    keys.number("engram.seed", Some(number("seed", 0)?));
+    keys.number("engram.conv_kernel", Some(number("kernel_size", 4)?));
+    Ok(())
 }
 
 /// What sines and cosines are multiplied with when positions are stretched by `factor` (Peng et al. 2023).

@@ -231,6 +231,13 @@ pub(super) fn translate(family: &str, name: &str, config: &Config) -> Result<Opt
         return Ok(None);
     }
     let own = |part: &str| format!("blk.{layer}.{part}");
+    if let Some(target) = rest.strip_prefix("engram.").and_then(paper) {
+        return Ok(match target {
+            Target::Table(to) => Some(Target::Table(own(&to))),
+            Target::Tensor(to, change) => Some(Target::Tensor(own(&to), change)),
+            _ => None,
+        });
+    }
     if let Some((expert, rest)) = EXPERTS.iter().find_map(|prefix| {
         let (expert, rest) = rest.strip_prefix(prefix)?.split_once('.')?;
         Some((expert.parse::<usize>().ok()?, rest))
@@ -269,6 +276,30 @@ pub(super) fn translate(family: &str, name: &str, config: &Config) -> Result<Opt
             Target::Tensor(own(ours), norm(ours))
         }
     }))
+}
+
+/// Parts of the module in the demo of Engram's paper, by their own names in a layer; nothing for others' parts.
+fn paper(part: &str) -> Option<Target> {
+    let tensor = |to: String| Some(Target::Tensor(to, Change::None));
+    match part {
+        "multi_head_embedding.embedding.weight" => return Some(Target::Table("engram_embd.weight".into())),
+        // [channels, 1, places]
+        "short_conv.conv.weight" => {
+            return Some(Target::Tensor("engram_conv.weight".into(), Change::Flat));
+        }
+        "value_proj.weight" => return tensor("engram_value.weight".into()),
+        "value_proj.bias" => return tensor("engram_value.bias".into()),
+        _ => {}
+    }
+    const OF_STREAMS: [(&str, &str); 4] = [
+        ("key_projs.", "engram_key"),
+        ("norm1.", "engram_key_norm"),
+        ("norm2.", "engram_query_norm"),
+        ("short_conv.norms.", "engram_value_norm"),
+    ];
+    let (rest, ours) =
+        OF_STREAMS.iter().find_map(|(theirs, ours)| Some((part.strip_prefix(theirs)?, ours)))?;
+    tensor(format!("{ours}.{rest}"))
 }
 
 /// Whether GGUF has the norm after attention under its own name in this family.
