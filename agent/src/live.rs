@@ -42,6 +42,8 @@ pub struct LiveOptions {
     pub table_bytes: Option<u64>,
     /// Whether models take the round trips they were trained with, as the engine's options have it.
     pub round_trips: bool,
+    /// Whether tokens are guessed before they are sampled, as the engine's options have it.
+    pub speculate: engine::Speculate,
     /// Limits of each turn of sessions that name none.
     pub budget: Budget,
     /// How replies are sampled.
@@ -124,6 +126,7 @@ impl Live {
             expert_bytes: self.options.expert_bytes,
             table_bytes: self.options.table_bytes,
             round_trips: self.options.round_trips,
+            speculate: self.options.speculate,
             ..engine::Options::default()
         };
         let (file, out) = (path.clone(), out.clone());

@@ -37,6 +37,8 @@ pub struct Config {
     /// Whether DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do. transformers
     /// does not.
     pub round_trips: bool,
+    /// Whether tokens are guessed before they are sampled, wherever that is faster. Replies are the same in any case.
+    pub speculate: bool,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
     pub idle_secs: u64,
     /// Limits of each turn of sessions that name none.
@@ -80,6 +82,7 @@ impl Default for Config {
             expert_bytes: None,
             table_bytes: None,
             round_trips: false,
+            speculate: true,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -268,6 +271,9 @@ pub(crate) struct Overrides {
     /// Have DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do.
     #[arg(long, env = "SAGA_ROUND_TRIPS")]
     pub(crate) round_trips: bool,
+    /// Whether tokens are guessed before they are sampled, true or false. Replies are the same in any case.
+    #[arg(long, env = "SAGA_SPECULATE", value_name = "BOOL")]
+    pub(crate) speculate: Option<bool>,
     /// A sandbox layer that may be missing (repeatable); `saga doctor` names them. Makes sessions weaker.
     #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
     pub(crate) lowered: Vec<String>,
@@ -317,6 +323,9 @@ impl Overrides {
             config.table_bytes = self.table_bytes;
         }
         config.round_trips |= self.round_trips;
+        if let Some(speculate) = self.speculate {
+            config.speculate = speculate;
+        }
         if self.context_tokens.is_some() {
             config.context_tokens = self.context_tokens;
         }
@@ -370,6 +379,7 @@ mod tests {
                 model = "qwen2.5-coder-1.5b"
                 threads = 0
                 round_trips = false
+                speculate = true
                 idle_secs = 600
 
                 [budget]
@@ -395,7 +405,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `speculate`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

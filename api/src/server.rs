@@ -56,6 +56,7 @@ pub(crate) async fn open(
         expert_bytes: config.expert_bytes,
         table_bytes: config.table_bytes,
         round_trips: config.round_trips,
+        speculate: config.speculate.into(),
         budget,
         sampling: engine::Sampling::default(),
         lowered: config.sandbox.lowered.clone(),

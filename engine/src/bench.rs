@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::{Engine, Error, Progress, Token};
+use crate::{Engine, Error, Guesses, Progress, Sampling, Token};
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,6 +36,8 @@ pub struct Report {
     /// The median of each speed.
     #[serde(flatten)]
     pub median: Run,
+    /// Tokens that were guessed before they were sampled, in all runs.
+    pub guesses: Guesses,
 }
 
 /// Times `work` on a timeline of its own. `on` hears each run as it ends.
@@ -73,11 +75,58 @@ pub async fn run(engine: &Engine, work: Work, mut on: impl FnMut(&Run)) -> Resul
         on(&run);
         runs.push(run);
     }
-    let median = Run {
+    let median = median_run(&runs);
+    Ok(Report { runs, median, guesses: Guesses::default() })
+}
+
+/// Times how `prompt` is read and `generate` tokens are sampled after it, the likeliest each time. Unlike [`run`], whose
+/// tokens mean nothing, this shows what guessing them does.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    engine: &Engine,
+    prompt: &[Token],
+    generate: usize,
+    repetitions: usize,
+    mut on: impl FnMut(&Run),
+) -> Result<Report, Error> {
+    if repetitions == 0 || prompt.is_empty() {
+        return Err(Error::Option("nothing to time: give repetitions and a text".into()));
+    }
+    let before = engine.guesses();
+    let mut runs = Vec::with_capacity(repetitions);
+    // Pages, buffers and clocks settle in a first short run that is not counted.
+    engine.timeline().sync(&prompt[..prompt.len().min(8)], |_| {}).await?;
+    for _ in 0..repetitions {
+        // A line of its own, which knows nothing of how the others went.
+        let mut timeline = engine.timeline();
+        let mut run = Run::default();
+        let start = Instant::now();
+        timeline.sync(prompt, |_| {}).await?;
+        run.prefill_tokens_per_s = prompt.len() as f64 / start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        for _ in 0..generate {
+            timeline.next(&Sampling::default(), None).await?;
+        }
+        if generate > 0 {
+            run.decode_tokens_per_s = generate as f64 / start.elapsed().as_secs_f64();
+        }
+        on(&run);
+        runs.push(run);
+    }
+    let after = engine.guesses();
+    let guesses =
+        Guesses { guessed: after.guessed - before.guessed, accepted: after.accepted - before.accepted };
+    let median = median_run(&runs);
+    Ok(Report { runs, median, guesses })
+}
+
+fn median_run(runs: &[Run]) -> Run {
+    Run {
         prefill_tokens_per_s: median(runs.iter().map(|run| run.prefill_tokens_per_s)),
         decode_tokens_per_s: median(runs.iter().map(|run| run.decode_tokens_per_s)),
-    };
-    Ok(Report { runs, median })
+    }
 }
 
 /// How fast one line goes on at one of its lengths.

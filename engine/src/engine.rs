@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::KvKind;
 use crate::experts::{Held, Uses};
+use crate::guess::{Counts, Guesses, Speculate};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
 use crate::tables;
@@ -45,6 +46,8 @@ pub struct Options {
     /// Whether rows and index keys of DeepSeek V4 and V4.1 take the round trips through FP8 and FP4 that these models were
     /// trained with, as their makers' programs do; transformers does not, and other families have none.
     pub round_trips: bool,
+    /// Whether tokens are guessed before they are sampled. What is sampled is the same in any case.
+    pub speculate: Speculate,
     /// Whether only token ids will be asked about, no text: then a model whose tokenizer cannot be used opens
     /// without one.
     pub tokens_only: bool,
@@ -148,10 +151,17 @@ impl Engine {
             "opened"
         );
         let tables = model.tables();
-        let orders = worker::start(model, options.kv, pool)
+        let guesses = Arc::new(Counts::default());
+        let settings = worker::Settings {
+            kv: options.kv,
+            context_tokens,
+            speculate: options.speculate,
+            guesses: Arc::clone(&guesses),
+        };
+        let orders = worker::start(model, settings, pool)
             .map_err(|e| Error::Option(format!("the engine's thread does not start: {e}")))?;
         let (orders, lines) = (Mutex::new(orders), AtomicU64::new(0));
-        let shared = Shared { info, tokenizer, place, tables, orders, lines };
+        let shared = Shared { info, tokenizer, place, tables, guesses, orders, lines };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -187,6 +197,11 @@ impl Engine {
         (!tables.is_empty()).then(|| tables.iter().map(|table| table.counts()).sum())
     }
 
+    /// How many tokens were guessed before they were sampled, and how many of them rightly.
+    pub fn guesses(&self) -> Guesses {
+        self.shared.guesses.read()
+    }
+
     /// A new, empty timeline.
     pub fn timeline(&self) -> Timeline {
         Timeline::new(Arc::clone(&self.shared))
@@ -209,6 +224,7 @@ pub(crate) struct Shared {
     place: Option<Arc<Place>>,
     /// The tables of layers that look up n-grams.
     tables: Vec<Arc<Table>>,
+    guesses: Arc<Counts>,
     /// Locked for the moment of a send.
     orders: Mutex<Sender<Order>>,
     lines: AtomicU64,
@@ -318,7 +334,7 @@ fn outside(len: usize, parts: &[Range<usize>]) -> Vec<Range<usize>> {
 /// The model's tokenizer: from the metadata of a GGUF file, or from the file beside a folder's weights.
 ///
 /// A model without one can still be asked for logits, which is how tiny checkpoints are judged.
-fn tokenizer(source: &Source, vocabulary: usize) -> Result<Tokenizer, Error> {
+pub(crate) fn tokenizer(source: &Source, vocabulary: usize) -> Result<Tokenizer, Error> {
     match source {
         Source::Gguf(_) if source.text("tokenizer.ggml.model").is_none_or(|model| model == "none") => {
             tracing::warn!(model = source.text("general.name"), "the model file has no tokenizer");

@@ -11,6 +11,7 @@ mod grammar;
 mod sample;
 mod tokenizer;
 
+mod guess;
 mod worker;
 
 mod model;
@@ -34,6 +35,7 @@ pub use cache::KvKind;
 pub use engine::{Engine, ModelInfo, Options, Progress, Token};
 pub use error::Error;
 pub use grammar::{Grammar, GrammarSource};
+pub use guess::{Guesses, Speculate};
 pub use sample::Sampling;
 pub use timeline::{Synced, Timeline};
 pub use tokenizer::Tokenizer;

@@ -326,6 +326,9 @@ async fn a_bench_times_what_it_was_told() {
     assert!(report.median.prefill_tokens_per_s > 0.0 && report.median.decode_tokens_per_s > 0.0);
     let json = serde_json::to_value(&report).unwrap();
     assert!(json["prefill_tokens_per_s"].is_f64() && json["decode_tokens_per_s"].is_f64());
+    let report = bench::run_on(&engine, &ids(20), 30, 2, |_| {}).await.unwrap();
+    assert_eq!((report.runs.len(), report.guesses), (2, engine.guesses()));
+    assert!(bench::run_on(&engine, &[], 30, 2, |_| {}).await.is_err());
 }
 
 #[test]

@@ -8,12 +8,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::Instant;
 
 use rayon::ThreadPool;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cache::{Cache, KvKind, Layout};
 use crate::experts::Uses;
+use crate::guess::{Costs, Counts, GUESSES_MAX, Guess, Origin, Speculate, Trust, look_back};
 use crate::model::{Model, Scratch, Want};
 use crate::sample::{Choice, sample};
 use crate::{Error, Progress, Sampling, Token};
@@ -71,12 +73,25 @@ pub(crate) struct Computed {
 }
 
 /// One line as the worker knows it.
+#[derive(Clone)]
 struct Line {
     tokens: Vec<Token>,
-    /// Holds the keys and values of the first tokens, not always of all.
+    /// Holds what is kept of the first tokens, not always of all. If it holds all, it may hold guesses after them.
     cache: Cache,
-    /// Of what follows the cache's last token, if they were computed.
+    /// Of what follows the cache's last token before the guesses, if they were computed.
     logits: Option<Vec<f32>>,
+    /// The guesses in the cache. There are none unless the logits of what follows the line are known.
+    guesses: VecDeque<Guessed>,
+    trust: Trust,
+}
+
+/// A token that may come next and is computed already.
+#[derive(Clone)]
+struct Guessed {
+    token: Token,
+    origin: Origin,
+    /// Of what follows it.
+    logits: Vec<f32>,
 }
 
 /// A job in the queue.
@@ -86,14 +101,26 @@ struct Task {
     cached: usize,
 }
 
+/// How lines are kept and continued.
+pub(crate) struct Settings {
+    pub(crate) kv: KvKind,
+    /// The longest line.
+    pub(crate) context_tokens: usize,
+    pub(crate) speculate: Speculate,
+    /// Where guesses are counted.
+    pub(crate) guesses: Arc<Counts>,
+}
+
 /// Starts the worker. It ends when all senders are gone.
-pub(crate) fn start(model: Model, kv: KvKind, pool: ThreadPool) -> std::io::Result<Sender<Order>> {
+pub(crate) fn start(model: Model, settings: Settings, pool: ThreadPool) -> std::io::Result<Sender<Order>> {
     let (orders, receiver) = channel();
-    let layout = Arc::new(model.cache_layout(kv));
+    let layout = Arc::new(model.cache_layout(settings.kv));
     let worker = Worker {
         model,
+        settings,
         pool,
         layout,
+        costs: Costs::default(),
         lines: BTreeMap::new(),
         queue: VecDeque::new(),
         scratch: Scratch::default(),
@@ -104,8 +131,10 @@ pub(crate) fn start(model: Model, kv: KvKind, pool: ThreadPool) -> std::io::Resu
 
 struct Worker {
     model: Model,
+    settings: Settings,
     pool: ThreadPool,
     layout: Arc<Layout>,
+    costs: Costs,
     lines: BTreeMap<LineId, Line>,
     queue: VecDeque<Task>,
     scratch: Scratch,
@@ -147,12 +176,7 @@ impl Worker {
             }
             Order::Fork { from, edit, to, done } => {
                 self.edit(from, edit);
-                let line = self.line(from);
-                let fork = Line {
-                    tokens: line.tokens.clone(),
-                    cache: line.cache.clone(),
-                    logits: line.logits.clone(),
-                };
+                let fork = self.line(from).clone();
                 self.lines.insert(to, fork);
                 // Whoever asked may have gone; then the fork is closed by its own drop.
                 let _ = done.send(());
@@ -169,14 +193,11 @@ impl Worker {
 
     /// Brings a line up to date and returns how much of it is computed.
     fn edit(&mut self, line: LineId, edit: Edit) -> usize {
+        let counts = Arc::clone(&self.settings.guesses);
         let line = self.line(line);
-        line.tokens.truncate(edit.keep);
-        if edit.keep < line.cache.tokens() {
-            line.cache.truncate(edit.keep);
-            line.logits = None;
-        }
-        line.tokens.extend(edit.append);
-        line.cache.tokens()
+        line.cut(edit.keep);
+        line.say(&edit.append, &counts);
+        line.cache.tokens().min(line.tokens.len())
     }
 
     fn line(&mut self, line: LineId) -> &mut Line {
@@ -185,12 +206,15 @@ impl Worker {
             tokens: Vec::new(),
             cache: Cache::new(Arc::clone(layout)),
             logits: None,
+            guesses: VecDeque::new(),
+            trust: Trust::default(),
         })
     }
 
     /// Does one chunk or finishes the job; true if there is more to do.
     fn step(&mut self, task: &mut Task) -> bool {
-        let Some(line) = self.lines.get_mut(&task.line) else { return false };
+        let Worker { model, settings, pool, layout, costs, lines, scratch, .. } = self;
+        let Some(line) = lines.get_mut(&task.line) else { return false };
         let total = line.tokens.len();
         if total > 0 && line.cache.tokens() == total && line.logits.is_none() && !task.job.wants_all() {
             // The line was cut back to here: the last token's logits are gone and must be made again. They
@@ -201,28 +225,54 @@ impl Worker {
         let at = line.cache.tokens();
         if at < total {
             let end = total.min(at + PREFILL_CHUNK_TOKENS.min(line.cache.tokens_to_mark()));
+            let start = Instant::now();
+            let guess = match &task.job {
+                Job::Next { .. } if end == total => line.guess(settings, costs),
+                Job::Next { .. } | Job::Sync { .. } | Job::Logits { .. } | Job::AllLogits { .. } => None,
+            };
+            let guesses = guess.as_ref().map_or(&[][..], |guess| &guess.tokens);
             let want = match () {
                 () if task.job.wants_all() => Want::All,
-                () if end == total => Want::Last,
+                () if end == total => Want::Last(1 + guesses.len()),
                 () => Want::None,
             };
-            let Worker { model, pool, scratch, .. } = self;
-            let computed =
-                pool.install(|| model.forward(&mut line.cache, &line.tokens[..end], end - at, want, scratch));
-            let logits = match computed {
+            if !guesses.is_empty() {
+                line.cache.hold();
+                line.tokens.extend(guesses);
+            }
+            let count = end - at + guesses.len();
+            let computed = pool
+                .install(|| model.forward(&mut line.cache, &line.tokens[..at + count], count, want, scratch));
+            line.tokens.truncate(total);
+            let mut logits = match computed {
                 Ok(logits) => logits,
                 Err(error) => {
                     tracing::error!(%error, "a chunk could not be computed");
-                    (line.cache, line.logits) = (Cache::new(Arc::clone(&self.layout)), None);
+                    (line.cache, line.logits) = (Cache::new(Arc::clone(layout)), None);
                     task.job.fail(error);
                     return false;
                 }
             };
+            line.learn(costs, count, start.elapsed().as_secs_f64());
+            let vocabulary = model.spec().vocabulary;
             line.logits = match want {
                 Want::None => None,
-                Want::Last => Some(logits),
+                Want::Last(_) => {
+                    if let Some(guess) = guess {
+                        settings.guesses.guessed(guess.tokens.len());
+                        let rows = logits.chunks_exact(vocabulary).skip(1);
+                        line.guesses = std::iter::zip(guess.tokens, rows)
+                            .map(|(token, logits)| {
+                                let origin = guess.origin;
+                                Guessed { token, origin, logits: logits.to_vec() }
+                            })
+                            .collect();
+                        logits.truncate(vocabulary);
+                    }
+                    Some(logits)
+                }
                 Want::All => {
-                    let last = logits[logits.len() - model.spec().vocabulary..].to_vec();
+                    let last = logits[logits.len() - vocabulary..].to_vec();
                     if let Job::AllLogits { piece } = &task.job
                         && piece.blocking_send(Ok(logits)).is_err()
                     {
@@ -268,6 +318,73 @@ impl Worker {
     }
 }
 
+impl Line {
+    /// Forgets what is after the first `keep` tokens.
+    fn cut(&mut self, keep: usize) {
+        if keep < self.tokens.len() {
+            self.tokens.truncate(keep);
+            self.guesses.clear();
+        }
+        self.forget_what_is_not_said();
+    }
+
+    /// Goes on with these tokens. Guesses that are among them are computed already.
+    fn say(&mut self, tokens: &[Token], counts: &Counts) {
+        let mut tokens = tokens.iter();
+        while !self.guesses.is_empty()
+            && let Some(&token) = tokens.next()
+            && let Some(guess) = self.guesses.pop_front()
+        {
+            let right = guess.token == token;
+            self.trust.learn(guess.origin, right);
+            if right {
+                counts.accepted();
+                self.logits = Some(guess.logits);
+            } else {
+                self.guesses.clear();
+                self.forget_what_is_not_said();
+            }
+            self.tokens.push(token);
+        }
+        self.tokens.extend(tokens);
+    }
+
+    /// Takes out of the cache what is neither said nor guessed.
+    fn forget_what_is_not_said(&mut self) {
+        let kept = self.tokens.len() + self.guesses.len();
+        if kept < self.cache.tokens() {
+            self.cache.truncate(kept);
+            self.logits = None;
+        }
+    }
+
+    /// What may follow the line and is worth computing with its last tokens, which are computed next.
+    fn guess(&mut self, settings: &Settings, costs: &Costs) -> Option<Guess> {
+        let due = self.tokens.len() - self.cache.tokens();
+        // A prompt's last tokens are computed alone: they take long enough.
+        if settings.speculate == Speculate::Off || due > 1 + GUESSES_MAX {
+            return None;
+        }
+        let room = settings.context_tokens.saturating_sub(self.tokens.len());
+        let most = GUESSES_MAX.min(room).min(self.cache.tokens_to_mark() - due);
+        let mut guess = look_back(&self.tokens, most)?;
+        if settings.speculate == Speculate::On {
+            let redo = self.cache.has_states();
+            guess.tokens.truncate(self.trust.worth(costs, guess.origin, guess.tokens.len(), due, redo));
+        }
+        (!guess.tokens.is_empty()).then_some(guess)
+    }
+
+    /// Takes in how long it took to compute some tokens.
+    fn learn(&mut self, costs: &mut Costs, tokens: usize, seconds: f64) {
+        if tokens == 1 {
+            self.trust.learn_single(seconds);
+        } else {
+            costs.learn(tokens, seconds, self.trust.single());
+        }
+    }
+}
+
 /// Sends an answer through a place that a job still owns.
 fn answer<T>(done: &mut oneshot::Sender<T>, value: T) {
     let (closed, _) = oneshot::channel();
@@ -304,3 +421,6 @@ impl Job {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

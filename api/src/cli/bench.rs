@@ -1,7 +1,9 @@
 //! `saga bench`: measure how fast a model reads and writes.
 
+use std::path::{Path, PathBuf};
+
 use engine::bench::{self, Frontier, Work};
-use engine::{Engine, Options, Progress};
+use engine::{Engine, Options, Progress, Speculate};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -13,6 +15,7 @@ use crate::term::{Screen, To, say};
 Examples:
   saga bench
   saga bench -m qwen2.5-coder-1.5b -p 512 -n 64 -t 2 -r 3 --json | tail -1
+  saga bench --text main.rs -n 200        what guessing tokens does after a text of your own
   saga bench --depth 8192                 how speed falls off late in a long session
   saga bench --frontiers 1024,65536,1048576 -n 32     one line that grows, timed at each length")]
 pub(crate) struct Args {
@@ -35,8 +38,14 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: usize,
     /// Let one line grow through these lengths instead, and time it at each.
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',', conflicts_with_all = ["prompt", "repetitions", "depth"])]
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', conflicts_with_all = ["prompt", "repetitions", "depth", "text"])]
     frontiers: Vec<usize>,
+    /// A text to read instead of tokens that mean nothing; what follows it is then written as the model likes best.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "depth"])]
+    text: Option<PathBuf>,
+    /// Whether tokens are guessed before they are sampled, true or false. It shows with `--text` only.
+    #[arg(long, env = "SAGA_SPECULATE", value_name = "BOOL")]
+    speculate: Option<bool>,
     /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     expert_bytes: Option<u64>,
@@ -56,7 +65,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let (folders, config) = super::settings()?;
     let model = args.model.unwrap_or(config.model);
     let path = super::model::file(&model, &folders).await?;
-    let work = Work {
+    let mut work = Work {
         prompt: args.prompt,
         generate: args.generate,
         depth: args.depth,
@@ -66,13 +75,15 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let longest = args.frontiers.iter().copied().max().unwrap_or(0);
     let room = work.depth.saturating_add(work.prompt).saturating_add(work.generate).max(8);
     let room = if longest > 0 { longest } else { room };
+    let text = args.text.as_deref().map(read).transpose()?;
     let options = Options {
         threads: args.threads.unwrap_or(config.threads),
-        context_tokens: Some(room),
+        context_tokens: text.is_none().then_some(room),
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
         table_bytes: args.table_bytes.or(config.table_bytes),
         round_trips: args.round_trips || config.round_trips,
-        tokens_only: true,
+        speculate: Speculate::from(args.speculate.unwrap_or(config.speculate)),
+        tokens_only: text.is_none(),
         ..Options::default()
     };
     let engine = super::model::open(path, options).await?;
@@ -80,15 +91,22 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         return grow(&engine, &args.frontiers, args.generate, args.json).await;
     }
     let mut n = 0;
-    let report = bench::run(&engine, work, |run| {
+    let on = |run: &bench::Run| {
         n += 1;
         if args.json {
             say(&json!({ "run": n, "prefill_tokens_per_s": run.prefill_tokens_per_s, "decode_tokens_per_s": run.decode_tokens_per_s }).to_string());
         } else {
             say(&line(&format!("run {n}"), run));
         }
-    })
-    .await?;
+    };
+    let report = match text {
+        None => bench::run(&engine, work, on).await?,
+        Some(text) => {
+            let tokens = engine.tokenizer().encode_with_special(&text)?;
+            work.prompt = tokens.len();
+            bench::run_on(&engine, &tokens, work.generate, work.repetitions, on).await?
+        }
+    };
     if args.json {
         let mut object =
             serde_json::to_value(&report).expect("a report has only string keys and finite numbers");
@@ -102,6 +120,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         say(&object.to_string());
     } else {
         say(&line("median", &report.median));
+        if report.guesses.guessed > 0 {
+            say(&format!("guessed  {} tokens, {} rightly", report.guesses.guessed, report.guesses.accepted));
+        }
         if let Some(held) = engine.experts_held() {
             say(&super::experts::held_line(&held));
         }
@@ -140,6 +161,11 @@ async fn grow(engine: &Engine, depths: &[usize], generate: usize, json: bool) ->
         frontiers?;
     }
     Ok(0)
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
 }
 
 fn line(name: &str, run: &bench::Run) -> String {

@@ -60,6 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         table_bytes: args.table_bytes.or(config.table_bytes),
         round_trips: args.round_trips || config.round_trips,
         tokens_only: true,
+        ..Options::default()
     };
     let engine = super::model::open(path, options).await?;
     let screen = Screen::new(To::Stderr);

@@ -109,6 +109,8 @@ pub(crate) struct Cache {
     layers: Vec<Memory>,
     tokens: usize,
     marks: Vec<Mark>,
+    /// Before tokens that may be cut off soon: see [`Cache::hold`].
+    held: Option<Mark>,
 }
 
 /// What one layer keeps of a line.
@@ -162,7 +164,7 @@ impl Cache {
             state: Arc::new(vec![0.0; layer.state]),
         });
         let layers = layers.collect();
-        Cache { layout, layers, tokens: 0, marks: Vec::new() }
+        Cache { layout, layers, tokens: 0, marks: Vec::new(), held: None }
     }
 
     /// How many tokens are in it.
@@ -179,9 +181,11 @@ impl Cache {
         let mut left = tokens;
         if self.layout.has_states() {
             self.marks.retain(|mark| mark.tokens <= tokens);
-            left = self.marks.last().map_or(0, |mark| mark.tokens);
+            self.held.take_if(|mark| mark.tokens > tokens);
+            let mark = self.held.iter().chain(self.marks.last()).max_by_key(|mark| mark.tokens);
+            left = mark.map_or(0, |mark| mark.tokens);
             for (i, layer) in self.layers.iter_mut().enumerate() {
-                layer.state = match self.marks.last() {
+                layer.state = match mark {
                     Some(mark) => Arc::clone(&mark.states[i]),
                     None => Arc::new(vec![0.0; self.layout.layers[i].state]),
                 };
@@ -232,6 +236,20 @@ impl Cache {
             }
             i -= 1;
         }
+    }
+
+    /// Makes this a place to which the line can be cut back without loss, until the next such place is made. Unlike a
+    /// mark it is not kept: it is for tokens that may be cut off as soon as they are computed.
+    pub(crate) fn hold(&mut self) {
+        if self.layout.has_states() {
+            let states = self.layers.iter().map(|layer| Arc::clone(&layer.state)).collect();
+            self.held = Some(Mark { tokens: self.tokens, states });
+        }
+    }
+
+    /// Whether the line can be cut back to few places only.
+    pub(crate) fn has_states(&self) -> bool {
+        self.layout.has_states()
     }
 
     /// How many tokens may follow before a mark is due.
@@ -294,6 +312,24 @@ mod tests {
         assert_eq!((cache.tokens(), cache.layer(0).state()[0]), (700, 700.0), "the origin is as it was");
         fork.truncate(100);
         assert_eq!((fork.tokens(), fork.layer(0).state()[0], fork.layer(1).rows[0].len()), (0, 0.0, 0));
+    }
+
+    #[test]
+    fn a_place_that_is_held_loses_nothing() {
+        let mut cache = cache();
+        extend(&mut cache, 300);
+        cache.hold();
+        extend(&mut cache, 3);
+        cache.truncate(301);
+        assert_eq!((cache.tokens(), cache.layer(0).state()[0]), (300, 300.0));
+        extend(&mut cache, 300);
+        cache.truncate(520);
+        assert_eq!(cache.tokens(), 512, "a mark that is nearer is taken");
+        cache.truncate(299);
+        assert_eq!(cache.tokens(), 256);
+        extend(&mut cache, 60);
+        cache.truncate(310);
+        assert_eq!(cache.tokens(), 256, "what was cut off is held no more");
     }
 
     #[test]

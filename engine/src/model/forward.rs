@@ -66,7 +66,8 @@ enum Channel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
     None,
-    Last,
+    /// Those of so many last positions, at least one and no more than there are.
+    Last(usize),
     All,
 }
 
@@ -270,7 +271,7 @@ impl Model {
         let Scratch { x, normed, change, input, mix, .. } = scratch;
         let wanted = match want {
             Want::None => return Ok(Vec::new()),
-            Want::Last => &x[x.len() - x.len() / tokens.len()..],
+            Want::Last(n) => &x[x.len() - n * (x.len() / tokens.len())..],
             Want::All => &x[..],
         };
         let wanted = match &self.end {

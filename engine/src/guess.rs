@@ -1,0 +1,374 @@
+//! Guesses of what a line says next, and whether they pay.
+//!
+//! Several tokens computed at once cost less than one after the other, but what follows is not known yet. So the
+//! worker guesses it, computes the guesses together with the token that is due, and keeps the logits of each. While
+//! the line then says what was guessed, its next logits are there already; the first token that differs cuts the rest
+//! off. What is sampled never depends on a guess, because logits do not depend on how a line is cut: guesses cost or
+//! save time, and nothing else.
+//!
+//! Whether they save any is measured. The worker knows what it costs to compute several tokens at once, each line how
+//! often guesses of each origin were right; a guess is made as long as it makes sense of both.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::Token;
+
+/// Whether tokens are guessed before they are sampled. What is sampled is the same in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speculate {
+    /// Never.
+    Off,
+    /// As long as it is faster, as measured on every line.
+    #[default]
+    On,
+    /// Wherever something can be guessed, even when that is slower: for tests and measurements.
+    Always,
+}
+
+impl From<bool> for Speculate {
+    fn from(on: bool) -> Speculate {
+        if on { Speculate::On } else { Speculate::Off }
+    }
+}
+
+/// How many tokens were guessed since the model was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Guesses {
+    /// Guesses that were computed.
+    pub guessed: u64,
+    /// Guesses that were right, so that their successors needed no computation of their own.
+    pub accepted: u64,
+}
+
+/// The same while it is counted, by the worker and for whoever looks.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    guessed: AtomicU64,
+    accepted: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn guessed(&self, tokens: usize) {
+        self.guessed.fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Guesses {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Guesses { guessed: read(&self.guessed), accepted: read(&self.accepted) }
+    }
+}
+
+/// The most tokens that are guessed at once. Even of a line that repeats itself more are seldom right, and their logits
+/// take memory.
+pub(crate) const GUESSES_MAX: usize = 15;
+
+/// Where guesses come from, by what can be expected of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// An earlier place in the line where its last two tokens stand.
+    Pair,
+    /// One where a few more stand.
+    Phrase,
+    /// One where many stand: the line repeats itself.
+    Passage,
+}
+
+const ORIGINS: usize = 3;
+
+/// Tokens that may come next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Guess {
+    pub(crate) origin: Origin,
+    pub(crate) tokens: Vec<Token>,
+}
+
+/// The shortest common past of two places that is worth a guess.
+const PAST_MIN: usize = 2;
+/// From so many tokens on, the common past is a phrase or a passage.
+const PHRASE: usize = 3;
+const PASSAGE: usize = 8;
+/// A longer common past says nothing more.
+const PAST_MAX: usize = 24;
+/// How far back is looked for an earlier place: in that much time, few tokens are computed on any machine.
+const LOOKUP_TOKENS_MAX: usize = 1 << 17;
+
+/// Looks where in the line its last tokens stood before, and guesses that the same follows: of several places the one
+/// with the longest common past, and of these the last.
+pub(crate) fn look_back(line: &[Token], most: usize) -> Option<Guess> {
+    let line = &line[line.len().saturating_sub(LOOKUP_TOKENS_MAX)..];
+    let (&last, before) = line.split_last()?;
+    let mut best = (PAST_MIN - 1, 0);
+    for (i, &token) in before.iter().enumerate().rev() {
+        if token != last {
+            continue;
+        }
+        let (here, now) = (line[..i].iter().rev(), before.iter().rev());
+        let past = 1 + here.zip(now).take(PAST_MAX - 1).take_while(|(a, b)| a == b).count();
+        if past > best.0 {
+            best = (past, i);
+        }
+        if past == PAST_MAX {
+            break;
+        }
+    }
+    let (past, place) = best;
+    if past < PAST_MIN || most == 0 {
+        return None;
+    }
+    let origin = match past {
+        ..PHRASE => Origin::Pair,
+        PHRASE..PASSAGE => Origin::Phrase,
+        PASSAGE.. => Origin::Passage,
+    };
+    // What follows the place may reach the line's end; then it goes round once more.
+    let tokens = line[place + 1..].iter().copied().cycle().take(most).collect();
+    Some(Guess { origin, tokens })
+}
+
+/// What it costs to compute several tokens at once, as measured: relative to one, because what one costs depends on
+/// how long its line is.
+pub(crate) struct Costs {
+    /// By the number of tokens; those of which nothing is known are not there yet.
+    relative: [Option<f64>; TOGETHER_MAX + 1],
+}
+
+/// The most tokens whose cost is kept: the guesses after those that must be computed in any case.
+const TOGETHER_MAX: usize = 2 * (GUESSES_MAX + 1);
+/// What one more token is thought to cost as long as no larger number was tried.
+const MORE: f64 = 0.3;
+/// How much a new measurement counts beside those before.
+const NEW: f64 = 1.0 / 8.0;
+
+impl Default for Costs {
+    fn default() -> Costs {
+        let mut relative = [None; TOGETHER_MAX + 1];
+        relative[1] = Some(1.0);
+        Costs { relative }
+    }
+}
+
+impl Costs {
+    /// What so many tokens cost at once: what was measured, or what lies between what was.
+    fn of(&self, tokens: usize) -> f64 {
+        let known = |n: usize| self.relative.get(n).copied().flatten().map(|cost| (n, cost));
+        let below = (1..=tokens).rev().find_map(known);
+        let (n, cost) = below.expect("one token costs as much as one");
+        let more = match (tokens + 1..=TOGETHER_MAX).find_map(known) {
+            Some((m, dearer)) => (dearer - cost) / (m - n) as f64,
+            None => MORE,
+        };
+        cost + more * (tokens - n) as f64
+    }
+
+    /// Takes in that computing `tokens` took `seconds` on a line where one takes `single`.
+    pub(crate) fn learn(&mut self, tokens: usize, seconds: f64, single: f64) {
+        if (2..=TOGETHER_MAX).contains(&tokens) && single > 0.0 {
+            let cost = seconds / single;
+            let known = self.relative[tokens].get_or_insert(cost);
+            *known += NEW * (cost - *known);
+        }
+    }
+}
+
+/// What a line has seen of guesses.
+#[derive(Clone)]
+pub(crate) struct Trust {
+    seen: [Seen; ORIGINS],
+    /// What one token takes, in seconds. 0 before the first.
+    single: f64,
+}
+
+/// What a line has seen of the guesses of one origin.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// How likely a guess is right if those before it were.
+    rate: f64,
+    /// How many more occasions are let pass before a guess is tried that seems not to pay.
+    wait: u32,
+    /// How many are let pass the next time.
+    pause: u32,
+    /// Whether the last guess was right.
+    right: bool,
+}
+
+/// How many occasions are let pass at first, and at most. A try costs less than a token, so that tries that are all
+/// in vain cost less than one per cent in the long run.
+const PAUSE_MIN: u32 = 8;
+const PAUSE_MAX: u32 = 128;
+/// By how much guesses must promise to be faster: less would be lost in what cannot be measured.
+const GAIN_MIN: f64 = 1.03;
+
+impl Default for Trust {
+    fn default() -> Trust {
+        let seen = |rate| Seen { rate, wait: PAUSE_MIN, pause: PAUSE_MIN, right: false };
+        Trust { seen: [seen(0.3), seen(0.5), seen(0.7)], single: 0.0 }
+    }
+}
+
+impl Trust {
+    /// How many of `most` guesses of this origin are worth computing together with `due` tokens that must be
+    /// computed in any case. `redo` says whether accepted guesses are computed again after one that was wrong.
+    pub(crate) fn worth(
+        &mut self,
+        costs: &Costs,
+        origin: Origin,
+        most: usize,
+        due: usize,
+        redo: bool,
+    ) -> usize {
+        let seen = &mut self.seen[origin as usize];
+        let worth = seen.worth(costs, most, due, redo);
+        if worth > 0 || most == 0 {
+            return worth;
+        }
+        // It may be that the line has begun to repeat itself: where it would pay, the next guess is tried at once.
+        if seen.right && (Seen { rate: 1.0, ..*seen }).worth(costs, most, due, redo) > 0 {
+            seen.pause = PAUSE_MIN;
+            return 1;
+        }
+        if seen.wait > 0 {
+            seen.wait -= 1;
+            return 0;
+        }
+        seen.wait = seen.pause;
+        seen.pause = (2 * seen.pause).min(PAUSE_MAX);
+        1
+    }
+
+    /// Takes in whether a guess was right.
+    pub(crate) fn learn(&mut self, origin: Origin, right: bool) {
+        let seen = &mut self.seen[origin as usize];
+        seen.rate += NEW * (f64::from(u8::from(right)) - seen.rate);
+        seen.right = right;
+    }
+
+    /// Takes in that computing one token took so many seconds.
+    pub(crate) fn learn_single(&mut self, seconds: f64) {
+        if self.single == 0.0 {
+            self.single = seconds;
+        }
+        self.single += NEW * (seconds - self.single);
+    }
+
+    /// What one token takes, in seconds; 0 if that is not known yet.
+    pub(crate) fn single(&self) -> f64 {
+        self.single
+    }
+}
+
+impl Seen {
+    fn worth(self, costs: &Costs, most: usize, due: usize, redo: bool) -> usize {
+        let base = costs.of(due);
+        let mut best = (GAIN_MIN, 0);
+        // Tokens that are gained, on average, and how likely all guesses are right.
+        let (mut tokens, mut all) = (1.0, 1.0);
+        for n in 1..=most {
+            all *= self.rate;
+            tokens += all;
+            // About half of the guesses are computed again when one was wrong.
+            let again = if redo { (1.0 - all) * (costs.of(2 + n / 2) - costs.of(1)) } else { 0.0 };
+            let gain = tokens * base / (costs.of(due + n) + again);
+            if gain > best.0 {
+                best = (gain, n);
+            }
+        }
+        best.1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_repeats_itself_is_guessed() {
+        let check = |line: &[Token], most: usize, expected: Option<(Origin, &[Token])>| {
+            let expected = expected.map(|(origin, tokens)| Guess { origin, tokens: tokens.to_vec() });
+            assert_eq!(look_back(line, most), expected, "{line:?}");
+        };
+        check(&[], 3, None);
+        check(&[1], 3, None);
+        check(&[1, 2, 3, 2], 3, None);
+        check(&[1, 2, 3, 4, 1, 2], 2, Some((Origin::Pair, &[3, 4])));
+        check(&[1, 2, 3, 4, 1, 2], 0, None);
+        // The last of two places, but the one with the longer past before it.
+        check(&[1, 2, 3, 1, 2, 4, 1, 2], 1, Some((Origin::Pair, &[4])));
+        check(&[9, 1, 2, 3, 1, 2, 4, 9, 1, 2], 1, Some((Origin::Phrase, &[3])));
+        // What goes round in a circle is guessed to go on so.
+        check(&[1, 1, 1], 3, Some((Origin::Pair, &[1, 1, 1])));
+        check(&[5, 6, 5, 6, 5, 6], 5, Some((Origin::Phrase, &[5, 6, 5, 6, 5])));
+        let twice: Vec<Token> = (0..20).chain(0..12).collect();
+        check(&twice, 4, Some((Origin::Passage, &[12, 13, 14, 15])));
+    }
+
+    /// Costs of which everything is known: 1, then `more` for each further token.
+    fn costs(more: f64) -> Costs {
+        let mut costs = Costs::default();
+        (2..=TOGETHER_MAX).for_each(|n| costs.learn(n, 1.0 + more * (n - 1) as f64, 1.0));
+        costs
+    }
+
+    /// How many guesses are made on 1,000 occasions if that share of them is right.
+    fn tried(costs: &Costs, right: impl Fn(usize) -> bool) -> usize {
+        let mut trust = Trust::default();
+        let mut tried = 0;
+        for i in 0..1000 {
+            let worth = trust.worth(costs, Origin::Phrase, GUESSES_MAX, 1, false);
+            tried += worth;
+            for _ in 0..worth {
+                trust.learn(Origin::Phrase, right(i));
+                if !right(i) {
+                    break;
+                }
+            }
+        }
+        tried
+    }
+
+    #[test]
+    fn guesses_that_do_not_pay_are_left() {
+        // Always wrong: a few at first, then one now and then.
+        assert!(tried(&costs(0.2), |_| false) < 40);
+        // Always right, but computing two at once takes as long as one after the other.
+        assert!(tried(&costs(1.0), |_| true) < 200);
+        // Always right.
+        assert!(tried(&costs(0.2), |_| true) > 13_000);
+        // A line that begins to repeat itself late is noticed.
+        let late = tried(&costs(0.2), |i| i >= 500);
+        assert!(late > 5000, "{late}");
+    }
+
+    #[test]
+    fn the_cheaper_guesses_are_the_more_are_made() {
+        let worth = |rate: f64, more: f64, redo: bool| {
+            let seen = Seen { rate, wait: 0, pause: 0, right: false };
+            seen.worth(&costs(more), GUESSES_MAX, 1, redo)
+        };
+        assert_eq!([worth(0.95, 0.02, false), worth(0.9, 0.9, false)], [GUESSES_MAX, 0]);
+        assert!((1..5).contains(&worth(0.6, 0.2, false)));
+        assert!(worth(0.6, 0.4, true) < worth(0.6, 0.4, false), "what must be computed again counts");
+        assert_eq!(worth(0.0, 0.1, false), 0);
+    }
+
+    #[test]
+    fn costs_are_what_was_measured() {
+        let mut costs = Costs::default();
+        assert!((costs.of(4) - 1.9).abs() < 1e-9, "a guess before anything is known");
+        costs.learn(2, 3.0, 2.0);
+        costs.learn(5, 6.0, 2.0);
+        for (tokens, expected) in [(2, 1.5), (3, 2.0), (4, 2.5), (5, 3.0), (6, 3.3)] {
+            assert!((costs.of(tokens) - expected).abs() < 1e-9, "{tokens}");
+        }
+        costs.learn(500, 1.0, 1.0);
+        costs.learn(2, 1.0, 0.0);
+        assert!((costs.of(2) - 1.5).abs() < 1e-9, "what cannot be compared is left out");
+        (0..100).for_each(|_| costs.learn(2, 4.0, 2.0));
+        assert!((costs.of(2) - 2.0).abs() < 1e-3);
+    }
+}
