@@ -1,11 +1,11 @@
 //! Opens a model and hands out timelines.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvKind;
@@ -14,6 +14,7 @@ use crate::guess::{Counts, Guesses, Speculate};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
 use crate::tables;
+use crate::weights::sound::{Stored, unsound};
 use crate::weights::{Place, Source, Table};
 use crate::worker::{self, LineId, Order};
 use crate::{Error, Grammar, GrammarSource, Timeline, Tokenizer};
@@ -141,7 +142,7 @@ impl Engine {
             .thread_name(|i| format!("engine-{i}"))
             .build()
             .map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
-        read_ahead(&source, place.as_deref(), on);
+        read_ahead(&source, place.as_deref(), &pool, on)?;
         tracing::info!(
             model = info.name,
             architecture = info.architecture,
@@ -283,52 +284,75 @@ pub(crate) fn physical_cores() -> usize {
     (allowed / per_core).max(1)
 }
 
-/// Reads the file into memory, so that the first prompt need not wait for the disk page by page; but no experts that
-/// stay on disk. What is larger than the free memory is left to be read as it is used.
-fn read_ahead(source: &Source, place: Option<&Place>, on: &mut dyn FnMut(Progress)) {
+/// Reads the weights into memory, so that the first prompt need not wait for the disk page by page, and judges them on the
+/// way; but no tables, and no experts that stay on disk. What is larger than the free memory is left to be read as it is
+/// used: then a number that is none is only noticed when it reaches the logits.
+///
+/// # Errors
+/// [`Error::Tensor`] if weights are no numbers.
+fn read_ahead(
+    source: &Source,
+    place: Option<&Place>,
+    pool: &rayon::ThreadPool,
+    on: &mut dyn FnMut(Progress),
+) -> Result<(), Error> {
+    // For each call of `on`, and for each thread. Both are taken in whole blocks.
     const PIECE: usize = 32 << 20;
-    const PAGE: usize = 4096;
-    let maps = source.maps().iter().enumerate().map(|(i, map)| {
-        let mut inside = source.table_parts(i);
-        inside.extend(place.into_iter().flat_map(|place| place.parts_of(map)));
-        inside.sort_unstable_by_key(|part| part.start);
-        (map, outside(map.len(), &inside))
-    });
-    let maps: Vec<_> = maps.collect();
-    let total_bytes = maps.iter().flat_map(|(_, parts)| parts).map(|part| part.len() as u64).sum();
+    const SHARE: usize = 1 << 18;
+    let mut on_disk: Vec<_> = source
+        .maps()
+        .iter()
+        .flat_map(|map| {
+            let start = map.as_ptr().addr();
+            let parts = place.map_or_else(Vec::new, |place| place.parts_of(map));
+            parts.into_iter().map(move |part| start + part.start..start + part.end)
+        })
+        .collect();
+    on_disk.sort_unstable_by_key(|part| part.start);
+    let is_on_disk = |bytes: &[u8]| {
+        let at = bytes.as_ptr().addr();
+        let before = on_disk.partition_point(|part| part.start <= at);
+        before > 0 && at < on_disk[before - 1].end
+    };
+    let mut weights = source.lying();
+    weights.retain(|weights| !is_on_disk(weights.bytes));
+    let total_bytes = weights.iter().map(|weights| weights.bytes.len() as u64).sum();
     if available_memory().is_some_and(|available| total_bytes > available) {
         tracing::warn!(
             total_bytes,
             "the model is larger than the free memory and will be read as it is used"
         );
-        return;
+        return Ok(());
+    }
+    if on_disk.is_empty() {
+        for map in source.maps() {
+            // Advice only; the pages are touched below in any case.
+            let _ = map.advise(memmap2::Advice::WillNeed);
+        }
     }
     let mut done_bytes = 0;
-    for (map, parts) in maps {
-        for part in parts {
-            // Advice only; the pages are touched below in any case.
-            let _ = map.advise_range(memmap2::Advice::WillNeed, part.start, part.len());
-            for piece in map[part].chunks(PIECE) {
-                let touched = piece.iter().step_by(PAGE).fold(0_u8, |sum, &byte| sum ^ byte);
-                std::hint::black_box(touched);
-                done_bytes += piece.len() as u64;
-                on(Progress::Loading { done_bytes, total_bytes });
+    for Stored { name, kind, bytes } in weights {
+        let size = kind.block_bytes();
+        let blocks = |bytes: usize| (bytes / size).max(1) * size;
+        for (i, piece) in bytes.chunks(blocks(PIECE)).enumerate() {
+            let shares = || {
+                piece.par_chunks(blocks(SHARE)).enumerate().find_map_first(|(share, bytes)| {
+                    unsound(kind, bytes).map(|block| share * blocks(SHARE) / size + block)
+                })
+            };
+            if let Some(block) = pool.install(shares) {
+                let weight = (i * blocks(PIECE) / size + block) * kind.block();
+                let why = format!(
+                    "its weights from number {weight} on are no finite numbers: the file is damaged or was converted wrongly; \
+                     get it again"
+                );
+                return Err(Error::Tensor { name: name.to_owned(), why });
             }
+            done_bytes += piece.len() as u64;
+            on(Progress::Loading { done_bytes, total_bytes });
         }
     }
-}
-
-/// What of 0..len lies outside of some parts, which are in order.
-fn outside(len: usize, parts: &[Range<usize>]) -> Vec<Range<usize>> {
-    let mut outside = Vec::new();
-    let mut at = 0;
-    for part in parts.iter().cloned().chain(std::iter::once(len..len)) {
-        if at < part.start {
-            outside.push(at..part.start);
-        }
-        at = at.max(part.end);
-    }
-    outside
+    Ok(())
 }
 
 /// The model's tokenizer: from the metadata of a GGUF file, or from the file beside a folder's weights.

@@ -64,7 +64,8 @@ def compare(saga, model, folder):
         answer = ask(saga, model, ids, decode_from)
         if isinstance(answer, str):
             return f"{model.name:28} failed: {answer}", False
-        expected = reference["logits"]
+        expected = reference["logits"].reshape(len(ids), -1)
+        answer = answer.reshape(len(ids), -1)
         if decode_from is not None and "decode_logits" in reference:
             expected = expected.clone()
             expected[decode_from:] = reference["decode_logits"][decode_from:]

@@ -243,9 +243,12 @@ fn with_states(file: &Reader<'_>, sharing: Sharing) -> Result<Spec, Error> {
 /// DeepSeek V4: four residual streams, attention over a window and over compressed rows, and experts of which the
 /// first layers' are chosen by a table. Layers without compressed rows have a rotation of their own.
 fn deepseek4(file: &Reader<'_>) -> Result<Spec, Error> {
-    // A layer with an indexer compresses with an overlap, one without does not.
+    // A layer with an indexer compresses with an overlap, one without does not. Any part of one tells, so that a part that
+    // is missing is missed by its name.
+    let names = file.file.names();
     let mut spec = compressed(file, Trips::V4, |i, ratios| {
-        if !file.has(&format!("blk.{i}.indexer.attn_q_b.weight")) {
+        let indexer_of = format!("blk.{i}.indexer");
+        if !names.iter().any(|name| name.starts_with(&indexer_of)) {
             let rows = Rows::Own(Compression::Placed);
             return Ok(Far { ratio: ratios[i], rows, choice: Choosing::All });
         }

@@ -7,14 +7,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::quantized::gguf_file::Value;
 use memmap2::Mmap;
 
-use super::{Bytes, Kind, MappedFile, Matrix, Rows, Table, TensorSize, quant};
+use super::{Bytes, Kind, MappedFile, Matrix, Rows, Table, TensorSize, quant, sound};
 use crate::Error;
 
 /// Values of all metadata arrays together. Real files have under a million (three per token of the
@@ -45,8 +44,8 @@ pub(crate) struct Gguf {
     tensors: BTreeMap<String, Place>,
     /// The tensors somebody asked for, so that what nobody asked for can be named.
     used: RefCell<BTreeSet<String>>,
-    /// What tables take of the map: their rows are read by need.
-    tables: RefCell<Vec<Range<usize>>>,
+    /// The tensors whose rows are read by need, not through the map.
+    tables: RefCell<BTreeSet<String>>,
 }
 
 /// Where a tensor lies and what it holds.
@@ -202,6 +201,17 @@ impl Gguf {
         sizes.collect()
     }
 
+    /// All weights but those of tables, as they lie in the file.
+    pub(crate) fn lying(&self) -> Vec<sound::Stored<'_>> {
+        let tables = self.tables.borrow();
+        let lying = self.tensors.iter().filter_map(|(name, place)| {
+            let Stored::Weights(kind) = place.stored else { return None };
+            let bytes = &self.map[place.start..][..place.bytes];
+            (!tables.contains(name)).then_some(sound::Stored { name, kind, bytes })
+        });
+        lying.collect()
+    }
+
     fn weights(&self) -> impl Iterator<Item = (&Place, Kind)> {
         self.tensors.values().filter_map(|place| match place.stored {
             Stored::Weights(kind) => Some((place, kind)),
@@ -269,17 +279,10 @@ impl Gguf {
     pub(crate) fn table(&self, name: &str, width: usize, held_bytes_max: usize) -> Result<Table, Error> {
         let rows = self.place(name)?.shape.first().copied().unwrap_or(0);
         let (place, kind) = self.stored(name, &[rows, width])?;
-        self.tables.borrow_mut().push(place.start..place.start + place.bytes);
+        self.tables.borrow_mut().insert(name.to_owned());
         let (path, file, start) = (self.path.clone(), Arc::clone(&self.file), place.start as u64);
         let stored = super::Stored { path, file, start };
         Table::open(name, rows as u64, width, stored, Rows::Blocks(kind), held_bytes_max)
-    }
-
-    /// What the tables that were opened take of the map, in order.
-    pub(crate) fn table_parts(&self) -> Vec<Range<usize>> {
-        let mut parts = self.tables.borrow().clone();
-        parts.sort_unstable_by_key(|part| part.start);
-        parts
     }
 
     /// Takes note that this tensor is known and left alone on purpose.

@@ -9,6 +9,7 @@ mod kind;
 mod matrix;
 mod place;
 pub(crate) mod quant;
+pub(crate) mod sound;
 mod table;
 
 pub(crate) use folder::Folder;

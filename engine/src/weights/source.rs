@@ -1,13 +1,12 @@
 //! A model on disk, whichever way it lies there. Everything is asked for in the language of GGUF: metadata by
 //! its keys, tensors by its names, so that a model family is described once.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::{Folder, Gguf, Kind, MappedFile, Matrix, Table};
+use super::{Folder, Gguf, Kind, MappedFile, Matrix, Table, sound};
 use crate::Error;
 
 /// An open model.
@@ -86,6 +85,14 @@ impl Source {
         }
     }
 
+    /// All weights but those of tables, as they lie in the files.
+    pub(crate) fn lying(&self) -> Vec<sound::Stored<'_>> {
+        match self {
+            Source::Gguf(file) => file.lying(),
+            Source::Folder(folder) => folder.lying(),
+        }
+    }
+
     /// Whether there is a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         match self {
@@ -138,14 +145,6 @@ impl Source {
         match self {
             Source::Gguf(file) => file.table(name, width, held_bytes_max),
             Source::Folder(folder) => folder.table(name, width, held_bytes_max),
-        }
-    }
-
-    /// What tables take of mapped file number `map`, in order: nothing of it is read through the map.
-    pub(crate) fn table_parts(&self, map: usize) -> Vec<Range<usize>> {
-        match self {
-            Source::Gguf(file) => file.table_parts(),
-            Source::Folder(folder) => folder.table_parts(map),
         }
     }
 

@@ -449,6 +449,11 @@ impl Config {
         Ok(count as u64)
     }
 
+    /// How many tokens there are, if it says so.
+    pub(super) fn vocabulary(&self) -> Result<Option<u64>, String> {
+        self.number("vocab_size")
+    }
+
     fn number(&self, key: &str) -> Result<Option<u64>, String> {
         match self.get(key) {
             None => Ok(None),

@@ -10,7 +10,6 @@ mod names;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{Bytes, Kind, MappedFile, Matrix, Rows, Scale, Scales, Stored, Table, TensorSize};
+use super::{Bytes, Kind, MappedFile, Matrix, Rows, Scale, Scales, Stored, Table, TensorSize, sound};
 use crate::Error;
 use config::{Config, Key};
 use names::{Change, Target};
@@ -74,6 +73,9 @@ struct Place {
     shape: Vec<usize>,
 }
 
+/// The tensor that has a row for every token.
+const EMBEDDING: &str = "token_embd.weight";
+
 /// Bytes of one JSON file. Real configurations have tens of kilobytes; an index of many shards a few megabytes.
 const JSON_BYTES_MAX: u64 = 64 << 20;
 
@@ -116,6 +118,14 @@ impl Folder {
             gathered.tensors.insert("rope_freqs.weight".into(), Tensor::of(&[factors.len()], &factors));
         }
         let tensors = gathered.finish(path, family)?;
+        let (asked, rows) =
+            (config.vocabulary().map_err(bad)?, tensors.get(EMBEDDING).map(|tensor| tensor.shape[0]));
+        if let (Some(asked), Some(rows)) = (asked, rows)
+            && asked != rows as u64
+        {
+            let why = format!("it has {rows} rows where config.json asks for a vocabulary of {asked}");
+            return Err(trouble(EMBEDDING, why));
+        }
         keys.insert("general.architecture".into(), Key::Text(family.to_owned()));
         let used = RefCell::default();
         Ok(Folder { path: path.to_owned(), keys, maps, files, tensors, tables, used, parameters })
@@ -172,6 +182,20 @@ impl Folder {
             }
         }
         bytes.into_iter().max_by_key(|&(_, bytes)| bytes).map_or("none", |(kind, _)| kind.name())
+    }
+
+    /// All weights but those of tables, as they lie in the files.
+    pub(crate) fn lying(&self) -> Vec<sound::Stored<'_>> {
+        let pieces = self
+            .tensors
+            .iter()
+            .flat_map(|(name, tensor)| tensor.pieces.iter().map(move |piece| (name, piece)));
+        let lying = pieces.filter_map(|(name, piece)| {
+            let Store::Weights(kind) = piece.store else { return None };
+            let bytes: &[u8] = (*piece.bytes).as_ref();
+            Some(sound::Stored { name, kind, bytes: &bytes[piece.start..][..piece.bytes_len()] })
+        });
+        lying.collect()
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -271,15 +295,6 @@ impl Folder {
     fn stored(&self, place: &Place) -> Stored {
         let file = Arc::clone(&self.files[place.map]);
         Stored { path: self.path.clone(), file, start: place.start as u64 }
-    }
-
-    /// What tables take of map number `map`, in order.
-    pub(crate) fn table_parts(&self, map: usize) -> Vec<Range<usize>> {
-        let places = self.tables.values().flat_map(|(place, scales)| std::iter::once(place).chain(scales));
-        let mut parts: Vec<_> =
-            places.filter(|place| place.map == map).map(|place| place.start..place.end).collect();
-        parts.sort_unstable_by_key(|part| part.start);
-        parts
     }
 
     pub(crate) fn pass_over(&self, name: &str) {
@@ -686,9 +701,14 @@ fn piece(
         Dtype::F32 => Store::Weights(Kind::F32),
         Dtype::F16 => Store::Weights(Kind::F16),
         Dtype::BF16 => Store::Weights(Kind::Bf16),
-        Dtype::F8_E4M3 => Store::Weights(Kind::F8E4M3),
+        // No model is published in eight bits without scales: they would be lost.
+        Dtype::F8_E4M3 if table.is_some() => Store::Weights(Kind::F8E4M3),
+        Dtype::F8_E4M3 | Dtype::I8 | Dtype::U8 if table.is_none() => {
+            let why = format!("it is stored as {:?}, which needs scales, and they are missing", place.dtype);
+            return Err(trouble(name, why));
+        }
         // Two numbers in a byte, as they are shipped with scales.
-        Dtype::I8 | Dtype::U8 if table.is_some() => Store::Weights(Kind::F4E2M1),
+        Dtype::I8 | Dtype::U8 => Store::Weights(Kind::F4E2M1),
         Dtype::I32 => Store::I32,
         Dtype::I64 => Store::I64,
         other => return Err(trouble(name, format!("its type {other:?} is not supported"))),
