@@ -133,3 +133,18 @@ async fn every_family_agrees_with_its_reference() {
     }
     assert!(failures.is_empty(), "{failures:#?}");
 }
+
+#[test]
+fn the_example_of_the_readme_is_the_code() {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(manifest.join(path)).unwrap();
+    let families = read("src/model/families.rs");
+    let code = families.clone() + &read("src/weights/folder/config.rs");
+    let readme = read("README.md");
+    let blocks: Vec<&str> =
+        readme.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 4 && blocks.iter().all(|block| code.contains(block)), "{blocks:?}");
+    for family in families.lines().filter_map(|line| line.strip_prefix("    (\"")?.split_once("\", ")) {
+        assert!(readme.contains(&format!("`{}`", family.0)), "the table has no `{}`", family.0);
+    }
+}
