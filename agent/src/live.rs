@@ -42,6 +42,8 @@ pub struct LiveOptions {
     pub table_bytes: Option<u64>,
     /// Whether models take the round trips they were trained with, as the engine's options have it.
     pub round_trips: bool,
+    /// How the KV cache is kept.
+    pub kv: engine::KvKind,
     /// Whether tokens are guessed before they are sampled, as the engine's options have it.
     pub speculate: engine::Speculate,
     /// Limits of each turn of sessions that name none.
@@ -126,6 +128,7 @@ impl Live {
             expert_bytes: self.options.expert_bytes,
             table_bytes: self.options.table_bytes,
             round_trips: self.options.round_trips,
+            kv: self.options.kv,
             speculate: self.options.speculate,
             ..engine::Options::default()
         };
@@ -141,6 +144,11 @@ impl Live {
         .await?;
         engines.insert(path, engine.clone());
         Ok(engine)
+    }
+
+    /// The engines that are open. Empty while one is being opened.
+    pub fn engines(&self) -> Vec<Engine> {
+        self.engines.try_lock().map(|engines| engines.values().cloned().collect()).unwrap_or_default()
     }
 
     /// Keeps the KV of resting sessions within its bytes: the one unused for longest forgets first.

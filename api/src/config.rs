@@ -37,6 +37,8 @@ pub struct Config {
     /// Whether DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do. transformers
     /// does not.
     pub round_trips: bool,
+    /// How the KV cache is kept: in half precision, or in a little more than half of that.
+    pub kv: Kv,
     /// Whether tokens are guessed before they are sampled, wherever that is faster. Replies are the same in any case.
     pub speculate: bool,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
@@ -82,6 +84,7 @@ impl Default for Config {
             expert_bytes: None,
             table_bytes: None,
             round_trips: false,
+            kv: Kv::F16,
             speculate: true,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
@@ -197,6 +200,25 @@ impl fmt::Display for Place {
     }
 }
 
+/// How a KV cache is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kv {
+    /// Two bytes a number.
+    F16,
+    /// One byte a number, and a scale for every head of every token.
+    Q8,
+}
+
+impl From<Kv> for engine::KvKind {
+    fn from(kv: Kv) -> engine::KvKind {
+        match kv {
+            Kv::F16 => engine::KvKind::F16,
+            Kv::Q8 => engine::KvKind::Q8,
+        }
+    }
+}
+
 /// Where everything lives on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folders {
@@ -271,6 +293,9 @@ pub(crate) struct Overrides {
     /// Have DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do.
     #[arg(long, env = "SAGA_ROUND_TRIPS")]
     pub(crate) round_trips: bool,
+    /// How the KV cache is kept.
+    #[arg(long, env = "SAGA_KV", value_name = "KIND")]
+    pub(crate) kv: Option<Kv>,
     /// Whether tokens are guessed before they are sampled, true or false. Replies are the same in any case.
     #[arg(long, env = "SAGA_SPECULATE", value_name = "BOOL")]
     pub(crate) speculate: Option<bool>,
@@ -323,6 +348,9 @@ impl Overrides {
             config.table_bytes = self.table_bytes;
         }
         config.round_trips |= self.round_trips;
+        if let Some(kv) = self.kv {
+            config.kv = kv;
+        }
         if let Some(speculate) = self.speculate {
             config.speculate = speculate;
         }
@@ -379,6 +407,7 @@ mod tests {
                 model = "qwen2.5-coder-1.5b"
                 threads = 0
                 round_trips = false
+                kv = "f16"
                 speculate = true
                 idle_secs = 600
 
@@ -405,7 +434,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `speculate`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `speculate`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

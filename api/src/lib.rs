@@ -8,6 +8,7 @@ mod config;
 
 mod error;
 mod health;
+mod metrics;
 mod routes;
 mod sessions;
 mod stream;

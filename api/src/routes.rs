@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::error::Problem;
 use crate::service::Service;
-use crate::{health, sessions, stream};
+use crate::{health, metrics, sessions, stream};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -38,6 +38,7 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(sessions::input))
         .routes(routes!(sessions::interrupt))
         .routes(routes!(stream::events))
+        .routes(routes!(metrics::metrics))
 }
 
 /// The service as a router, ready to be served.

@@ -56,6 +56,7 @@ pub(crate) async fn open(
         expert_bytes: config.expert_bytes,
         table_bytes: config.table_bytes,
         round_trips: config.round_trips,
+        kv: config.kv.into(),
         speculate: config.speculate.into(),
         budget,
         sampling: engine::Sampling::default(),
@@ -65,7 +66,9 @@ pub(crate) async fn open(
     };
     let live = Live::new(options, memory.clone());
     let agent = Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
-    let (service, switches) = Service::new(agent, auth, config.model.clone(), budget);
+    let thinking = Arc::clone(&live);
+    let engines = Box::new(move || thinking.engines());
+    let (service, switches) = Service::new(agent, auth, config.model.clone(), budget, engines);
     Ok(Opened { service, live, switches, model: config.model.clone() })
 }
 

@@ -20,7 +20,11 @@ struct Inner {
     budget: Budget,
     state: watch::Receiver<Readiness>,
     closing: watch::Receiver<bool>,
+    engines: Engines,
 }
+
+/// Says which engines are open.
+pub(crate) type Engines = Box<dyn Fn() -> Vec<engine::Engine> + Send + Sync>;
 
 /// Whether the service can think.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +46,17 @@ pub struct Switches {
 }
 
 impl Service {
-    /// A service over `agent`; `model` and `budget` are what sessions get that ask for none.
-    pub fn new(agent: Agent, auth: Auth, model: String, budget: Budget) -> (Service, Switches) {
+    /// A service over `agent`, which thinks with `engines`; `model` and `budget` are what sessions get that ask for none.
+    pub fn new(
+        agent: Agent,
+        auth: Auth,
+        model: String,
+        budget: Budget,
+        engines: Engines,
+    ) -> (Service, Switches) {
         let (readiness, state) = watch::channel(Readiness::Starting("starting".to_string()));
         let (close, closing) = watch::channel(false);
-        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing }));
+        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing, engines }));
         (service, Switches { readiness, closing: close })
     }
 
@@ -57,6 +67,10 @@ impl Service {
 
     pub(crate) fn auth(&self) -> &Auth {
         &self.0.auth
+    }
+
+    pub(crate) fn engines(&self) -> Vec<engine::Engine> {
+        (self.0.engines)()
     }
 
     pub(crate) fn budget(&self) -> Budget {

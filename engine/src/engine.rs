@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KvKind;
+use crate::counts::{Activity, Counters};
 use crate::experts::{Held, Uses};
 use crate::guess::{Counts, Guesses, Speculate};
 use crate::kernels::Kernels;
@@ -153,16 +154,18 @@ impl Engine {
         );
         let tables = model.tables();
         let guesses = Arc::new(Counts::default());
+        let counters = Arc::new(Counters::default());
         let settings = worker::Settings {
             kv: options.kv,
             context_tokens,
             speculate: options.speculate,
             guesses: Arc::clone(&guesses),
+            counters: Arc::clone(&counters),
         };
         let orders = worker::start(model, settings, pool)
             .map_err(|e| Error::Option(format!("the engine's thread does not start: {e}")))?;
         let (orders, lines) = (Mutex::new(orders), AtomicU64::new(0));
-        let shared = Shared { info, tokenizer, place, tables, guesses, orders, lines };
+        let shared = Shared { info, tokenizer, place, tables, guesses, counters, orders, lines };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -198,6 +201,11 @@ impl Engine {
         (!tables.is_empty()).then(|| tables.iter().map(|table| table.counts()).sum())
     }
 
+    /// What was done since the model was opened.
+    pub fn activity(&self) -> Activity {
+        self.shared.counters.read()
+    }
+
     /// How many tokens were guessed before they were sampled, and how many of them rightly.
     pub fn guesses(&self) -> Guesses {
         self.shared.guesses.read()
@@ -226,6 +234,7 @@ pub(crate) struct Shared {
     /// The tables of layers that look up n-grams.
     tables: Vec<Arc<Table>>,
     guesses: Arc<Counts>,
+    pub(crate) counters: Arc<Counters>,
     /// Locked for the moment of a send.
     orders: Mutex<Sender<Order>>,
     lines: AtomicU64,

@@ -17,6 +17,7 @@ mod worker;
 mod model;
 
 mod cache;
+mod counts;
 mod kernels;
 mod weights;
 
@@ -32,6 +33,7 @@ pub mod tables;
 pub mod testing;
 
 pub use cache::KvKind;
+pub use counts::Activity;
 pub use engine::{Engine, ModelInfo, Options, Progress, Token};
 pub use error::Error;
 pub use grammar::{Grammar, GrammarSource};

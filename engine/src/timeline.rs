@@ -1,6 +1,7 @@
 //! One line of tokens with its KV cache.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -87,7 +88,12 @@ impl Timeline {
         self.order(Job::Next { sampling: sampling.clone(), mask, done })?;
         // The mask is made while the worker computes the logits it is for.
         let allowed = match &mut grammar {
-            Some(grammar) => grammar.mask()?.map(<[u32]>::to_vec),
+            Some(grammar) => {
+                let start = Instant::now();
+                let mask = grammar.mask()?.map(<[u32]>::to_vec);
+                self.shared.counters.masked(start.elapsed());
+                mask
+            }
             None => None,
         };
         // If the worker is gone, its answer will say so.

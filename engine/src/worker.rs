@@ -14,6 +14,7 @@ use rayon::ThreadPool;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cache::{Cache, KvKind, Layout};
+use crate::counts::Counters;
 use crate::experts::Uses;
 use crate::guess::{Costs, Counts, GUESSES_MAX, Guess, Origin, Speculate, Trust, look_back};
 use crate::model::{Model, Scratch, Want};
@@ -109,6 +110,8 @@ pub(crate) struct Settings {
     pub(crate) speculate: Speculate,
     /// Where guesses are counted.
     pub(crate) guesses: Arc<Counts>,
+    /// Where everything else is.
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// Starts the worker. It ends when all senders are gone.
@@ -253,7 +256,14 @@ impl Worker {
                     return false;
                 }
             };
-            line.learn(costs, count, start.elapsed().as_secs_f64());
+            let took = start.elapsed();
+            line.learn(costs, count, took.as_secs_f64());
+            match &task.job {
+                Job::Next { .. } => settings.counters.decoded(took),
+                Job::Sync { .. } | Job::Logits { .. } | Job::AllLogits { .. } => {
+                    settings.counters.prefilled(count, took);
+                }
+            }
             let vocabulary = model.spec().vocabulary;
             line.logits = match want {
                 Want::None => None,
@@ -302,6 +312,7 @@ impl Worker {
         match &mut task.job {
             Job::Sync { done, .. } => {
                 let computed = line.tokens.len() - task.cached;
+                self.settings.counters.cached(task.cached);
                 answer(done, Ok(Computed { cached: task.cached, computed }));
             }
             Job::Next { sampling, mask, done } => {
@@ -309,6 +320,7 @@ impl Worker {
                 let (_, closed) = oneshot::channel();
                 if let Ok(mask) = std::mem::replace(mask, closed).blocking_recv() {
                     let choice = Choice { sampling, line: &line.tokens, mask: mask.as_deref() };
+                    self.settings.counters.sampled();
                     answer(done, sample(logits, &choice));
                 }
             }

@@ -6,6 +6,7 @@ use engine::bench::{self, Frontier, Work};
 use engine::{Engine, Options, Progress, Speculate};
 use serde_json::json;
 
+use crate::config::Kv;
 use crate::failure::Failure;
 use crate::host::count;
 use crate::term::{Screen, To, say};
@@ -46,6 +47,9 @@ pub(crate) struct Args {
     /// Whether tokens are guessed before they are sampled, true or false. It shows with `--text` only.
     #[arg(long, env = "SAGA_SPECULATE", value_name = "BOOL")]
     speculate: Option<bool>,
+    /// How the KV cache is kept.
+    #[arg(long, env = "SAGA_KV", value_name = "KIND")]
+    kv: Option<Kv>,
     /// The most memory that experts may take, such as 8G; the others are read from disk when they are chosen.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     expert_bytes: Option<u64>,
@@ -82,9 +86,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
         table_bytes: args.table_bytes.or(config.table_bytes),
         round_trips: args.round_trips || config.round_trips,
+        kv: args.kv.unwrap_or(config.kv).into(),
         speculate: Speculate::from(args.speculate.unwrap_or(config.speculate)),
         tokens_only: text.is_none(),
-        ..Options::default()
     };
     let engine = super::model::open(path, options).await?;
     if !args.frontiers.is_empty() {

@@ -121,6 +121,14 @@ async fn only_the_key_opens() {
     assert!(none.head.contains("www-authenticate: bearer"), "{}", none.head);
     assert_eq!(status(&format!("x-api-key: {key}x\r\n")).await.problem(), "401 wrong_key");
     assert_eq!(status("Authorization: Bearer saga-0\r\n").await.problem(), "401 wrong_key");
+    let figures = async |headers: &str| {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        saga.raw(&request).await
+    };
+    // Figures tell how much is going on, and that is nobody else's business.
+    assert_eq!(figures("").await.problem(), "401 no_key");
+    let answer = figures(&format!("Authorization: Bearer {key}\r\n")).await;
+    assert!(answer.status == 200 && answer.body.contains("saga_ready{model=\"echo\"}"), "{}", answer.body);
     // What says nothing about sessions is open to whoever watches over the service.
     for path in ["/health", "/ready", "/version", "/openapi.json"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -289,6 +297,7 @@ fn every_route_is_in_the_document() {
     }
     expect![[r#"
         GET    /health health
+        GET    /metrics metrics
         GET    /openapi.json openapi
         GET    /ready ready
         GET    /v1/sessions list

@@ -234,6 +234,7 @@ impl Dictation {
             context_tokens: model.spec().context_tokens,
             speculate,
             guesses: Arc::clone(&guesses),
+            counters: Arc::default(),
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         Dictation { orders: start(model, settings, pool).unwrap(), guesses, vocabulary, said: 0 }

@@ -280,7 +280,9 @@ async fn experts_on_disk_are_not_read_when_a_model_is_opened() {
     let engine = Engine::open(&path, options, &mut on).unwrap();
     let held = engine.experts_held().unwrap();
     assert!(held.stored_bytes > 500_000);
-    assert_eq!(read, engine.model().file_bytes - held.stored_bytes);
+    // All weights but the experts', which are all of the file but its header.
+    let others = engine.model().file_bytes - held.stored_bytes;
+    assert!((others - 10_000..others).contains(&read), "{read} of {others}");
     assert_eq!(held.read_bytes, 0);
     // Too little is refused, and a model without experts needs none.
     assert!(matches!(open(&path, Some(1000)).err(), Some(Error::Option(_))));
