@@ -40,6 +40,7 @@ fn of_engine(page: &mut Page, engine: &engine::Engine) {
     count("saga_prefilled_tokens_total", "Tokens of prompts that were computed.", activity.prefilled_tokens);
     count("saga_cached_tokens_total", "Tokens of prompts that were there already.", activity.cached_tokens);
     count("saga_sampled_tokens_total", "Tokens that were sampled.", activity.sampled_tokens);
+    count("saga_forced_tokens_total", "Tokens that a grammar left no choice about.", activity.forced_tokens);
     count("saga_guessed_tokens_total", "Tokens that were guessed before they were sampled.", guesses.guessed);
     count("saga_accepted_tokens_total", "Guesses that were right.", guesses.accepted);
     if let Some(held) = engine.experts_held() {

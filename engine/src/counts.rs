@@ -14,6 +14,8 @@ pub struct Activity {
     pub cached_tokens: u64,
     /// Tokens that were sampled.
     pub sampled_tokens: u64,
+    /// Tokens that a grammar left no choice about, so that they were not sampled.
+    pub forced_tokens: u64,
     /// Time spent on prompts, in seconds.
     pub prefill_seconds: f64,
     /// Time spent on logits to sample from, in seconds; guesses are in it.
@@ -28,6 +30,7 @@ pub(crate) struct Counters {
     prefilled: AtomicU64,
     cached: AtomicU64,
     sampled: AtomicU64,
+    forced: AtomicU64,
     prefill: AtomicU64,
     decode: AtomicU64,
     mask: AtomicU64,
@@ -47,6 +50,10 @@ impl Counters {
         add(&self.sampled, 1);
     }
 
+    pub(crate) fn forced(&self) {
+        add(&self.forced, 1);
+    }
+
     pub(crate) fn decoded(&self, took: Duration) {
         add(&self.decode, nanoseconds(took));
     }
@@ -62,6 +69,7 @@ impl Counters {
             prefilled_tokens: read(&self.prefilled),
             cached_tokens: read(&self.cached),
             sampled_tokens: read(&self.sampled),
+            forced_tokens: read(&self.forced),
             prefill_seconds: seconds(&self.prefill),
             decode_seconds: seconds(&self.decode),
             mask_seconds: seconds(&self.mask),

@@ -160,6 +160,15 @@ impl Grammar {
         Ok((mask.num_set() < self.vocabulary).then(|| mask.as_slice()))
     }
 
+    /// The token that must come next, if the grammar leaves no choice. The mask would admit it alone.
+    pub(crate) fn forced(&mut self) -> Option<Token> {
+        // What goes wrong here goes wrong again when the mask is made, and is said then.
+        if self.mask.is_none() && !self.matcher.is_stopped() {
+            return self.matcher.compute_ff_tokens().first().copied();
+        }
+        None
+    }
+
     /// Takes `token` as the next one.
     ///
     /// # Errors

@@ -460,3 +460,26 @@ async fn a_real_model_says_what_it_should() {
     let reply = greedy(&mut line, 8).await;
     assert!(engine.tokenizer().decode(&reply).contains("Paris"));
 }
+
+#[tokio::test]
+async fn what_a_grammar_forces_is_neither_computed_alone_nor_sampled() {
+    let (_folder, path) = file(&TinyModel::new("qwen2"));
+    let engine = Engine::open(&path, Options::default(), &mut |_| {}).unwrap();
+    let source = GrammarSource::Lark(r#"start: "the abcd " /[ab]/ " dcba the" /[cd]/ " end" "#.into());
+    let mut grammar = engine.grammar(&source).unwrap();
+    let mut line = engine.timeline();
+    let prompt = engine.tokenizer().encode("abcd").unwrap();
+    line.sync(&prompt, |_| {}).await.unwrap();
+    while !grammar.ended() {
+        line.next(&Sampling::default(), Some(&mut grammar)).await.unwrap();
+    }
+    let said = engine.tokenizer().decode(&line.tokens()[prompt.len()..]);
+    assert!(said.starts_with("the abcd ") && said.contains(" dcba the"), "{said}");
+    let activity = engine.activity();
+    assert!(activity.forced_tokens > activity.sampled_tokens, "{activity:?}");
+    // The same tokens, read as a prompt.
+    let tokens = line.tokens().to_vec();
+    let mut read = engine.timeline();
+    read.sync(&tokens, |_| {}).await.unwrap();
+    assert_eq!(line.logits().await.unwrap(), read.logits().await.unwrap());
+}

@@ -67,6 +67,9 @@ impl Timeline {
 
     /// Samples one token after the line's end and appends it. Its own KV is computed by the next call.
     ///
+    /// Where the grammar leaves no choice nothing is computed: forced tokens are computed together, with the next one that
+    /// is sampled.
+    ///
     /// # Errors
     /// [`Error::Empty`] if nothing was synced, [`Error::ContextFull`] if the line has no room,
     /// [`Error::NoChoice`] if no token may follow, [`Error::Grammar`] if the matcher gives up.
@@ -83,6 +86,17 @@ impl Timeline {
             return Err(Error::ContextFull { asked, limit });
         }
         sampling.check()?;
+        if let Some(grammar) = &mut grammar {
+            let start = Instant::now();
+            let forced = grammar.forced();
+            self.shared.counters.masked(start.elapsed());
+            if let Some(token) = forced {
+                grammar.commit(token)?;
+                self.shared.counters.forced();
+                self.tokens.push(token);
+                return Ok(token);
+            }
+        }
         let (masked, mask) = oneshot::channel();
         let (done, answer) = oneshot::channel();
         self.order(Job::Next { sampling: sampling.clone(), mask, done })?;

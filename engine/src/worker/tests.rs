@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Edit, Job, LineId, Order, Settings, start};
 use crate::engine::tokenizer;
-use crate::guess::Counts;
+use crate::guess::{Counts, Guesses};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
 use crate::testing::{TinyModel, VOCABULARY};
@@ -177,41 +177,28 @@ async fn a_grammar_binds_guesses_too() {
     }
 }
 
-/// A line that says `x` and `y` in turn, and a grammar that demands it to go on so.
-async fn alternating(engine: &Engine) -> (Timeline, Grammar) {
-    let grammar = engine.grammar(&GrammarSource::Lark("start: /(xy){1000}/".into())).unwrap();
-    let mut line = engine.timeline();
-    line.sync(&engine.tokenizer().encode("xyxyxy").unwrap(), |_| {}).await.unwrap();
-    (line, grammar)
+/// Has a worker that always guesses say `x` and `y` in turn up to so many tokens, and tells what it guessed.
+async fn alternating(tokens: usize, context_tokens: usize) -> Guesses {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/qwen2");
+    let mut line = Dictation::start_within(&folder, Speculate::Always, context_tokens);
+    let text: Vec<Token> = [7, 8].into_iter().cycle().take(tokens).collect();
+    for len in 7..=text.len() {
+        line.say(&text[..len]).await;
+    }
+    line.guesses.read()
 }
 
 #[tokio::test]
 async fn a_line_that_repeats_itself_is_computed_in_fewer_steps() {
-    let engine = open(&TinyModel::new("qwen2"), Speculate::Always, KvKind::F16);
-    let (mut line, mut grammar) = alternating(&engine).await;
-    for _ in 0..400 {
-        line.next(&Sampling::default(), Some(&mut grammar)).await.unwrap();
-    }
-    let counts = engine.guesses();
+    let counts = alternating(406, 1000).await;
     assert!(counts.accepted > 370 && counts.guessed < 420, "{counts:?}");
 }
 
 #[tokio::test]
 async fn nothing_is_guessed_beyond_the_longest_line() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    TinyModel::new("qwen2").write(&path);
-    let speculate = Speculate::Always;
-    let options = Options { threads: 1, context_tokens: Some(20), speculate, ..Options::default() };
-    let engine = Engine::open(&path, options, &mut |_| {}).unwrap();
-    let (mut line, mut grammar) = alternating(&engine).await;
-    for _ in 6..20 {
-        line.next(&Sampling::default(), Some(&mut grammar)).await.unwrap();
-    }
-    assert!(line.next(&Sampling::default(), Some(&mut grammar)).await.is_err());
     // The first token was sampled after the prompt, and all others guessed with it; the last was never said.
-    let counts = engine.guesses();
-    assert_eq!((counts.guessed, counts.accepted), (13, 12), "{counts:?}");
+    let counts = alternating(20, 20).await;
+    assert_eq!((counts.guessed, counts.accepted), (14, 13), "{counts:?}");
 }
 
 /// A worker with one line, which is made to say a given text token by token.
@@ -224,6 +211,10 @@ struct Dictation {
 
 impl Dictation {
     fn start(folder: &Path, speculate: Speculate) -> Dictation {
+        Dictation::start_within(folder, speculate, 10_000)
+    }
+
+    fn start_within(folder: &Path, speculate: Speculate, context_tokens: usize) -> Dictation {
         let source = Source::open(folder, know).unwrap();
         let spec = Spec::read(&source).unwrap();
         let tokenizer = tokenizer(&source, spec.vocabulary).unwrap();
@@ -231,7 +222,7 @@ impl Dictation {
         let (vocabulary, guesses) = (model.spec().vocabulary, Arc::new(Counts::default()));
         let settings = Settings {
             kv: KvKind::F16,
-            context_tokens: model.spec().context_tokens,
+            context_tokens,
             speculate,
             guesses: Arc::clone(&guesses),
             counters: Arc::default(),
