@@ -36,7 +36,8 @@ impl Default for Config {
 pub struct NewSession {
     /// The folder it works in.
     pub workspace: PathBuf,
-    /// The model's id in the catalog or the path of its file; the service's default when left out.
+    /// The model: an id of the catalog, an address of the hub, or the path of its file or folder; the service's default
+    /// when left out.
     pub model: Option<String>,
     /// What the session is told beyond the system prompt.
     pub instructions: Option<String>,

@@ -106,7 +106,7 @@ pub enum Event {
 pub struct Created {
     /// The folder the session works in.
     pub workspace: PathBuf,
-    /// The model's id in the catalog, or the path of its file.
+    /// The model: an id of the catalog, an address of the hub, or the path of its file or folder.
     pub model: String,
     /// The chat format the model was trained on: the name of a folder in `dialect`.
     pub dialect: String,

@@ -19,7 +19,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Folders that sessions may work in. Empty: the folder `saga up` is started in.
     pub workspace_roots: Vec<PathBuf>,
-    /// The model of sessions that name none: an id of the catalog or the path of a GGUF file.
+    /// The model of sessions that name none: an id of the catalog, an address of the hub, or the path of a GGUF file or a
+    /// Hugging Face folder.
     pub model: String,
     /// Threads that compute; 0 means one per physical core.
     pub threads: usize,
@@ -142,9 +143,7 @@ impl Config {
     /// Whether the values make sense together.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.model.trim().is_empty() {
-            return Err(
-                "model is empty; name one of `saga model list` or the path of a GGUF file".to_string()
-            );
+            return Err("model is empty; name one of `saga model list` or the path of one".to_string());
         }
         if self.context_tokens == Some(0) {
             return Err("context_tokens is 0; leave it out to use what the model can".to_string());
@@ -274,7 +273,8 @@ impl Folders {
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Settings (each also in the configuration file)")]
 pub(crate) struct Overrides {
-    /// The model to think with: an id of `saga model list` or the path of a GGUF file.
+    /// The model to think with: an id of `saga model list`, hf:OWNER/NAME[:WHICH] of the Hugging Face hub, or the path of a
+    /// GGUF file or a Hugging Face folder.
     #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// Threads that compute; 0 means one per physical core.
@@ -320,7 +320,7 @@ impl Overrides {
     /// The model asked for. A file's path is made absolute: a service may stand in another folder.
     pub(crate) fn model(&self) -> Result<Option<String>, Failure> {
         let Some(model) = &self.model else { return Ok(None) };
-        if !model.contains('/') && !model.ends_with(".gguf") {
+        if !engine::catalog::is_path(model) {
             return Ok(Some(model.clone()));
         }
         let path =

@@ -12,7 +12,7 @@ use crate::term::{Ink, Screen, bar, clean};
 
 /// How a model stands on this machine.
 pub(crate) enum State {
-    /// Its file is there; whether it is one that the catalog knows and has checked.
+    /// It is there; whether it was pulled and has been checked.
     There { path: PathBuf, verified: bool },
     /// It can be pulled.
     Absent,
@@ -20,10 +20,10 @@ pub(crate) enum State {
     Unusable(String),
 }
 
-/// How `model`, an id or a path, stands.
+/// How `model`, an id, an address or a path, stands.
 pub(crate) fn state(model: &str, folders: &Folders) -> State {
     match catalog::resolve(model, &folders.models) {
-        Ok(path) => State::There { path, verified: catalog::model(model).is_ok() },
+        Ok(path) => State::There { path, verified: !catalog::is_path(model) },
         Err(engine::Error::NotPulled { .. }) => State::Absent,
         Err(error) => State::Unusable(error.to_string()),
     }
@@ -32,7 +32,7 @@ pub(crate) fn state(model: &str, folders: &Folders) -> State {
 /// The file of `model`, which is pulled when it is known and not there.
 pub(crate) async fn ensure(model: &str, folders: &Folders, screen: &Screen) -> Result<PathBuf, Failure> {
     match catalog::resolve(model, &folders.models) {
-        Err(engine::Error::NotPulled { id }) => pull(id, folders, screen).await,
+        Err(engine::Error::NotPulled { id }) => pull(&id, folders, screen).await,
         done => Ok(done?),
     }
 }
@@ -42,14 +42,12 @@ const LINE: Duration = Duration::from_secs(10);
 /// Cells of the bar.
 const CELLS: usize = 24;
 
-/// Pulls the known model `id` and shows how far it is: a bar on a terminal, lines elsewhere.
+/// Pulls the model of an id or an address and shows how far it is: a bar on a terminal, lines elsewhere.
 pub(crate) async fn pull(id: &str, folders: &Folders, screen: &Screen) -> Result<PathBuf, Failure> {
-    let model = catalog::model(id)?;
-    screen.line(&format!("pulling {} ({})", model.id, host::bytes(model.download_bytes)));
-    let (models, shown) = (folders.models.clone(), screen.clone());
+    let (asked, models, shown) = (id.to_owned(), folders.models.clone(), screen.clone());
     let work = move || {
         let mut view = View::new(shown);
-        let done = catalog::pull(model, &models, &mut |pull| view.show(pull));
+        let done = catalog::pull(&asked, &models, &mut |pull| view.show(pull));
         view.screen.quiet();
         done
     };
@@ -63,16 +61,24 @@ struct View {
     /// When the current source began, and how much had come in before.
     began: Option<(Instant, u64)>,
     said: Instant,
+    /// How many files there are, and how many of them are ready.
+    files: usize,
+    ready: usize,
 }
 
 impl View {
     fn new(screen: Screen) -> View {
-        View { screen, began: None, said: Instant::now() }
+        View { screen, began: None, said: Instant::now(), files: 1, ready: 0 }
     }
 
     fn show(&mut self, pull: Pull) {
         match pull {
             Pull::Waiting => self.screen.line("another saga pulls this model; waiting for it"),
+            Pull::Begins { what, files, bytes } => {
+                self.files = files;
+                let many = if files > 1 { format!("{files} files, ") } else { String::new() };
+                self.screen.line(&format!("pulling {what} ({many}{})", host::bytes(bytes)));
+            }
             Pull::Checking { file } => self.screen.status(&format!("checking {file}")),
             Pull::Fetching { source, file, done_bytes, total_bytes } => {
                 let (began, before) = *self.began.get_or_insert((Instant::now(), done_bytes));
@@ -88,7 +94,12 @@ impl View {
                 };
                 if self.screen.live() {
                     let bar = bar(done_bytes, total_bytes, CELLS);
-                    self.screen.status(&format!("{bar} {so_far}{pace} · {source}"));
+                    let which = if self.files > 1 {
+                        format!("file {} of {} · ", (self.ready + 1).min(self.files), self.files)
+                    } else {
+                        String::new()
+                    };
+                    self.screen.status(&format!("{bar} {which}{so_far}{pace} · {source}"));
                 } else if self.said.elapsed() > LINE {
                     self.said = Instant::now();
                     self.screen.line(&format!("{file}: {so_far}{pace}"));
@@ -101,6 +112,7 @@ impl View {
             }
             Pull::Ready { file } => {
                 self.began = None;
+                self.ready += 1;
                 self.screen.line(&format!("{file} is here and has been checked"));
             }
         }

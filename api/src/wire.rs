@@ -18,7 +18,8 @@ pub(crate) struct NewSession {
     /// The folder it works in: absolute, and under one of the service's workspace roots.
     #[schema(value_type = String, example = "/home/me/src/project")]
     pub(crate) workspace: PathBuf,
-    /// The model's id in the catalog or the path of its file; the service's default when left out.
+    /// The model: an id of the catalog, an address of the hub such as `hf:OWNER/NAME:Q4_K_M`, or the path of its file or
+    /// folder; the service's default when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "qwen2.5-coder-1.5b")]
     pub(crate) model: Option<String>,

@@ -97,7 +97,8 @@ pub enum Error {
     },
     /// There is no model of this name.
     #[error(
-        "there is no model called `{asked}`; known are {known}; a file of your own is given as a path that ends in .gguf"
+        "there is no model called `{asked}`; known are {known}; one of the Hugging Face hub is called hf:OWNER/NAME, and one of \
+         your own is given as a path that ends in .gguf or has a / in it"
     )]
     UnknownModel {
         /// What was asked for.
@@ -108,12 +109,20 @@ pub enum Error {
     /// The model is known and not on this disk yet: pull it.
     #[error("the model {id} is not here yet; get it with `saga model pull {id}`")]
     NotPulled {
-        /// The model's id.
-        id: &'static str,
+        /// The model's id or address.
+        id: String,
+    },
+    /// The address of a model of the hub means none, or several: give another one.
+    #[error("`{asked}`: {why}")]
+    Address {
+        /// What was asked for.
+        asked: String,
+        /// What is wrong with it, and what there is instead.
+        why: String,
     },
     /// No source delivered a model's file: mend one of them, or bring the file yourself.
     #[error(
-        "{file} could not be fetched: {failures}. Mend one of these, or get a GGUF file yourself and pass it with --model /path/file.gguf"
+        "{file} could not be fetched: {failures}. Mend one of these, or get a model yourself and pass it with --model /path/file.gguf"
     )]
     NoSource {
         /// The file's name.

@@ -270,6 +270,11 @@ impl Shape {
         Ok(self)
     }
 
+    /// What it is called: in its file, or as the file or folder is.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The longest line the model was made for.
     pub fn context_tokens(&self) -> u64 {
         self.context_tokens
@@ -480,6 +485,19 @@ pub fn plan(shape: &Shape, ask: &Ask) -> Result<Plan, Error> {
         experts_in_ram: share,
         speeds: vec![speed(0)?, speed(tokens)?],
     })
+}
+
+/// What a model takes in memory when all of it is there, with a line of 32,768 tokens, or as long as it can be, as the
+/// engine keeps it.
+///
+/// # Errors
+/// [`Error::Option`] if it would be larger than any memory.
+pub fn memory_bytes(shape: &Shape) -> Result<u64, Error> {
+    let context_tokens = shape.context_tokens.min(32_768);
+    // How fast it would be is not looked at.
+    let (ram_bytes_per_s, disk_bytes_per_s) = (1.0, 1.0);
+    let ask = Ask { ram_bytes: u64::MAX, context_tokens, kv: Kv::F16, ram_bytes_per_s, disk_bytes_per_s };
+    Ok(plan(shape, &ask)?.ram_used_bytes)
 }
 
 fn check(shape: &Shape, ask: &Ask) -> Result<(), Error> {

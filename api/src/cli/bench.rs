@@ -20,7 +20,7 @@ Examples:
   saga bench --depth 8192                 how speed falls off late in a long session
   saga bench --frontiers 1024,65536,1048576 -n 32     one line that grows, timed at each length")]
 pub(crate) struct Args {
-    /// The model: an id of `saga model list` or the path of a GGUF file.
+    /// The model: an id or an address of `saga model list`, or the path of a GGUF file or a Hugging Face folder.
     #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
     model: Option<String>,
     /// Tokens that are read.

@@ -240,7 +240,7 @@ fn model(model: &str, folders: &Folders) -> Finding {
             format!("it is pulled at first need, or now with `saga model pull {model}`"),
         ),
         models::State::Unusable(why) => {
-            Finding::bad("model", why, "name one of `saga model list` or the path of a GGUF file")
+            Finding::bad("model", why, "name one of `saga model list` or the path of one")
         }
     }
 }

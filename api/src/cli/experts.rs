@@ -24,7 +24,7 @@ Examples:
   saga model experts -m moe.gguf --ids ids.json --json"
 )]
 pub(crate) struct Args {
-    /// The model: an id of `saga model list`, the path of a GGUF file or of a Hugging Face folder.
+    /// The model: an id or an address of `saga model list`, or the path of a GGUF file or a Hugging Face folder.
     #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
     model: Option<String>,
     /// A file of token ids: a JSON array such as [151644, 872, 198].

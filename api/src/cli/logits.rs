@@ -17,7 +17,7 @@ Examples:
   saga logits -m qwen2.5-coder-1.5b --ids ids.json --out logits.safetensors
   saga logits -m coder.gguf --ids ids.json --out logits.safetensors --decode-from 16")]
 pub(crate) struct Args {
-    /// The model: an id of `saga model list` or the path of a GGUF file.
+    /// The model: an id or an address of `saga model list`, or the path of a GGUF file or a Hugging Face folder.
     #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
     model: Option<String>,
     /// The file of token ids.

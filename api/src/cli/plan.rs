@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use engine::plan::{self, Ask, Home, Kv, Plan, Shape};
+use engine::{Error, catalog};
 use serde_json::json;
 
 use crate::config::{Config, Folders};
@@ -26,8 +27,8 @@ Examples:
   saga model plan ~/models/gpt-oss-120b.gguf --ram 32G --ctx 65536 --kv q8
   saga model plan ./config.json --ram 64G --ram-gbps 80 --disk-gbps 6 --json")]
 pub(crate) struct Args {
-    /// A GGUF file, a Hugging Face folder, a config.json alone, an id of `saga model list`, or the name of a known
-    /// shape: see `--shapes`.
+    /// A GGUF file, a Hugging Face folder, a config.json alone, an id or an address of `saga model list`, or the name of a
+    /// known shape: see `--shapes`.
     #[arg(value_name = "FILE_OR_SHAPE", required_unless_present = "shapes")]
     model: Option<String>,
     /// List the shapes that are known by name.
@@ -150,14 +151,14 @@ pub(crate) async fn run(args: Args, folders: &Folders, config: &Config) -> Resul
 /// What is asked for: a path, an id whose file is here, or a known shape.
 fn shape(asked: &str, folders: &Folders) -> Result<Shape, Failure> {
     let path = Path::new(asked);
-    if path.exists()
-        || asked.contains(std::path::MAIN_SEPARATOR)
-        || path.extension().is_some_and(|e| e == "gguf")
-    {
+    if path.exists() || catalog::is_path(asked) {
         return Ok(Shape::read(path)?);
     }
-    match engine::catalog::resolve(asked, &folders.models) {
+    match catalog::resolve(asked, &folders.models) {
         Ok(file) => Ok(Shape::read(&file)?),
+        // An address is none of the names that are listed then.
+        Err(error @ Error::Address { .. }) => Err(error.into()),
+        Err(error @ Error::NotPulled { .. }) => Ok(Shape::named(asked).map_err(|_| error)?),
         Err(_) => Ok(Shape::named(asked)?),
     }
 }
@@ -175,14 +176,13 @@ fn file_to_measure(shape: &Shape, folders: &Folders) -> Result<PathBuf, Failure>
     })
 }
 
-/// The largest file in the folders of pulled models.
+/// The largest file of a pulled model.
 fn largest_below(models: &Path) -> Option<PathBuf> {
-    let entries = |folder: &Path| {
-        let read = std::fs::read_dir(folder).into_iter().flatten();
-        read.filter_map(|entry| Some(entry.ok()?.path())).collect::<Vec<_>>()
-    };
-    let files = entries(models).into_iter().flat_map(|folder| entries(&folder));
-    files.max_by_key(|file| std::fs::metadata(file).map_or(0, |facts| facts.len()))
+    let known = catalog::models().iter().filter_map(|model| model.find(models));
+    let files = known.chain(catalog::pulled(models).into_iter().map(|model| model.path));
+    files
+        .filter(|path| path.is_file())
+        .max_by_key(|file| std::fs::metadata(file).map_or(0, |facts| facts.len()))
 }
 
 async fn blocking<T: Send + 'static>(

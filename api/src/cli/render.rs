@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// The conversation.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Whose tokens to show: a tokenizer.json, a folder with one, a GGUF file or an id of `saga model list`.
+    /// Whose tokens to show: a tokenizer.json, a folder with one, a GGUF file, or an id or an address of `saga model list`.
     #[arg(long, short, value_name = "MODEL")]
     model: Option<String>,
     /// Print {"prompt": …, "ids": …} instead of the text.
@@ -75,12 +75,15 @@ fn read(path: &Path) -> Result<Transcript, Failure> {
 
 async fn tokenizer(model: &str) -> Result<Tokenizer, Failure> {
     let path = Path::new(model);
-    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-    if file.extension().is_some_and(|extension| extension == "json") {
-        return Ok(Tokenizer::from_json(&file)?);
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    if is_json {
+        return Ok(Tokenizer::from_json(path)?);
     }
     let (folders, _) = super::settings()?;
-    let path = super::model::file(model, &folders).await?;
+    let path = if path.is_dir() { path.to_owned() } else { super::model::file(model, &folders).await? };
+    if path.is_dir() {
+        return Ok(Tokenizer::from_json(&path.join("tokenizer.json"))?);
+    }
     let engine = super::model::open(path, Options::default()).await?;
     Ok(engine.tokenizer().clone())
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::pull::{Trouble, hexadecimal};
+use super::hash::{Hash, Hasher};
+use super::pull::Trouble;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -137,10 +138,10 @@ impl Landing {
     }
 
     /// Ends the file: its note is removed, and its SHA-256 returned.
-    pub(super) fn finish(self) -> Result<String, Trouble> {
+    pub(super) fn finish(self) -> Result<Hash, Trouble> {
         let note = note_path(&self.path);
         fs::remove_file(&note).map_err(|error| Trouble::Disk(note, error))?;
-        Ok(hexadecimal(self.hasher))
+        Ok(Hasher::Sha256(self.hasher).finish())
     }
 }
 

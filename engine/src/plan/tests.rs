@@ -75,6 +75,27 @@ fn a_million_tokens_take_what_their_layouts_say() {
 }
 
 #[test]
+fn the_catalog_says_the_memory_that_the_plan_comes_to() {
+    // People buy machines by it. A conversion to four bits has the size that the catalog says, in several kinds of blocks;
+    // what the makers' weights take is counted from their shape.
+    let check = |id: &str, shape: &str, is_converted: bool| {
+        let model = crate::catalog::model(id).unwrap();
+        let shape = Shape::named(shape).unwrap();
+        let as_shipped = memory_bytes(&shape).unwrap();
+        let Sizes { dense, embedding, experts, .. } = shape.sizes;
+        let beside = as_shipped - u64::try_from(dense + embedding + experts).unwrap();
+        let expected = if is_converted { model.download_bytes + beside } else { as_shipped };
+        let off = model.memory_bytes.abs_diff(expected) as f64 / expected as f64;
+        assert!(off < 0.01, "{id}: {} and not {expected}", model.memory_bytes);
+    };
+    check("qwen3.6-35b-a3b", "qwen3.6-35b-a3b", true);
+    check("qwen3-coder-30b-a3b", "qwen3-30b-a3b", true);
+    check("glm-4.7-flash", "glm-4.7-flash", true);
+    check("gpt-oss-20b", "gpt-oss-20b", false);
+    check("deepseek-v4-flash", "deepseek-v4-flash", false);
+}
+
+#[test]
 fn every_known_shape_can_be_planned_for() {
     for name in shapes() {
         let shape = Shape::named(name).unwrap();
