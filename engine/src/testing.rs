@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -68,6 +68,33 @@ impl TinyModel {
         let tensors = self.tensors();
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         write(&mut BufWriter::new(file), &metadata, &tensors).expect("a tiny model can be written");
+    }
+
+    /// Writes the model as `tiny-00001-of-0000N.gguf` and so on into `folder`, as llama.cpp splits files, and returns the
+    /// parts' paths.
+    ///
+    /// # Panics
+    /// If the files cannot be written: this is for tests.
+    pub fn write_parts(&self, folder: &Path, count: usize) -> Vec<PathBuf> {
+        let tensors = self.tensors();
+        let part = |i: usize| {
+            let path = folder.join(format!("tiny-{:05}-of-{count:05}.gguf", i + 1));
+            let mut metadata = if i == 0 { self.metadata() } else { Vec::new() };
+            metadata.push(("split.no".into(), Value::U16(u16::try_from(i).expect("tiny"))));
+            metadata.push(("split.count".into(), Value::U16(u16::try_from(count).expect("tiny"))));
+            metadata.push((
+                "split.tensors.count".into(),
+                Value::I32(i32::try_from(tensors.len()).expect("tiny")),
+            ));
+            let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+            let share = i * tensors.len() / count..(i + 1) * tensors.len() / count;
+            let tensors: Vec<_> =
+                tensors[share].iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            let file = File::create(&path).expect("a test's folder can be written to");
+            write(&mut BufWriter::new(file), &metadata, &tensors).expect("a tiny model can be written");
+            path
+        };
+        (0..count).map(part).collect()
     }
 
     /// What the file says about the model, by key.

@@ -105,6 +105,10 @@ fn seeds() -> Vec<Seed> {
         let files = vec![("tiny.gguf".to_owned(), std::fs::read(&path).unwrap())];
         seeds.push(Seed { name: format!("{family}.gguf"), files });
     }
+    let parts = TinyModel::new("deepseek2").write_parts(scratch.path(), 3);
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let files = parts.iter().map(|path| (name(path), std::fs::read(path).unwrap())).collect();
+    seeds.push(Seed { name: "deepseek2-in-parts.gguf".to_owned(), files });
     seeds
 }
 

@@ -1,5 +1,9 @@
 //! Opens GGUF files: maps them, checks everything that can be checked without reading the weights, and hands
-//! out matrices that point into the map.
+//! out matrices that point into the maps.
+//!
+//! A model may be split over several files, as llama.cpp writes them: `NAME-00001-of-00003.gguf` and so on. Each has a header
+//! of its own, with its number (`split.no`, from 0 on), their count (`split.count`) and its tensors; all that is said of
+//! the model stands in the first.
 //!
 //! A header is a stranger's bytes: every length in it is held against the file's before anything is allocated, and
 //! what no honest file has is refused. Metadata is kept in candle's type, which its writer takes too.
@@ -31,15 +35,19 @@ const ARRAY_DEPTH_MAX: u32 = 4;
 const DIMENSIONS_MAX: u32 = 4;
 /// Where tensors begin, if a file does not say otherwise: at multiples of this many bytes.
 const ALIGNMENT: u64 = 32;
+/// Files of one model. Each stays open, and a process may have a thousand of them; the largest models known are split into
+/// under two hundred.
+const PARTS_MAX: u64 = 512;
 
 /// What a file says about itself, by key.
 type Metadata = HashMap<String, Value>;
 
-/// An open GGUF file.
+/// An open GGUF file, or several that are one model.
 pub(crate) struct Gguf {
-    path: PathBuf,
-    map: Arc<Mmap>,
-    file: Arc<File>,
+    /// In the order of the parts, as the maps and the files.
+    paths: Vec<PathBuf>,
+    maps: Vec<Arc<Mmap>>,
+    files: Vec<Arc<File>>,
     metadata: Metadata,
     tensors: BTreeMap<String, Place>,
     /// The tensors somebody asked for, so that what nobody asked for can be named.
@@ -50,6 +58,7 @@ pub(crate) struct Gguf {
 
 /// Where a tensor lies and what it holds.
 struct Place {
+    part: usize,
     start: usize,
     bytes: usize,
     /// Outermost first.
@@ -88,31 +97,58 @@ impl Stored {
 }
 
 impl Gguf {
-    /// Maps the file at `path` and checks its header and the place of every tensor. `know` says whether a
-    /// model family is supported; it is asked before types are judged, so that a file of an unknown family
-    /// is refused for its family.
+    /// Maps the file at `path`, and the other parts if it is one of several, and checks the headers and the place of every
+    /// tensor. `know` says whether a model family is supported; it is asked before types are judged, so that a file of an
+    /// unknown family is refused for its family.
     pub(crate) fn open(path: &Path, know: impl Fn(&str) -> Result<(), Error>) -> Result<Gguf, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.is_dir() {
-            return Err(Error::NotGguf { path: path.to_owned(), why: "it is a folder".into() });
+        let mut part = Part::open(path)?;
+        let split = Split::read(&part.header.metadata).map_err(|why| bad(path, why))?;
+        let paths = match &split {
+            Some(split) => split.paths(path).map_err(|why| bad(path, why))?,
+            None => vec![path.to_owned()],
+        };
+        // Any part may be named, but only the first says what the model is.
+        if split.is_some_and(|split| split.number > 0) {
+            part = Part::open_of(&paths, 0)?;
         }
-        if file.metadata().map_err(io)?.len() < 4 {
-            return Err(Error::NotGguf { path: path.to_owned(), why: "it is shorter than 4 bytes".into() });
-        }
-        // SAFETY: the map is read-only and lives as long as the weights. Whoever shortens the file while it
-        // is mapped takes the process down, as with every mapped file; nothing here writes to it.
-        // WHY: weights are shared with the page cache, so a model takes its file's size once and opens in
-        // the time its pages take to be read.
-        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
-
-        let header = header(&map).map_err(|trouble| trouble.at(path))?;
+        let header = part.header;
         match header.metadata.get("general.architecture") {
             Some(Value::String(architecture)) => know(architecture)?,
-            _ => return Err(bad(path, "its header has no `general.architecture`")),
+            _ => return Err(bad(&paths[0], "its header has no `general.architecture`")),
         }
-        let mut tensors = BTreeMap::new();
-        for Entry { name, shape, number, offset } in header.tensors {
+        let Header { metadata, tensors, tensors_at } = header;
+        let mut gguf = Gguf {
+            paths: Vec::new(),
+            maps: vec![part.map],
+            files: vec![part.file],
+            metadata,
+            tensors: BTreeMap::new(),
+            used: RefCell::default(),
+            tables: RefCell::default(),
+        };
+        gguf.take(&paths[0], tensors, tensors_at)?;
+        for number in 1..paths.len() {
+            let Part { map, file, header } = Part::open_of(&paths, number)?;
+            gguf.maps.push(map);
+            gguf.files.push(file);
+            gguf.take(&paths[number], header.tensors, header.tensors_at)?;
+        }
+        let there = gguf.tensors.len() as u64;
+        if let Some(count) = split.and_then(|split| split.tensors).filter(|count| *count != there) {
+            return Err(bad(
+                &paths[0],
+                format!("its parts have {there} tensors together and should have {count}"),
+            ));
+        }
+        gguf.paths = paths;
+        Ok(gguf)
+    }
+
+    /// Takes in the tensors that the part mapped last announces.
+    fn take(&mut self, path: &Path, tensors: Vec<Entry>, tensors_at: u64) -> Result<(), Error> {
+        let part = self.maps.len() - 1;
+        let map = &self.maps[part];
+        for Entry { name, shape, number, offset } in tensors {
             let tensor = |why: String| Error::Tensor { name: name.clone(), why };
             let stored = Stored::from_gguf(number)
                 .ok_or_else(|| tensor(format!("type {number} has no kernel yet")))?;
@@ -129,7 +165,7 @@ impl Gguf {
                 .try_fold(1_u64, |product, &n| product.checked_mul(n))
                 .and_then(|n| (n / block).checked_mul(block_bytes))
                 .and_then(|bytes| {
-                    let end = header.tensors_at.checked_add(offset)?.checked_add(bytes)?;
+                    let end = tensors_at.checked_add(offset)?.checked_add(bytes)?;
                     Some((bytes, end))
                 })
                 .ok_or_else(|| tensor(format!("its shape {shape:?} is too large for any file")))?;
@@ -142,19 +178,12 @@ impl Gguf {
             }
             let start = (end - bytes) as usize;
             let shape = shape.into_iter().map(|n| n as usize).collect();
-            if tensors.insert(name, Place { start, bytes: bytes as usize, shape, stored }).is_some() {
+            let place = Place { part, start, bytes: bytes as usize, shape, stored };
+            if self.tensors.insert(name, place).is_some() {
                 return Err(bad(path, "two tensors have the same name"));
             }
         }
-        Ok(Gguf {
-            path: path.to_owned(),
-            map,
-            file: Arc::new(file),
-            metadata: header.metadata,
-            tensors,
-            used: RefCell::default(),
-            tables: RefCell::default(),
-        })
+        Ok(())
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {
@@ -162,17 +191,17 @@ impl Gguf {
     }
 
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.map.len() as u64
+        self.maps.iter().map(|map| map.len() as u64).sum()
     }
 
-    /// The mapped file, to be read ahead of use.
-    pub(crate) fn map(&self) -> &Arc<Mmap> {
-        &self.map
+    /// The mapped files, to be read ahead of use.
+    pub(crate) fn maps(&self) -> &[Arc<Mmap>] {
+        &self.maps
     }
 
-    /// The mapped file and the file itself.
-    pub(crate) fn file(&self) -> MappedFile {
-        (Arc::clone(&self.map), Arc::clone(&self.file))
+    /// The mapped files with the files themselves.
+    pub(crate) fn files(&self) -> Vec<MappedFile> {
+        self.maps.iter().cloned().zip(self.files.iter().cloned()).collect()
     }
 
     /// How many weights all tensors have together.
@@ -206,7 +235,7 @@ impl Gguf {
         let tables = self.tables.borrow();
         let lying = self.tensors.iter().filter_map(|(name, place)| {
             let Stored::Weights(kind) = place.stored else { return None };
-            let bytes = &self.map[place.start..][..place.bytes];
+            let bytes = self.bytes(place);
             (!tables.contains(name)).then_some(sound::Stored { name, kind, bytes })
         });
         lying.collect()
@@ -232,7 +261,7 @@ impl Gguf {
     /// The matrix of this name, which must have this shape.
     pub(crate) fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, Error> {
         let (place, kind) = self.stored(name, &[rows, columns])?;
-        let bytes: Bytes = self.map.clone();
+        let bytes: Bytes = self.maps[place.part].clone();
         Ok(Matrix::new(bytes, place.start, rows, columns, kind))
     }
 
@@ -246,14 +275,17 @@ impl Gguf {
     ) -> Result<Vec<Matrix>, Error> {
         let (place, kind) = self.stored(name, &[count, rows, columns])?;
         let one = place.bytes / count.max(1);
-        let matrix = |i| Matrix::new(self.map.clone(), place.start + i * one, rows, columns, kind);
+        let matrix = |i| {
+            let bytes: Bytes = self.maps[place.part].clone();
+            Matrix::new(bytes, place.start + i * one, rows, columns, kind)
+        };
         Ok((0..count).map(matrix).collect())
     }
 
     /// The tensor of this name, which must have this shape, as f32.
     pub(crate) fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let (place, kind) = self.stored(name, shape)?;
-        let bytes = &self.map[place.start..place.start + place.bytes];
+        let bytes = self.bytes(place);
         let mut values = vec![0.0; shape.iter().product()];
         quant::dequantise(kind, bytes, &mut values);
         Ok(values)
@@ -265,7 +297,7 @@ impl Gguf {
         self.expect_shape(name, shape)?;
         match place.stored {
             Stored::Integers => {
-                let bytes = &self.map[place.start..place.start + place.bytes];
+                let bytes = self.bytes(place);
                 Ok(bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect())
             }
             Stored::Weights(kind) => Err(Error::Tensor {
@@ -280,7 +312,8 @@ impl Gguf {
         let rows = self.place(name)?.shape.first().copied().unwrap_or(0);
         let (place, kind) = self.stored(name, &[rows, width])?;
         self.tables.borrow_mut().insert(name.to_owned());
-        let (path, file, start) = (self.path.clone(), Arc::clone(&self.file), place.start as u64);
+        let (path, file) = (self.paths[place.part].clone(), Arc::clone(&self.files[place.part]));
+        let start = place.start as u64;
         let stored = super::Stored { path, file, start };
         Table::open(name, rows as u64, width, stored, Rows::Blocks(kind), held_bytes_max)
     }
@@ -297,7 +330,7 @@ impl Gguf {
 
     /// The error for metadata that is missing or contradicts itself.
     pub(crate) fn bad(&self, why: impl ToString) -> Error {
-        bad(&self.path, why)
+        bad(&self.paths[0], why)
     }
 
     /// The first tensor that nobody has asked for: a part of the model that would be left out silently.
@@ -310,8 +343,12 @@ impl Gguf {
         self.used.borrow_mut().insert(name.to_owned());
         self.tensors.get(name).ok_or_else(|| Error::Tensor {
             name: name.to_owned(),
-            why: format!("is missing from {}", self.path.display()),
+            why: format!("is missing from {}", self.paths[0].display()),
         })
+    }
+
+    fn bytes(&self, place: &Place) -> &[u8] {
+        &self.maps[place.part][place.start..][..place.bytes]
     }
 
     /// The place and kind of the weights of this name, which must have this shape.
@@ -341,14 +378,7 @@ impl Gguf {
     /// A whole number from the metadata, whichever integer type it is stored in.
     pub(crate) fn number(&self, key: &str) -> Result<Option<u64>, Error> {
         let Some(value) = self.metadata.get(key) else { return Ok(None) };
-        let number = match *value {
-            Value::I8(n) => u64::try_from(n).ok(),
-            Value::I16(n) => u64::try_from(n).ok(),
-            Value::I32(n) => u64::try_from(n).ok(),
-            Value::I64(n) => u64::try_from(n).ok(),
-            _ => value.to_u64().ok(),
-        };
-        number.map(Some).ok_or_else(|| self.bad(format!("`{key}` is no whole number")))
+        whole(value).map(Some).ok_or_else(|| self.bad(format!("`{key}` is no whole number")))
     }
 
     /// A real number from the metadata.
@@ -365,15 +395,11 @@ impl Gguf {
     /// A list of whole numbers or truth values (0 or 1) from the metadata; `None` if there is none, or one number.
     pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<u64>>, Error> {
         let Some(Value::Array(values)) = self.metadata.get(key) else { return Ok(None) };
-        let whole = |value: &Value| match *value {
+        let number = |value: &Value| match *value {
             Value::Bool(b) => Some(u64::from(b)),
-            Value::I8(n) => u64::try_from(n).ok(),
-            Value::I16(n) => u64::try_from(n).ok(),
-            Value::I32(n) => u64::try_from(n).ok(),
-            Value::I64(n) => u64::try_from(n).ok(),
-            _ => value.to_u64().ok(),
+            _ => whole(value),
         };
-        let numbers: Option<Vec<u64>> = values.iter().map(whole).collect();
+        let numbers: Option<Vec<u64>> = values.iter().map(number).collect();
         numbers.map(Some).ok_or_else(|| self.bad(format!("`{key}` is no list of whole numbers")))
     }
 
@@ -401,6 +427,107 @@ impl Gguf {
     /// A text from the metadata.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).and_then(|value| value.to_string().ok()).map(String::as_str)
+    }
+}
+
+/// A whole number, whichever integer type it is stored in.
+fn whole(value: &Value) -> Option<u64> {
+    match *value {
+        Value::I8(n) => u64::try_from(n).ok(),
+        Value::I16(n) => u64::try_from(n).ok(),
+        Value::I32(n) => u64::try_from(n).ok(),
+        Value::I64(n) => u64::try_from(n).ok(),
+        _ => value.to_u64().ok(),
+    }
+}
+
+/// A mapped file with its header.
+struct Part {
+    map: Arc<Mmap>,
+    file: Arc<File>,
+    header: Header,
+}
+
+impl Part {
+    fn open(path: &Path) -> Result<Part, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.is_dir() {
+            return Err(Error::NotGguf { path: path.to_owned(), why: "it is a folder".into() });
+        }
+        if file.metadata().map_err(io)?.len() < 4 {
+            return Err(Error::NotGguf { path: path.to_owned(), why: "it is shorter than 4 bytes".into() });
+        }
+        // SAFETY: the map is read-only and lives as long as the weights. Whoever shortens the file while it
+        // is mapped takes the process down, as with every mapped file; nothing here writes to it.
+        // WHY: weights are shared with the page cache, so a model takes its file's size once and opens in
+        // the time its pages take to be read.
+        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
+        let header = header(&map).map_err(|trouble| trouble.at(path))?;
+        Ok(Part { map, file: Arc::new(file), header })
+    }
+
+    /// Opens one of the parts of a model, by its place among them.
+    fn open_of(paths: &[PathBuf], number: usize) -> Result<Part, Error> {
+        let path = &paths[number];
+        let count = paths.len();
+        let part = Part::open(path).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                bad(path, format!("it is part {} of the {count} of a model, and is missing", number + 1))
+            }
+            error => error,
+        })?;
+        let split = Split::read(&part.header.metadata).map_err(|why| bad(path, why))?;
+        match split {
+            Some(split) if (split.number, split.count) == (number as u64, count as u64) => Ok(part),
+            _ => Err(bad(path, format!("its header is not that of part {} of {count}", number + 1))),
+        }
+    }
+}
+
+/// What a header says of the parts of its model.
+#[derive(Clone, Copy)]
+struct Split {
+    /// Which part it is, from 0 on.
+    number: u64,
+    /// How many there are, at least two.
+    count: u64,
+    /// How many tensors they have together.
+    tensors: Option<u64>,
+}
+
+impl Split {
+    /// Nothing if the model is in one file.
+    fn read(metadata: &Metadata) -> Result<Option<Split>, String> {
+        let number = |key: &str| match metadata.get(key) {
+            None => Ok(None),
+            Some(value) => whole(value).map(Some).ok_or(format!("`{key}` is no whole number")),
+        };
+        // Parts that were put together again are said to be none.
+        let Some(count) = number("split.count")?.filter(|count| *count > 1) else { return Ok(None) };
+        let tensors = number("split.tensors.count")?;
+        let number = number("split.no")?.ok_or("it is a part of a model, and does not say which")?;
+        if count > PARTS_MAX || number >= count {
+            return Err(format!("it says that it is part {} of {count}", number.saturating_add(1)));
+        }
+        Ok(Some(Split { number, count, tensors }))
+    }
+
+    /// The paths of all parts, by the name of this one.
+    fn paths(&self, path: &Path) -> Result<Vec<PathBuf>, String> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let (stem, ending) = name.split_at_checked(name.len().saturating_sub(5)).unwrap_or((name, ""));
+        let own = format!("-{:05}-of-{:05}", self.number + 1, self.count);
+        let stem = stem.strip_suffix(&own).filter(|_| ending.eq_ignore_ascii_case(".gguf")).ok_or_else(|| {
+            format!(
+                "it is part {} of {}, and its name does not say so: call it something{own}.gguf, and the others \
+                 accordingly",
+                self.number + 1,
+                self.count
+            )
+        })?;
+        let part = |i: u64| path.with_file_name(format!("{stem}-{i:05}-of-{:05}{ending}", self.count));
+        Ok((1..=self.count).map(part).collect())
     }
 }
 

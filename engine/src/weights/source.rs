@@ -11,7 +11,7 @@ use crate::Error;
 
 /// An open model.
 pub(crate) enum Source {
-    /// One file that is mapped.
+    /// One file that is mapped, or a few that belong together.
     Gguf(Gguf),
     /// A Hugging Face folder: a configuration and files that are mapped.
     Folder(Folder),
@@ -48,7 +48,7 @@ impl Source {
     /// The mapped files, to be read ahead of use.
     pub(crate) fn maps(&self) -> &[Arc<Mmap>] {
         match self {
-            Source::Gguf(file) => std::slice::from_ref(file.map()),
+            Source::Gguf(file) => file.maps(),
             Source::Folder(folder) => folder.maps(),
         }
     }
@@ -56,7 +56,7 @@ impl Source {
     /// The mapped files with the files themselves.
     pub(crate) fn files(&self) -> Vec<MappedFile> {
         match self {
-            Source::Gguf(file) => vec![file.file()],
+            Source::Gguf(file) => file.files(),
             Source::Folder(folder) => folder.files(),
         }
     }

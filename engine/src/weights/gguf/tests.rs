@@ -1,6 +1,10 @@
 //! Files written byte by byte, because no writer makes all of these.
 
+use std::path::Path;
+
 use super::*;
+use crate::testing::TinyModel;
+use crate::{Engine, Options};
 
 /// A file with one metadata entry for the family, more as given (their number and their bytes), and tensors: name,
 /// shape with the innermost dimension first, type, bytes.
@@ -152,4 +156,82 @@ fn tensors_begin_where_the_alignment_says() {
     let one = f32::from_le_bytes([1; 4]);
     assert_eq!(aligned((0, &[])), (128, one));
     assert_eq!(aligned((1, &entries)).0 % 64, 0);
+}
+
+/// The logits of a few tokens, to the bit.
+fn logits(path: &Path, expert_bytes: Option<u64>) -> Vec<u32> {
+    let options = Options { threads: 1, expert_bytes, ..Options::default() };
+    let engine = Engine::open(path, options, &mut |_| {}).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let mut line = engine.timeline();
+        line.sync(&[1, 2, 3, 200, 5], |_| {}).await.unwrap();
+        line.logits().await.unwrap().iter().map(|x| x.to_bits()).collect()
+    })
+}
+
+#[test]
+fn a_model_in_parts_is_the_model() {
+    // Most large files are split. Any part may be named; experts may stay on disk in all of them.
+    let folder = tempfile::tempdir().unwrap();
+    let model = TinyModel::new("deepseek2");
+    let whole = folder.path().join("whole.gguf");
+    model.write(&whole);
+    let expected = logits(&whole, None);
+    for count in [2, 3, 7] {
+        let parts = model.write_parts(folder.path(), count);
+        for named in [&parts[0], &parts[count - 1]] {
+            assert_eq!(logits(named, None), expected, "{}", named.display());
+        }
+        assert_eq!(logits(&parts[0], Some(200_000)), expected);
+        let [gguf, one] = [&parts[0], &whole].map(|path| Gguf::open(path, |_| Ok(())).unwrap());
+        assert_eq!((gguf.parameters(), gguf.names()), (one.parameters(), one.names()));
+        assert_eq!(gguf.maps().len(), count);
+        let bytes = parts.iter().map(|part| std::fs::metadata(part).unwrap().len()).sum::<u64>();
+        assert_eq!(gguf.file_bytes(), bytes);
+    }
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    // Whoever fetches files one by one misses one, or takes it from another model.
+    let folder = tempfile::tempdir().unwrap();
+    let model = TinyModel::new("qwen2");
+    let parts = model.write_parts(folder.path(), 3);
+    let read = |i: usize| std::fs::read(&parts[i]).unwrap();
+    let open = |path: &Path| why(Gguf::open(path, |_| Ok(())));
+    let kept = [0, 1, 2].map(read);
+    let put_back = || parts.iter().zip(&kept).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+
+    std::fs::remove_file(&parts[1]).unwrap();
+    assert!(open(&parts[0]).contains("tiny-00002-of-00003.gguf cannot be used: it is part 2 of the 3"));
+    std::fs::copy(&parts[2], &parts[1]).unwrap();
+    assert!(open(&parts[0]).contains("is not that of part 2 of 3"), "{}", open(&parts[0]));
+    put_back();
+    model.write(&parts[1]);
+    assert!(open(&parts[0]).contains("is not that of part 2 of 3"));
+    put_back();
+    let other = tempfile::tempdir().unwrap();
+    let others = TinyModel { layers: 3, ..model.clone() }.write_parts(other.path(), 3);
+    std::fs::copy(&others[1], &parts[1]).unwrap();
+    let said = open(&parts[0]);
+    assert!(said.contains("tensors together and should have") || said.contains("same name"), "{said}");
+    put_back();
+    std::fs::write(&parts[2], &kept[2][..kept[2].len() - 1000]).unwrap();
+    assert!(open(&parts[0]).contains("00003-of-00003.gguf is cut short"), "{}", open(&parts[0]));
+    put_back();
+
+    let renamed = folder.path().join("mine.gguf");
+    std::fs::copy(&parts[1], &renamed).unwrap();
+    assert!(open(&renamed).contains("call it something-00002-of-00003.gguf"), "{}", open(&renamed));
+
+    // What no honest part says.
+    let number = |key: &str, value: u64| entry(key, 10, &value.to_le_bytes());
+    let refusal = |entries: &[Vec<u8>]| why(file((entries.len() as u64, &entries.concat()), &[]));
+    assert!(refusal(&[number("split.count", 3)]).contains("does not say which"));
+    assert!(refusal(&[number("split.count", 3), number("split.no", 3)]).contains("part 4 of 3"));
+    assert!(refusal(&[number("split.count", 1 << 40), number("split.no", 0)]).contains("part 1 of"));
+    assert!(refusal(&[entry("split.count", 6, &[0; 4])]).contains("no whole number"));
+    // A file that was put together again says that it is in no parts.
+    assert!(file((1, &number("split.count", 0)), &[]).is_ok());
 }
