@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::dense::{Buffers, Dense};
+use super::dense::Buffers;
+use super::end::{End, Streams};
 use super::engram::{self, Engram};
-use super::hyper::{Head, Hyper, Mix};
-use super::mixer::{Compressed, Delta, Gqa, Mla, Sight};
-use super::moe::Moe;
+use super::hyper::{Head, Mix};
+use super::layer::{Layer, Tables};
+use super::mixer::Sight;
 use super::norm::Norm;
-use super::residual::Tie;
-use super::spec::{self, Norms, Output, Residual, Spec};
+use super::spec::{Output, Residual, Spec};
 use crate::cache::{Cache, KvKind, LayerLayout, Layout};
 use crate::experts::Uses;
-use crate::kernels::{Input, Kernels, Product, multiply};
+use crate::kernels::{Input, Kernels};
 use crate::weights::{Builder, MappedFile, Matrix, Place, Source, Table};
 use crate::{Error, Token, Tokenizer};
 
@@ -25,41 +25,6 @@ pub(crate) struct Model {
     embedding: Matrix,
     layers: Vec<Layer>,
     end: End,
-    norm: Norm,
-    /// [vocabulary, width]
-    output: Matrix,
-}
-
-/// What makes one stream of several after the last layer.
-#[expect(clippy::large_enum_variant, reason = "a model has one")]
-enum End {
-    /// There is only one.
-    One,
-    Head(Head),
-    /// The weights that were made for the last part.
-    Lagged,
-}
-
-struct Layer {
-    engram: Option<Engram>,
-    mixer_tie: Tie,
-    mixer: Mixer,
-    channel_tie: Tie,
-    channel: Channel,
-}
-
-#[expect(clippy::large_enum_variant, reason = "a model has as many as layers")]
-enum Mixer {
-    Gqa(Gqa),
-    Mla(Mla),
-    Delta(Delta),
-    Compressed(Compressed),
-}
-
-#[expect(clippy::large_enum_variant, reason = "a model has as many as layers")]
-enum Channel {
-    Dense(Dense),
-    Moe(Moe),
 }
 
 /// Which positions' logits are wanted. They cost a product with the largest matrix.
@@ -115,48 +80,12 @@ impl Model {
         let hashes = spec.grams.as_ref().map(|grams| engram::hashes(grams, tokenizer)).transpose();
         let hashes = hashes.map_err(|why| file.bad(why))?.map(Arc::new);
         let tables = spec.layers.iter().filter(|layer| layer.engram.is_some()).count();
-        let table_bytes = usize::try_from(table_bytes).unwrap_or(usize::MAX) / tables.max(1);
+        let bytes = usize::try_from(table_bytes).unwrap_or(usize::MAX) / tables.max(1);
+        let tables = Tables { hashes, bytes };
         let embedding = file.matrix("token_embd.weight", vocabulary, width)?;
-        let mut layers = Vec::with_capacity(spec.layers.len());
-        for (i, layer) in spec.layers.iter().enumerate() {
-            let norm = |part: &str| Norm::load(file, &format!("blk.{i}.{part}.weight"), width, epsilon);
-            let mixer = match &layer.mixer {
-                spec::Mixer::Gqa(gqa) => Mixer::Gqa(Gqa::load(file, i, width, epsilon, gqa)?),
-                spec::Mixer::Mla(mla) => Mixer::Mla(Mla::load(file, i, width, epsilon, mla)?),
-                spec::Mixer::Delta(delta) => Mixer::Delta(Delta::load(file, i, width, epsilon, delta)?),
-                spec::Mixer::Compressed(compressed) => {
-                    Mixer::Compressed(Compressed::load(file, i, width, epsilon, compressed)?)
-                }
-            };
-            let channel = match &layer.channel {
-                spec::Channel::Dense(dense) => Channel::Dense(Dense::load(file, i, "", width, dense)?),
-                spec::Channel::Moe(moe) => Channel::Moe(Moe::load(file, i, width, vocabulary, moe)?),
-            };
-            let (channel_norm, mixer_post_norm, channel_post_norm) = match layer.norms {
-                Norms::Before { channel } => (norm(channel)?, None, None),
-                Norms::Around => {
-                    let after = |part| norm(part).map(Some);
-                    (norm("ffn_norm")?, after("post_attention_norm")?, after("post_ffw_norm")?)
-                }
-            };
-            let hyper = |part: &str| match spec.residual {
-                Residual::Plain => Ok(None),
-                Residual::Hyper(hyper) => Hyper::load(file, i, part, width, epsilon, hyper).map(Some),
-            };
-            let engram = match (&layer.engram, &hashes) {
-                (Some(engram), Some(hashes)) => {
-                    Some(Engram::load(file, &spec, i, engram, hashes, table_bytes)?)
-                }
-                _ => None,
-            };
-            layers.push(Layer {
-                engram,
-                mixer_tie: Tie { hyper: hyper("attn")?, before: norm("attn_norm")?, after: mixer_post_norm },
-                mixer,
-                channel_tie: Tie { hyper: hyper("ffn")?, before: channel_norm, after: channel_post_norm },
-                channel,
-            });
-        }
+        let layers = spec.layers.iter().enumerate();
+        let layers = layers.map(|(i, layer)| Layer::load(file, &spec, i, layer, &tables));
+        let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
         // Layers that only guess ahead stand behind the others.
         for name in file.names() {
             let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
@@ -164,23 +93,24 @@ impl Model {
                 file.pass_over(&name);
             }
         }
-        let end = match spec.residual {
-            Residual::Plain => End::One,
-            Residual::Hyper(hyper) if hyper.lagged => End::Lagged,
-            Residual::Hyper(hyper) => End::Head(Head::load(file, "output_hc", width, epsilon, hyper)?),
+        let streams = match spec.residual {
+            Residual::Plain => Streams::One,
+            Residual::Hyper(hyper) if hyper.lagged => Streams::Lagged,
+            Residual::Hyper(hyper) => Streams::Head(Head::load(file, "output_hc", width, epsilon, hyper)?),
         };
         let norm = Norm::load(file, "output_norm.weight", width, epsilon)?;
         let output = match spec.output {
             Output::Tied => embedding.clone(),
             Output::Separate => file.matrix("output.weight", vocabulary, width)?,
         };
+        let end = End { streams, norm, output, cap: spec.logit_cap };
         if let Some(name) = file.unused() {
             return Err(Error::Tensor {
                 name,
                 why: format!("is no part of a `{}` model as it is known here", spec.architecture),
             });
         }
-        Ok(Model { spec, kernels, embedding, layers, end, norm, output })
+        Ok(Model { spec, kernels, embedding, layers, end })
     }
 
     pub(crate) fn spec(&self) -> &Spec {
@@ -192,7 +122,7 @@ impl Model {
         // What tables' convolutions keep comes after all layers.
         let tables =
             self.engrams().map(|engram| LayerLayout { state: engram.kept(), ..LayerLayout::default() });
-        Layout { kind, layers: self.spec.layers.iter().map(layout).chain(tables).collect() }
+        Layout { kind, layers: self.spec.layers.iter().map(Layer::layout).chain(tables).collect() }
     }
 
     /// The layers' tables, in order.
@@ -214,16 +144,15 @@ impl Model {
         scratch: &mut Scratch,
     ) -> Result<Vec<f32>, Error> {
         assert!(count > 0);
-        let first = cache.tokens();
         let (before, tokens) = line.split_at(line.len() - count);
-        assert_eq!(before.len(), first, "the tokens follow what is in the cache");
+        assert_eq!(before.len(), cache.tokens(), "the tokens follow what is in the cache");
         for engram in self.engrams() {
             engram.foresee(before, tokens);
         }
         let kernels = self.kernels;
         cache.grow(tokens.len());
         self.embed(tokens, &mut scratch.x);
-        if let End::Lagged = self.end {
+        if let Streams::Lagged = self.end.streams {
             scratch.mix.start(tokens.len(), self.spec.residual.streams());
         }
         let mut table = self.layers.len();
@@ -233,68 +162,14 @@ impl Model {
                 engram.forward(kernels, before, tokens, &mut scratch.x, kept, &mut scratch.engram)?;
                 table += 1;
             }
-            layer.mixer_tie.read(kernels, scratch);
-            match &layer.mixer {
-                Mixer::Gqa(gqa) => {
-                    let heads = cache.layer_mut(i).heads.as_mut();
-                    let heads = heads.expect("the layout of attention has heads");
-                    gqa.forward(kernels, heads, first, scratch);
-                }
-                Mixer::Mla(mla) => {
-                    let heads = cache.layer_mut(i).heads.as_mut();
-                    let heads = heads.expect("the layout of attention has heads");
-                    mla.forward(kernels, heads, first, scratch);
-                }
-                Mixer::Delta(delta) => delta.forward(kernels, cache.layer_mut(i).state_mut(), scratch),
-                Mixer::Compressed(compressed) => {
-                    let (memory, source) = match compressed.source() {
-                        None => (cache.layer_mut(i), None),
-                        Some(source) => {
-                            let (memory, source) = cache.layer_after(i, source);
-                            (memory, Some(source))
-                        }
-                    };
-                    compressed.forward(kernels, memory, source, first, scratch);
-                }
-            }
-            layer.mixer_tie.write(kernels, scratch);
-            layer.channel_tie.read(kernels, scratch);
-            match &layer.channel {
-                Channel::Dense(dense) => {
-                    dense.forward(kernels, &scratch.normed, &mut scratch.change, &mut scratch.dense);
-                }
-                Channel::Moe(moe) => moe.forward(kernels, tokens, scratch),
-            }
-            layer.channel_tie.write(kernels, scratch);
+            layer.forward(kernels, cache, i, tokens, scratch);
         }
         cache.commit(tokens.len());
-        let Scratch { x, normed, change, input, mix, .. } = scratch;
-        let wanted = match want {
-            Want::None => return Ok(Vec::new()),
-            Want::Last(n) => &x[x.len() - n * (x.len() / tokens.len())..],
-            Want::All => &x[..],
-        };
-        let wanted = match &self.end {
-            End::One => wanted,
-            End::Head(head) => {
-                head.read(kernels, wanted, input, change);
-                &change[..]
-            }
-            End::Lagged => {
-                mix.read_last(wanted, self.spec.width, change);
-                &change[..]
-            }
-        };
-        self.norm.apply(kernels, wanted, normed);
-        input.set(kernels, normed, self.spec.width, &[self.output.kind()]);
-        let mut logits = vec![0.0; input.tokens() * self.spec.vocabulary];
-        multiply(kernels, &mut [Product { input, matrix: &self.output, to: &mut logits }]);
-        if let Some(cap) = self.spec.logit_cap {
-            for x in &mut logits {
-                *x = cap * (*x / cap).tanh();
-            }
-        }
-        Ok(logits)
+        Ok(match want {
+            Want::None => Vec::new(),
+            Want::Last(positions) => self.end.logits(kernels, tokens.len(), positions, scratch),
+            Want::All => self.end.logits(kernels, tokens.len(), tokens.len(), scratch),
+        })
     }
 
     /// The tokens' embeddings, the same in every stream: x [tokens, streams, width].
@@ -326,8 +201,8 @@ impl Model {
         let mut builder = Builder::new(files);
         let mut routed = Vec::new();
         for layer in &mut self.layers {
-            if let Channel::Moe(moe) = &mut layer.channel {
-                routed.push((moe.store(&mut builder), moe, layer.channel_tie.before.weight()));
+            if let Some((moe, norm)) = layer.moe_mut() {
+                routed.push((moe.store(&mut builder), moe, norm));
             }
         }
         if routed.is_empty() {
@@ -348,20 +223,7 @@ impl Model {
 
     /// For every layer with experts, how often each was chosen since the model was opened.
     pub(crate) fn expert_uses(&self) -> Vec<Uses> {
-        let uses = self.layers.iter().enumerate().filter_map(|(i, layer)| match &layer.channel {
-            Channel::Dense(_) => None,
-            Channel::Moe(moe) => Some(Uses { layer: i, uses: moe.uses() }),
-        });
-        uses.collect()
-    }
-}
-
-/// What a line keeps for one layer.
-fn layout(layer: &spec::Layer) -> LayerLayout {
-    match &layer.mixer {
-        spec::Mixer::Gqa(gqa) => Gqa::layout(gqa),
-        spec::Mixer::Mla(mla) => Mla::layout(mla),
-        spec::Mixer::Delta(delta) => Delta::layout(delta),
-        spec::Mixer::Compressed(compressed) => Compressed::layout(compressed),
+        let layers = self.layers.iter().enumerate();
+        layers.filter_map(|(layer, parts)| Some(Uses { layer, uses: parts.moe()?.uses() })).collect()
     }
 }

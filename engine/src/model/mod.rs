@@ -1,10 +1,12 @@
 //! A model: what its file says (`spec`), its weights, and the way through them (`forward`).
 
 mod dense;
+mod end;
 mod engram;
 mod families;
 mod forward;
 mod hyper;
+mod layer;
 mod mixer;
 mod moe;
 mod norm;
