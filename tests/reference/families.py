@@ -568,7 +568,7 @@ def deepseek_v3():
             num_attention_heads=4,
             num_experts_per_tok=4,
             num_key_value_heads=4,
-            num_nextn_predict_layers=0,
+            num_nextn_predict_layers=1,
             q_lora_rank=24,
             qk_nope_head_dim=16,
             qk_rope_head_dim=8,
@@ -591,6 +591,7 @@ def deepseek_v3():
         ),
         dtype="BF16",
         committed=True,
+        mtp=True,
     )
     return [
         base,
@@ -624,10 +625,8 @@ def deepseek_v3():
                 "n_group": 2,
                 "topk_group": 1,
                 "rope_interleave": False,
-                "num_nextn_predict_layers": 1,
             },
             dtype="F32",
-            mtp=True,
         ),
         base.but(
             "deepseek_v3-fp8",
@@ -664,7 +663,7 @@ def glm4_moe():
             num_attention_heads=4,
             num_experts_per_tok=3,
             num_key_value_heads=2,
-            num_nextn_predict_layers=0,
+            num_nextn_predict_layers=1,
             partial_rotary_factor=0.5,
             rms_norm_eps=1e-5,
             rope_scaling=None,
@@ -675,6 +674,7 @@ def glm4_moe():
         ),
         dtype="BF16",
         committed=True,
+        mtp=True,
     )
     return [
         base,
@@ -700,8 +700,7 @@ def glm4_moe():
         ),
         base.but(
             "glm4_moe-mtp",
-            {"num_hidden_layers": 3, "num_nextn_predict_layers": 1, "use_qk_norm": True, "routed_scaling_factor": 1.5},
-            mtp=True,
+            {"num_hidden_layers": 3, "use_qk_norm": True, "routed_scaling_factor": 1.5},
         ),
     ]
 

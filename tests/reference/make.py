@@ -19,6 +19,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+import mtp
 import names
 import storage
 import v4
@@ -143,8 +144,9 @@ class Candidate:
             reference["decode_logits"] = decoded
         with torch.no_grad(), tracing(self.model) as trace:
             self.model(input_ids=self.ids, use_cache=False)
-            if spec.mtp and spec.name.startswith("deepseek_v4"):
-                reference["mtp_logits"] = v4.mtp_logits(self, trace)
+            if spec.mtp:
+                family = v4 if spec.name.startswith("deepseek_v4") else mtp
+                reference["mtp_logits"] = family.mtp_logits(self, trace)
         save_file(reference, folder / "ref.safetensors")
         save_file({name: tensor.contiguous() for name, tensor in trace.items()}, folder / "trace.safetensors")
         about = {
