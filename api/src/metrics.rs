@@ -41,8 +41,14 @@ fn of_engine(page: &mut Page, engine: &engine::Engine) {
     count("saga_cached_tokens_total", "Tokens of prompts that were there already.", activity.cached_tokens);
     count("saga_sampled_tokens_total", "Tokens that were sampled.", activity.sampled_tokens);
     count("saga_forced_tokens_total", "Tokens that a grammar left no choice about.", activity.forced_tokens);
-    count("saga_guessed_tokens_total", "Tokens that were guessed before they were sampled.", guesses.guessed);
-    count("saga_accepted_tokens_total", "Guesses that were right.", guesses.accepted);
+    count(
+        "saga_guessed_tokens_total",
+        "Tokens that were guessed before they were sampled.",
+        guesses.guessed(),
+    );
+    count("saga_accepted_tokens_total", "Guesses that were right.", guesses.accepted());
+    count("saga_predicted_tokens_total", "Guesses that the model's own predictor made.", guesses.predicted);
+    count("saga_accepted_predictions_total", "Those of them that were right.", guesses.predicted_rightly);
     if let Some(held) = engine.experts_held() {
         count("saga_expert_hits_total", "Experts that were in memory when they were asked for.", held.hits);
         count("saga_expert_misses_total", "Experts that had to be read from disk.", held.misses);

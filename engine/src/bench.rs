@@ -115,9 +115,7 @@ pub async fn run_on(
         on(&run);
         runs.push(run);
     }
-    let after = engine.guesses();
-    let guesses =
-        Guesses { guessed: after.guessed - before.guessed, accepted: after.accepted - before.accepted };
+    let guesses = engine.guesses().since(&before);
     let median = median_run(&runs);
     Ok(Report { runs, median, guesses })
 }

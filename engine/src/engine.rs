@@ -48,7 +48,8 @@ pub struct Options {
     /// Whether rows and index keys of DeepSeek V4 and V4.1 take the round trips through FP8 and FP4 that these models were
     /// trained with, as their makers' programs do; transformers does not, and other families have none.
     pub round_trips: bool,
-    /// Whether tokens are guessed before they are sampled. What is sampled is the same in any case.
+    /// Whether tokens are guessed before they are sampled. What is sampled is the same in any case. A model's prediction layer
+    /// is used only if they are.
     pub speculate: Speculate,
     /// Whether only token ids will be asked about, no text: then a model whose tokenizer cannot be used opens
     /// without one.
@@ -110,6 +111,9 @@ impl Engine {
         let source = Source::open(path, know)?;
         let mut spec = Spec::read(&source)?;
         spec.take_trips(options.round_trips).map_err(|why| source.bad(why))?;
+        if options.speculate == Speculate::Off {
+            spec.predictor = None;
+        }
         let context_tokens = context(&spec, options.context_tokens)?;
         let tokenizer = match tokenizer(&source, spec.vocabulary) {
             Err(error) if options.tokens_only => {
@@ -135,7 +139,11 @@ impl Engine {
             chat_template: chat_template(&source),
             quantisation: source.quantisation().to_owned(),
             layers: spec.layers.len(),
-            kv_bytes_per_token: model.cache_layout(options.kv).bytes_per_token(),
+            kv_bytes_per_token: {
+                let predictor = model.predictor().map(|predictor| predictor.cache_layout(options.kv));
+                let layouts = predictor.into_iter().chain([model.cache_layout(options.kv)]);
+                layouts.map(|layout| layout.bytes_per_token()).sum()
+            },
         };
         let threads = if options.threads == 0 { physical_cores() } else { options.threads };
         let pool = rayon::ThreadPoolBuilder::new()
@@ -143,7 +151,7 @@ impl Engine {
             .thread_name(|i| format!("engine-{i}"))
             .build()
             .map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
-        read_ahead(&source, place.as_deref(), &pool, on)?;
+        read_ahead(&source, &model, place.as_deref(), &pool, on)?;
         tracing::info!(
             model = info.name,
             architecture = info.architecture,
@@ -206,7 +214,7 @@ impl Engine {
         self.shared.counters.read()
     }
 
-    /// How many tokens were guessed before they were sampled, and how many of them rightly.
+    /// How many tokens were guessed before they were sampled, and how many of them rightly, by what they were guessed from.
     pub fn guesses(&self) -> Guesses {
         self.shared.guesses.read()
     }
@@ -294,13 +302,14 @@ pub(crate) fn physical_cores() -> usize {
 }
 
 /// Reads the weights into memory, so that the first prompt need not wait for the disk page by page, and judges them on the
-/// way; but no tables, and no experts that stay on disk. What is larger than the free memory is left to be read as it is
+/// way; but no tables, no experts that stay on disk, and nothing that is not used. What is larger than the free memory is left to be read as it is
 /// used: then a number that is none is only noticed when it reaches the logits.
 ///
 /// # Errors
 /// [`Error::Tensor`] if weights are no numbers.
 fn read_ahead(
     source: &Source,
+    model: &Model,
     place: Option<&Place>,
     pool: &rayon::ThreadPool,
     on: &mut dyn FnMut(Progress),
@@ -324,7 +333,7 @@ fn read_ahead(
         before > 0 && at < on_disk[before - 1].end
     };
     let mut weights = source.lying();
-    weights.retain(|weights| !is_on_disk(weights.bytes));
+    weights.retain(|weights| !is_on_disk(weights.bytes) && model.uses(weights.name));
     let total_bytes = weights.iter().map(|weights| weights.bytes.len() as u64).sum();
     if available_memory().is_some_and(|available| total_bytes > available) {
         tracing::warn!(

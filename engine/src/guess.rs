@@ -6,8 +6,10 @@
 //! off. What is sampled never depends on a guess, because logits do not depend on how a line is cut: guesses cost or
 //! save time, and nothing else.
 //!
-//! Whether they save any is measured. The worker knows what it costs to compute several tokens at once, each line how
-//! often guesses of each origin were right; a guess is made as long as it makes sense of both.
+//! Guesses come from what the line said before, and from the model's predictor where it has one, a layer that was trained
+//! to guess. Whether they save any time is measured. The worker knows what it costs to compute several tokens at once and
+//! to have one predicted, each line how often guesses of each origin were right; a guess is made as long as it makes sense
+//! of all of that, and of two guesses the one that promises more.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,40 +35,80 @@ impl From<bool> for Speculate {
     }
 }
 
-/// How many tokens were guessed since the model was opened.
+/// How many tokens were guessed since the model was opened. A guess that is right spares its successor a computation of
+/// its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Guesses {
-    /// Guesses that were computed.
-    pub guessed: u64,
-    /// Guesses that were right, so that their successors needed no computation of their own.
-    pub accepted: u64,
+    /// Those that a line had said before after the same tokens, and that were computed.
+    pub looked_up: u64,
+    /// Those of them that were right.
+    pub looked_up_rightly: u64,
+    /// Those that the model's predictor made, if it has one, and that were computed.
+    pub predicted: u64,
+    /// Those of them that were right.
+    pub predicted_rightly: u64,
 }
 
-/// The same while it is counted, by the worker and for whoever looks.
+impl Guesses {
+    /// All that were computed.
+    pub fn guessed(&self) -> u64 {
+        self.looked_up + self.predicted
+    }
+
+    /// All that were right.
+    pub fn accepted(&self) -> u64 {
+        self.looked_up_rightly + self.predicted_rightly
+    }
+
+    /// Those since `before`.
+    pub(crate) fn since(&self, before: &Guesses) -> Guesses {
+        Guesses {
+            looked_up: self.looked_up - before.looked_up,
+            looked_up_rightly: self.looked_up_rightly - before.looked_up_rightly,
+            predicted: self.predicted - before.predicted,
+            predicted_rightly: self.predicted_rightly - before.predicted_rightly,
+        }
+    }
+}
+
+/// The same while it is counted, by the worker and for whoever looks: guessed and accepted, looked up and predicted.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    guessed: AtomicU64,
-    accepted: AtomicU64,
+    looked_up: [AtomicU64; 2],
+    predicted: [AtomicU64; 2],
 }
 
 impl Counts {
-    pub(crate) fn guessed(&self, tokens: usize) {
-        self.guessed.fetch_add(tokens as u64, Ordering::Relaxed);
+    fn of(&self, origin: Origin) -> &[AtomicU64; 2] {
+        if origin.is_predicted() { &self.predicted } else { &self.looked_up }
     }
 
-    pub(crate) fn accepted(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn guessed(&self, origin: Origin, tokens: usize) {
+        self.of(origin)[0].fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accepted(&self, origin: Origin) {
+        self.of(origin)[1].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> Guesses {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Guesses { guessed: read(&self.guessed), accepted: read(&self.accepted) }
+        let read = |counts: &[AtomicU64; 2], i: usize| counts[i].load(Ordering::Relaxed);
+        Guesses {
+            looked_up: read(&self.looked_up, 0),
+            looked_up_rightly: read(&self.looked_up, 1),
+            predicted: read(&self.predicted, 0),
+            predicted_rightly: read(&self.predicted, 1),
+        }
     }
 }
 
 /// The most tokens that are guessed at once. Even of a line that repeats itself more are seldom right, and their logits
 /// take memory.
 pub(crate) const GUESSES_MAX: usize = 15;
+
+/// The most tokens that are predicted at once. A predictor was trained to look one token ahead; of what it makes of its own
+/// guesses less and less is right.
+pub(crate) const PREDICTIONS_MAX: usize = 4;
 
 /// Where guesses come from, by what can be expected of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +119,33 @@ pub(crate) enum Origin {
     Phrase,
     /// One where many stand: the line repeats itself.
     Passage,
+    /// The predictor, shown what the line says.
+    Predictor,
+    /// The predictor, shown its own guess.
+    Further,
 }
 
-const ORIGINS: usize = 3;
+const ORIGINS: usize = 5;
+
+impl Origin {
+    /// Whether the model itself makes such guesses, which costs time.
+    pub(crate) fn is_predicted(self) -> bool {
+        match self {
+            Origin::Predictor | Origin::Further => true,
+            Origin::Pair | Origin::Phrase | Origin::Passage => false,
+        }
+    }
+
+    /// Where the guesses after the first come from.
+    pub(crate) fn next(self) -> Origin {
+        if self.is_predicted() { Origin::Further } else { self }
+    }
+}
 
 /// Tokens that may come next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Guess {
+    /// Of the first; see [`Origin::next`].
     pub(crate) origin: Origin,
     pub(crate) tokens: Vec<Token>,
 }
@@ -136,11 +198,13 @@ pub(crate) fn look_back(line: &[Token], most: usize) -> Option<Guess> {
 pub(crate) struct Costs {
     /// By the number of tokens; those of which nothing is known are not there yet.
     relative: [Option<f64>; TOGETHER_MAX + 1],
+    /// What it costs to have one token predicted, if that is known.
+    prediction: Option<f64>,
 }
 
 /// The most tokens whose cost is kept: the guesses after those that must be computed in any case.
 const TOGETHER_MAX: usize = 2 * (GUESSES_MAX + 1);
-/// What one more token is thought to cost as long as no larger number was tried.
+/// What one more token, or a prediction, is thought to cost as long as none was tried.
 const MORE: f64 = 0.3;
 /// How much a new measurement counts beside those before.
 const NEW: f64 = 1.0 / 8.0;
@@ -149,7 +213,7 @@ impl Default for Costs {
     fn default() -> Costs {
         let mut relative = [None; TOGETHER_MAX + 1];
         relative[1] = Some(1.0);
-        Costs { relative }
+        Costs { relative, prediction: None }
     }
 }
 
@@ -164,6 +228,20 @@ impl Costs {
             None => MORE,
         };
         cost + more * (tokens - n) as f64
+    }
+
+    /// What it costs to make so many guesses of this origin.
+    fn of_making(&self, origin: Origin, guesses: usize) -> f64 {
+        if origin.is_predicted() { self.prediction.unwrap_or(MORE) * guesses as f64 } else { 0.0 }
+    }
+
+    /// Takes in that it took `seconds` to have `tokens` predicted on a line where computing one takes `single`.
+    pub(crate) fn learn_prediction(&mut self, tokens: usize, seconds: f64, single: f64) {
+        if tokens > 0 && single > 0.0 {
+            let cost = seconds / single / tokens as f64;
+            let known = self.prediction.get_or_insert(cost);
+            *known += NEW * (cost - *known);
+        }
     }
 
     /// Takes in that computing `tokens` took `seconds` on a line where one takes `single`.
@@ -207,38 +285,82 @@ const GAIN_MIN: f64 = 1.03;
 impl Default for Trust {
     fn default() -> Trust {
         let seen = |rate| Seen { rate, wait: PAUSE_MIN, pause: PAUSE_MIN, right: false };
-        Trust { seen: [seen(0.3), seen(0.5), seen(0.7)], single: 0.0 }
+        Trust { seen: [seen(0.3), seen(0.5), seen(0.7), seen(0.7), seen(0.5)], single: 0.0 }
     }
 }
 
+/// What there is to guess, and under what circumstances.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chance {
+    pub(crate) origin: Origin,
+    /// How many tokens could be guessed.
+    pub(crate) most: usize,
+    /// How many must be computed in any case.
+    pub(crate) due: usize,
+    /// Whether accepted guesses are computed again after one that was wrong.
+    pub(crate) redo: bool,
+}
+
+/// What guesses promise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Promise {
+    /// How many of them.
+    guesses: usize,
+    /// How much faster the line gets on with them.
+    gain: f64,
+}
+
+impl Promise {
+    /// What none promise.
+    const NOTHING: Promise = Promise { guesses: 0, gain: 1.0 };
+}
+
 impl Trust {
-    /// How many of `most` guesses of this origin are worth computing together with `due` tokens that must be
-    /// computed in any case. `redo` says whether accepted guesses are computed again after one that was wrong.
-    pub(crate) fn worth(
+    /// Which of two ways to guess is worth it, and how many tokens, if either is.
+    pub(crate) fn choose(
         &mut self,
         costs: &Costs,
-        origin: Origin,
-        most: usize,
-        due: usize,
-        redo: bool,
-    ) -> usize {
-        let seen = &mut self.seen[origin as usize];
-        let worth = seen.worth(costs, most, due, redo);
-        if worth > 0 || most == 0 {
-            return worth;
+        lookup: Option<Chance>,
+        prediction: Option<Chance>,
+    ) -> Option<(Origin, usize)> {
+        let promise = |chance: Option<Chance>| chance.map_or(Promise::NOTHING, |c| self.promise(costs, c));
+        let (said, predicted) = (promise(lookup), promise(prediction));
+        let (chance, best) =
+            if predicted.gain > said.gain { (prediction, predicted) } else { (lookup, said) };
+        if let Some(Chance { origin, most, .. }) = chance.filter(|_| best.guesses > 0) {
+            // A predictor that seems to see no farther is tried with one more now and then.
+            let further = Chance { origin: Origin::Further, most: most - best.guesses, ..chance? };
+            let more = origin.is_predicted() && self.dares(costs, further);
+            return Some((origin, best.guesses + usize::from(more)));
         }
-        // It may be that the line has begun to repeat itself: where it would pay, the next guess is tried at once.
-        if seen.right && (Seen { rate: 1.0, ..*seen }).worth(costs, most, due, redo) > 0 {
+        let tried = lookup.into_iter().chain(prediction).find(|&chance| self.dares(costs, chance));
+        tried.map(|chance| (chance.origin, 1))
+    }
+
+    /// The number of guesses that promises most, which may be none.
+    fn promise(&self, costs: &Costs, chance: Chance) -> Promise {
+        let rate = |origin: Origin| self.seen[origin as usize].rate;
+        promise(costs, chance, [rate(chance.origin), rate(chance.origin.next())])
+    }
+
+    /// Whether a guess is tried that seems not to pay: now and then, and at once where the line may have begun to say what
+    /// is guessed. It counts as one occasion.
+    fn dares(&mut self, costs: &Costs, chance: Chance) -> bool {
+        if chance.most == 0 {
+            return false;
+        }
+        let seen = &mut self.seen[chance.origin as usize];
+        if seen.right && promise(costs, chance, [1.0; 2]).guesses > 0 {
             seen.pause = PAUSE_MIN;
-            return 1;
+            return true;
         }
         if seen.wait > 0 {
             seen.wait -= 1;
-            return 0;
+            return false;
         }
         seen.wait = seen.pause;
         seen.pause = (2 * seen.pause).min(PAUSE_MAX);
-        1
+        true
     }
 
     /// Takes in whether a guess was right.
@@ -262,24 +384,25 @@ impl Trust {
     }
 }
 
-impl Seen {
-    fn worth(self, costs: &Costs, most: usize, due: usize, redo: bool) -> usize {
-        let base = costs.of(due);
-        let mut best = (GAIN_MIN, 0);
-        // Tokens that are gained, on average, and how likely all guesses are right.
-        let (mut tokens, mut all) = (1.0, 1.0);
-        for n in 1..=most {
-            all *= self.rate;
-            tokens += all;
-            // About half of the guesses are computed again when one was wrong.
-            let again = if redo { (1.0 - all) * (costs.of(2 + n / 2) - costs.of(1)) } else { 0.0 };
-            let gain = tokens * base / (costs.of(due + n) + again);
-            if gain > best.0 {
-                best = (gain, n);
-            }
+/// What guesses promise if the first is right at one rate, and each that follows a right one at another.
+fn promise(costs: &Costs, chance: Chance, [first, next]: [f64; 2]) -> Promise {
+    let Chance { origin, most, due, redo } = chance;
+    let base = costs.of(due);
+    let mut best = Promise { gain: GAIN_MIN, ..Promise::NOTHING };
+    // Tokens that are gained, on average, and how likely all guesses are right.
+    let (mut tokens, mut all) = (1.0, 1.0);
+    for guesses in 1..=most {
+        all *= if guesses == 1 { first } else { next };
+        tokens += all;
+        // About half of the guesses are computed again when one was wrong.
+        let again = if redo { (1.0 - all) * (costs.of(2 + guesses / 2) - costs.of(1)) } else { 0.0 };
+        let cost = costs.of(due + guesses) + costs.of_making(origin, guesses) + again;
+        let gain = tokens * base / cost;
+        if gain > best.gain {
+            best = Promise { guesses, gain };
         }
-        best.1
     }
+    if best.guesses == 0 { Promise::NOTHING } else { best }
 }
 
 #[cfg(test)]
@@ -314,15 +437,24 @@ mod tests {
         costs
     }
 
+    fn chance(origin: Origin, redo: bool) -> Chance {
+        let most = if origin.is_predicted() { PREDICTIONS_MAX } else { GUESSES_MAX };
+        Chance { origin, most, due: 1, redo }
+    }
+
     /// How many guesses are made on 1,000 occasions if that share of them is right.
-    fn tried(costs: &Costs, right: impl Fn(usize) -> bool) -> usize {
+    fn tried(costs: &Costs, origin: Origin, right: impl Fn(usize) -> bool) -> usize {
         let mut trust = Trust::default();
         let mut tried = 0;
         for i in 0..1000 {
-            let worth = trust.worth(costs, Origin::Phrase, GUESSES_MAX, 1, false);
-            tried += worth;
-            for _ in 0..worth {
-                trust.learn(Origin::Phrase, right(i));
+            let chance = chance(origin, false);
+            let guesses = match trust.promise(costs, chance).guesses {
+                0 => usize::from(trust.dares(costs, chance)),
+                guesses => guesses,
+            };
+            tried += guesses;
+            for n in 0..guesses {
+                trust.learn(if n == 0 { origin } else { origin.next() }, right(i));
                 if !right(i) {
                     break;
                 }
@@ -334,26 +466,42 @@ mod tests {
     #[test]
     fn guesses_that_do_not_pay_are_left() {
         // Always wrong: a few at first, then one now and then.
-        assert!(tried(&costs(0.2), |_| false) < 40);
+        assert!(tried(&costs(0.2), Origin::Phrase, |_| false) < 40);
         // Always right, but computing two at once takes as long as one after the other.
-        assert!(tried(&costs(1.0), |_| true) < 200);
+        assert!(tried(&costs(1.0), Origin::Phrase, |_| true) < 200);
         // Always right.
-        assert!(tried(&costs(0.2), |_| true) > 13_000);
+        assert!(tried(&costs(0.2), Origin::Phrase, |_| true) > 13_000);
         // A line that begins to repeat itself late is noticed.
-        let late = tried(&costs(0.2), |i| i >= 500);
+        let late = tried(&costs(0.2), Origin::Phrase, |i| i >= 500);
         assert!(late > 5000, "{late}");
     }
 
     #[test]
     fn the_cheaper_guesses_are_the_more_are_made() {
         let worth = |rate: f64, more: f64, redo: bool| {
-            let seen = Seen { rate, wait: 0, pause: 0, right: false };
-            seen.worth(&costs(more), GUESSES_MAX, 1, redo)
+            promise(&costs(more), chance(Origin::Phrase, redo), [rate; 2]).guesses
         };
         assert_eq!([worth(0.95, 0.02, false), worth(0.9, 0.9, false)], [GUESSES_MAX, 0]);
         assert!((1..5).contains(&worth(0.6, 0.2, false)));
         assert!(worth(0.6, 0.4, true) < worth(0.6, 0.4, false), "what must be computed again counts");
         assert_eq!(worth(0.0, 0.1, false), 0);
+    }
+
+    #[test]
+    fn what_a_prediction_costs_counts() {
+        let promised = |prediction: f64, rates: [f64; 2]| {
+            let mut costs = costs(0.2);
+            costs.learn_prediction(2, 2.0 * prediction, 1.0);
+            promise(&costs, chance(Origin::Predictor, false), rates)
+        };
+        assert_eq!(promised(0.05, [0.9, 0.9]).guesses, PREDICTIONS_MAX);
+        assert_eq!(promised(0.05, [0.9, 0.1]).guesses, 1, "what it makes of its own guesses is seldom right");
+        assert_eq!(promised(0.8, [0.9, 0.9]), Promise::NOTHING);
+        assert!(promised(0.05, [0.9, 0.1]).gain > promised(0.2, [0.9, 0.1]).gain);
+        let mut costs = costs(0.2);
+        costs.learn_prediction(1, 0.05, 1.0);
+        assert!(tried(&costs, Origin::Predictor, |_| true) > 3900);
+        assert!(tried(&costs, Origin::Predictor, |_| false) < 40);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct TinyModel {
     pub experts: usize,
     /// Whether the output matrix is the embedding.
     pub tied: bool,
+    /// Whether a layer behind the others guesses ahead; `deepseek2` and `qwen35moe` know how.
+    pub predictor: bool,
     /// Whose weights these are.
     pub seed: u64,
 }
@@ -53,6 +55,7 @@ impl TinyModel {
             layers: 2,
             experts: if matches!(architecture, "deepseek2" | "qwen35moe") { 8 } else { 0 },
             tied: architecture == "llama",
+            predictor: matches!(architecture, "deepseek2" | "qwen35moe"),
             seed: 1,
         }
     }
@@ -108,7 +111,7 @@ impl TinyModel {
         let mut metadata = vec![
             ("general.architecture".into(), text(&self.architecture)),
             ("general.name".into(), text("Tiny")),
-            (arch("block_count"), number(self.layers)),
+            (arch("block_count"), number(self.layers + usize::from(self.predictor))),
             (arch("context_length"), number(CONTEXT_TOKENS)),
             (arch("embedding_length"), number(self.width)),
             (arch("feed_forward_length"), number(self.hidden)),
@@ -132,6 +135,9 @@ impl TinyModel {
                 ),
             ),
         ];
+        if self.predictor {
+            metadata.push((arch("nextn_predict_layers"), number(1)));
+        }
         metadata.extend(self.sizes().iter().map(|&(key, size)| (arch(key), number(size))));
         metadata
     }
@@ -177,14 +183,21 @@ impl TinyModel {
             to.matrix("output.weight", &[VOCABULARY, self.width], 2.0 * spread(self.width));
         }
         to.floats("output_norm.weight", &[self.width], 1.0, 0.3);
-        for i in 0..self.layers {
+        for i in 0..self.layers + usize::from(self.predictor) {
             let name = |part: &str| format!("blk.{i}.{part}");
+            let ahead = i == self.layers;
+            if ahead {
+                to.matrix(&name("nextn.eh_proj.weight"), &[self.width, 2 * self.width], spread(self.width));
+                for norm in ["enorm", "hnorm", "shared_head_norm"] {
+                    to.floats(&name(&format!("nextn.{norm}.weight")), &[self.width], 1.0, 0.3);
+                }
+            }
             to.floats(&name("attn_norm.weight"), &[self.width], 1.0, 0.3);
             let second_norm =
                 if self.architecture == "qwen35moe" { "post_attention_norm" } else { "ffn_norm" };
             match self.architecture.as_str() {
                 "deepseek2" => self.attention_over_rows(i, &mut to),
-                "qwen35moe" if i % 2 == 0 => self.states(i, &mut to),
+                "qwen35moe" if i % 2 == 0 && !ahead => self.states(i, &mut to),
                 _ => self.attention(i, &mut to),
             }
             to.floats(&name(&format!("{second_norm}.weight")), &[self.width], 1.0, 0.3);

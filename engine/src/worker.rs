@@ -5,6 +5,8 @@
 //! the timeline's own. Orders of one line come one after another, because a timeline is borrowed while it
 //! waits; so the channel holds at most one order per timeline, and its end, and needs no other bound.
 
+mod outlook;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -13,11 +15,14 @@ use std::time::Instant;
 use rayon::ThreadPool;
 use tokio::sync::{mpsc, oneshot};
 
+use self::outlook::Outlook;
 use crate::cache::{Cache, KvKind, Layout};
 use crate::counts::Counters;
 use crate::experts::Uses;
-use crate::guess::{Costs, Counts, GUESSES_MAX, Guess, Origin, Speculate, Trust, look_back};
-use crate::model::{Model, Scratch, Want};
+use crate::guess::{
+    Chance, Costs, Counts, GUESSES_MAX, Guess, Origin, PREDICTIONS_MAX, Speculate, Trust, look_back,
+};
+use crate::model::{Model, Predictor, Scratch, Want};
 use crate::sample::{Choice, sample};
 use crate::{Error, Progress, Sampling, Token};
 
@@ -84,6 +89,8 @@ struct Line {
     /// The guesses in the cache. There are none unless the logits of what follows the line are known.
     guesses: VecDeque<Guessed>,
     trust: Trust,
+    /// If the model has a predictor. It knows what the cache holds, but for tokens that are not said.
+    outlook: Option<Outlook>,
 }
 
 /// A token that may come next and is computed already.
@@ -117,17 +124,7 @@ pub(crate) struct Settings {
 /// Starts the worker. It ends when all senders are gone.
 pub(crate) fn start(model: Model, settings: Settings, pool: ThreadPool) -> std::io::Result<Sender<Order>> {
     let (orders, receiver) = channel();
-    let layout = Arc::new(model.cache_layout(settings.kv));
-    let worker = Worker {
-        model,
-        settings,
-        pool,
-        layout,
-        costs: Costs::default(),
-        lines: BTreeMap::new(),
-        queue: VecDeque::new(),
-        scratch: Scratch::default(),
-    };
+    let worker = Worker::new(model, settings, pool);
     std::thread::Builder::new().name("engine".into()).spawn(move || worker.run(&receiver))?;
     Ok(orders)
 }
@@ -137,13 +134,34 @@ struct Worker {
     settings: Settings,
     pool: ThreadPool,
     layout: Arc<Layout>,
+    /// What the predictor keeps of a line, if the model has one.
+    ahead: Option<Arc<Layout>>,
     costs: Costs,
     lines: BTreeMap<LineId, Line>,
     queue: VecDeque<Task>,
     scratch: Scratch,
+    /// What the predictor is shown of the tokens that were computed last.
+    shown: Vec<f32>,
 }
 
 impl Worker {
+    fn new(model: Model, settings: Settings, pool: ThreadPool) -> Worker {
+        let layout = Arc::new(model.cache_layout(settings.kv));
+        let ahead = model.predictor().map(|predictor| Arc::new(predictor.cache_layout(settings.kv)));
+        Worker {
+            model,
+            settings,
+            pool,
+            layout,
+            ahead,
+            costs: Costs::default(),
+            lines: BTreeMap::new(),
+            queue: VecDeque::new(),
+            scratch: Scratch::default(),
+            shown: Vec::new(),
+        }
+    }
+
     fn run(mut self, orders: &Receiver<Order>) {
         loop {
             // Wait only when there is nothing to do.
@@ -204,19 +222,23 @@ impl Worker {
     }
 
     fn line(&mut self, line: LineId) -> &mut Line {
-        let layout = &self.layout;
-        self.lines.entry(line).or_insert_with(|| Line {
+        let Worker { model, layout, ahead, lines, .. } = self;
+        lines.entry(line).or_insert_with(|| Line {
             tokens: Vec::new(),
             cache: Cache::new(Arc::clone(layout)),
             logits: None,
             guesses: VecDeque::new(),
             trust: Trust::default(),
+            outlook: model
+                .predictor()
+                .zip(ahead.as_ref())
+                .map(|(predictor, ahead)| Outlook::new(predictor, ahead)),
         })
     }
 
     /// Does one chunk or finishes the job; true if there is more to do.
     fn step(&mut self, task: &mut Task) -> bool {
-        let Worker { model, settings, pool, layout, costs, lines, scratch, .. } = self;
+        let Worker { model, settings, pool, layout, costs, lines, scratch, shown, .. } = self;
         let Some(line) = lines.get_mut(&task.line) else { return false };
         let total = line.tokens.len();
         if total > 0 && line.cache.tokens() == total && line.logits.is_none() && !task.job.wants_all() {
@@ -228,11 +250,14 @@ impl Worker {
         let at = line.cache.tokens();
         if at < total {
             let end = total.min(at + PREFILL_CHUNK_TOKENS.min(line.cache.tokens_to_mark()));
-            let start = Instant::now();
+            let begun = Instant::now();
             let guess = match &task.job {
-                Job::Next { .. } if end == total => line.guess(settings, costs),
+                Job::Next { .. } if end == total => {
+                    pool.install(|| line.guess(settings, costs, model.predictor(), scratch))
+                }
                 Job::Next { .. } | Job::Sync { .. } | Job::Logits { .. } | Job::AllLogits { .. } => None,
             };
+            let start = Instant::now();
             let guesses = guess.as_ref().map_or(&[][..], |guess| &guess.tokens);
             let want = match () {
                 () if task.job.wants_all() => Want::All,
@@ -256,12 +281,16 @@ impl Worker {
                     return false;
                 }
             };
-            let took = start.elapsed();
-            line.learn(costs, count, took.as_secs_f64());
+            line.learn(costs, count, start.elapsed().as_secs_f64());
+            if let Some((outlook, predictor)) = line.outlook.as_mut().zip(model.predictor()) {
+                model.shown(scratch, shown);
+                outlook.take(at, shown);
+                pool.install(|| outlook.follow(predictor, &line.tokens, scratch));
+            }
             match &task.job {
-                Job::Next { .. } => settings.counters.decoded(took),
+                Job::Next { .. } => settings.counters.decoded(begun.elapsed()),
                 Job::Sync { .. } | Job::Logits { .. } | Job::AllLogits { .. } => {
-                    settings.counters.prefilled(count, took);
+                    settings.counters.prefilled(count, begun.elapsed());
                 }
             }
             let vocabulary = model.spec().vocabulary;
@@ -269,12 +298,16 @@ impl Worker {
                 Want::None => None,
                 Want::Last(_) => {
                     if let Some(guess) = guess {
-                        settings.guesses.guessed(guess.tokens.len());
+                        settings.guesses.guessed(guess.origin, guess.tokens.len());
                         let rows = logits.chunks_exact(vocabulary).skip(1);
-                        line.guesses = std::iter::zip(guess.tokens, rows)
-                            .map(|(token, logits)| {
-                                let origin = guess.origin;
-                                Guessed { token, origin, logits: logits.to_vec() }
+                        let origins =
+                            std::iter::once(guess.origin).chain(std::iter::repeat(guess.origin.next()));
+                        line.guesses = std::iter::zip(guess.tokens, origins)
+                            .zip(rows)
+                            .map(|((token, origin), logits)| Guessed {
+                                token,
+                                origin,
+                                logits: logits.to_vec(),
                             })
                             .collect();
                         logits.truncate(vocabulary);
@@ -350,7 +383,7 @@ impl Line {
             let right = guess.token == token;
             self.trust.learn(guess.origin, right);
             if right {
-                counts.accepted();
+                counts.accepted(guess.origin);
                 self.logits = Some(guess.logits);
             } else {
                 self.guesses.clear();
@@ -368,10 +401,24 @@ impl Line {
             self.cache.truncate(kept);
             self.logits = None;
         }
+        if let Some(outlook) = &mut self.outlook {
+            outlook.cut(kept);
+            // What the predictor is to be shown of the tokens between must be computed again.
+            if outlook.tokens() < self.cache.tokens() {
+                self.cache.truncate(outlook.tokens());
+                self.logits = None;
+            }
+        }
     }
 
     /// What may follow the line and is worth computing with its last tokens, which are computed next.
-    fn guess(&mut self, settings: &Settings, costs: &Costs) -> Option<Guess> {
+    fn guess(
+        &mut self,
+        settings: &Settings,
+        costs: &mut Costs,
+        predictor: Option<&Predictor>,
+        scratch: &mut Scratch,
+    ) -> Option<Guess> {
         let due = self.tokens.len() - self.cache.tokens();
         // A prompt's last tokens are computed alone: they take long enough.
         if settings.speculate == Speculate::Off || due > 1 + GUESSES_MAX {
@@ -379,12 +426,27 @@ impl Line {
         }
         let room = settings.context_tokens.saturating_sub(self.tokens.len());
         let most = GUESSES_MAX.min(room).min(self.cache.tokens_to_mark() - due);
-        let mut guess = look_back(&self.tokens, most)?;
-        if settings.speculate == Speculate::On {
-            let redo = self.cache.has_states();
-            guess.tokens.truncate(self.trust.worth(costs, guess.origin, guess.tokens.len(), due, redo));
+        let said = look_back(&self.tokens, most);
+        let reaches = self.outlook.as_ref().is_some_and(|outlook| outlook.reaches(&self.tokens));
+        let chance = |origin, most| Chance { origin, most, due, redo: self.cache.has_states() };
+        let lookup = said.as_ref().map(|said| chance(said.origin, said.tokens.len()));
+        let prediction = reaches
+            .then(|| chance(Origin::Predictor, most.min(PREDICTIONS_MAX)))
+            .filter(|chance| chance.most > 0);
+        let (origin, count) = match settings.speculate {
+            Speculate::Off => return None,
+            Speculate::On => self.trust.choose(costs, lookup, prediction)?,
+            Speculate::Always => lookup.or(prediction).map(|chance| (chance.origin, chance.most))?,
+        };
+        if !origin.is_predicted() {
+            let mut said = said?;
+            said.tokens.truncate(count);
+            return Some(said);
         }
-        (!guess.tokens.is_empty()).then_some(guess)
+        let start = Instant::now();
+        let tokens = self.outlook.as_mut()?.predict(predictor?, &self.tokens, count, scratch);
+        costs.learn_prediction(count, start.elapsed().as_secs_f64(), self.trust.single());
+        Some(Guess { origin, tokens })
     }
 
     /// Takes in how long it took to compute some tokens.

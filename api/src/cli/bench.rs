@@ -124,8 +124,17 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         say(&object.to_string());
     } else {
         say(&line("median", &report.median));
-        if report.guesses.guessed > 0 {
-            say(&format!("guessed  {} tokens, {} rightly", report.guesses.guessed, report.guesses.accepted));
+        let guesses = report.guesses;
+        if guesses.looked_up > 0 {
+            let rightly = guesses.looked_up_rightly;
+            say(&format!("guessed  {} tokens from the text, {rightly} rightly", guesses.looked_up));
+        }
+        if guesses.predicted > 0 {
+            let rightly = guesses.predicted_rightly;
+            say(&format!(
+                "guessed  {} tokens by the model's predictor, {rightly} rightly",
+                guesses.predicted
+            ));
         }
         if let Some(held) = engine.experts_held() {
             say(&super::experts::held_line(&held));

@@ -60,4 +60,16 @@ impl End {
         }
         logits
     }
+
+    /// What a predictor is shown of the streams `x` [tokens, streams · width]: all of them if there are several, and else the
+    /// one behind the norm. To the same shape.
+    pub(crate) fn shown(&self, kernels: Kernels, x: &[f32], to: &mut Vec<f32>) {
+        match self.streams {
+            Streams::One => self.norm.apply(kernels, x, to),
+            Streams::Head(_) | Streams::Lagged => {
+                to.clear();
+                to.extend_from_slice(x);
+            }
+        }
+    }
 }

@@ -96,7 +96,7 @@ fn glm4moe(file: &Reader<'_>) -> Result<Spec, Error> {
     let mut moe = moe(file, "expert_feed_forward_length")?;
     moe.router = corrected_sigmoids(file, moe.router)?;
     moe.shared = shared(file, &moe)?;
-    spec(file, |i| {
+    spec_with_predictor(file, |i| {
         let channel = if routed(file, i) { Channel::Moe(moe.clone()) } else { dense(file)? };
         let norms = Norms::Before { channel: "post_attention_norm" };
         Ok(Layer { engram: None, mixer: Mixer::Gqa(gqa.clone()), channel, norms })
@@ -171,7 +171,7 @@ fn deepseek2(file: &Reader<'_>) -> Result<Spec, Error> {
             Some(moe)
         }
     };
-    spec(file, |i| {
+    spec_with_predictor(file, |i| {
         let channel = match &moe {
             Some(moe) if routed(file, i) => Channel::Moe(moe.clone()),
             _ => dense(file)?,
@@ -204,6 +204,8 @@ fn with_states(file: &Reader<'_>, sharing: Sharing) -> Result<Spec, Error> {
     let interval = file.number_or("full_attention_interval", 4)?;
     let listed = file.per_layer("attention.recurrent_layers", layers)?;
     let has_state = |i: usize| match &listed {
+        // What guesses ahead is attention in all of them.
+        _ if i >= layers => false,
         Some(list) => list[i] != 0,
         None => interval == 0 || !(i + 1).is_multiple_of(interval),
     };
@@ -215,7 +217,7 @@ fn with_states(file: &Reader<'_>, sharing: Sharing) -> Result<Spec, Error> {
             Some(moe)
         }
     };
-    spec(file, |i| {
+    spec_with_predictor(file, |i| {
         let mixer = if has_state(i) {
             Mixer::Delta(Delta {
                 key_heads: file.number("ssm.group_count")?,
@@ -313,6 +315,8 @@ fn deepseek41(file: &Reader<'_>) -> Result<Spec, Error> {
     if let Residual::Hyper(hyper) = &mut spec.residual {
         hyper.lagged = true;
     }
+    // What guesses ahead is of another kind here: it guesses several tokens at once.
+    spec.predictor = None;
     // What corrects the experts of pieces of images.
     for name in file.file.names().iter().filter(|name| name.contains("exp_probs_b_vl")) {
         file.file.pass_over(name);
@@ -426,19 +430,22 @@ fn compressed(
     base_moe.router.floor = 1e-20;
     let limits = file.real_per_layer("swiglu_clamp_exp", layers)?.unwrap_or_else(|| vec![0.0; layers]);
     let shared_limits = file.real_per_layer("swiglu_clamp_shexp", layers)?.unwrap_or_else(|| limits.clone());
+    // Some files have a limit for what guesses ahead, in some it is that of the last layer.
+    let at = |limits: &[f32], i: usize| limits.get(i).or(limits.last()).copied().unwrap_or(0.0);
     let tables = file.number_or("hash_layer_count", 0)?;
-    let mut spec = spec(file, |i| {
-        let mixer = if ratios[i] == 0 {
+    let mut spec = spec_with_predictor(file, |i| {
+        // What guesses ahead sees a window and nothing else.
+        let mixer = if i >= layers || ratios[i] == 0 {
             base.clone()
         } else {
             Compressed { rope: far_rope.clone(), far: Some(far(i, &ratios[..layers])?), ..base.clone() }
         };
         let mut moe = base_moe.clone();
         moe.router.choice = if i < tables { Choice::Table } else { Choice::Corrected };
-        moe.expert.activation = clamped_silu(limits[i]);
+        moe.expert.activation = clamped_silu(at(&limits, i));
         moe.shared = shared(file, &moe)?;
         if let Some(shared) = &mut moe.shared {
-            shared.dense.activation = clamped_silu(shared_limits[i]);
+            shared.dense.activation = clamped_silu(at(&shared_limits, i));
         }
         Ok(layer(Mixer::Compressed(mixer), Channel::Moe(moe)))
     })?;
@@ -470,7 +477,22 @@ fn spec(file: &Reader<'_>, layer: impl Fn(usize) -> Result<Layer, Error>) -> Res
         grams: None,
         logit_cap: Some(file.real_or("final_logit_softcapping", 0.0)?).filter(|&cap| cap > 0.0),
         layers: (0..file.layers()?).map(layer).collect::<Result<_, _>>()?,
+        predictor: None,
     })
+}
+
+/// The same for families whose models may have a layer behind the others that guesses ahead: `layer` describes that one,
+/// too.
+fn spec_with_predictor(
+    file: &Reader<'_>,
+    layer: impl Fn(usize) -> Result<Layer, Error>,
+) -> Result<Spec, Error> {
+    let mut spec = spec(file, &layer)?;
+    let behind = spec.layers.len();
+    if file.has(&format!("blk.{behind}.nextn.enorm.weight")) {
+        spec.predictor = Some(layer(behind)?);
+    }
+    Ok(spec)
 }
 
 /// A layer with a norm before either part.

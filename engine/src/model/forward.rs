@@ -10,6 +10,7 @@ use super::hyper::{Head, Mix};
 use super::layer::{Layer, Tables};
 use super::mixer::Sight;
 use super::norm::Norm;
+use super::predictor::Predictor;
 use super::spec::{Output, Residual, Spec};
 use crate::cache::{Cache, KvKind, LayerLayout, Layout};
 use crate::experts::Uses;
@@ -25,6 +26,7 @@ pub(crate) struct Model {
     embedding: Matrix,
     layers: Vec<Layer>,
     end: End,
+    predictor: Option<Predictor>,
 }
 
 /// Which positions' logits are wanted. They cost a product with the largest matrix.
@@ -71,7 +73,7 @@ impl Model {
     /// in memory.
     pub(crate) fn load(
         file: &Source,
-        spec: Spec,
+        mut spec: Spec,
         tokenizer: &Tokenizer,
         table_bytes: u64,
         kernels: Kernels,
@@ -86,13 +88,6 @@ impl Model {
         let layers = spec.layers.iter().enumerate();
         let layers = layers.map(|(i, layer)| Layer::load(file, &spec, i, layer, &tables));
         let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
-        // Layers that only guess ahead stand behind the others.
-        for name in file.names() {
-            let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
-            if layer.is_some_and(|layer: usize| layer >= spec.layers.len()) {
-                file.pass_over(&name);
-            }
-        }
         let streams = match spec.residual {
             Residual::Plain => Streams::One,
             Residual::Hyper(hyper) if hyper.lagged => Streams::Lagged,
@@ -104,13 +99,33 @@ impl Model {
             Output::Separate => file.matrix("output.weight", vocabulary, width)?,
         };
         let end = End { streams, norm, output, cap: spec.logit_cap };
+        let predictor = match &spec.predictor {
+            None => None,
+            Some(layer) => match Predictor::load(file, &spec, layer, &embedding, &end, kernels) {
+                // Some converters leave out a part of it. The model does not need it.
+                Err(Error::Tensor { name, .. }) if !file.has(&name) => {
+                    tracing::warn!(missing = name, "the layer that guesses ahead is not whole and not used");
+                    None
+                }
+                predictor => Some(predictor?),
+            },
+        };
+        if predictor.is_none() {
+            spec.predictor = None;
+        }
+        // What guesses ahead and is not used, or is a second layer that guesses, stands behind the others.
+        for name in file.names() {
+            if layer_of(&name).is_some_and(|layer| layer >= spec.layers.len()) {
+                file.pass_over(&name);
+            }
+        }
         if let Some(name) = file.unused() {
             return Err(Error::Tensor {
                 name,
                 why: format!("is no part of a `{}` model as it is known here", spec.architecture),
             });
         }
-        Ok(Model { spec, kernels, embedding, layers, end })
+        Ok(Model { spec, kernels, embedding, layers, end, predictor })
     }
 
     pub(crate) fn spec(&self) -> &Spec {
@@ -123,6 +138,23 @@ impl Model {
         let tables =
             self.engrams().map(|engram| LayerLayout { state: engram.kept(), ..LayerLayout::default() });
         Layout { kind, layers: self.spec.layers.iter().map(Layer::layout).chain(tables).collect() }
+    }
+
+    /// Whether anything is computed with the tensor of this name: not so with those of layers that could guess ahead, if
+    /// they do not.
+    pub(crate) fn uses(&self, name: &str) -> bool {
+        let layers = self.layers.len() + usize::from(self.predictor.is_some());
+        layer_of(name).is_none_or(|layer| layer < layers)
+    }
+
+    /// The layer that guesses ahead, if there is one.
+    pub(crate) fn predictor(&self) -> Option<&Predictor> {
+        self.predictor.as_ref()
+    }
+
+    /// What a predictor is shown of the tokens that were computed last: to [tokens, streams · width].
+    pub(crate) fn shown(&self, scratch: &Scratch, to: &mut Vec<f32>) {
+        self.end.shown(self.kernels, &scratch.x, to);
     }
 
     /// The layers' tables, in order.
@@ -162,7 +194,8 @@ impl Model {
                 engram.forward(kernels, before, tokens, &mut scratch.x, kept, &mut scratch.engram)?;
                 table += 1;
             }
-            layer.forward(kernels, cache, i, tokens, scratch);
+            layer.mix(kernels, cache, i, scratch);
+            layer.channel(kernels, tokens, scratch);
         }
         cache.commit(tokens.len());
         Ok(match want {
@@ -178,14 +211,8 @@ impl Model {
         let streams = self.spec.residual.streams();
         x.resize(tokens.len() * streams * width, 0.0);
         for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(streams * width)) {
-            let row = token as usize;
             let (first, others) = x.split_at_mut(width);
-            self.embedding.dequantise(row..row + 1, first);
-            if self.spec.embedding_scale != 1.0 {
-                for x in &mut *first {
-                    *x *= self.spec.embedding_scale;
-                }
-            }
+            embed(&self.embedding, self.spec.embedding_scale, &[token], first);
             for other in others.chunks_exact_mut(width) {
                 other.copy_from_slice(first);
             }
@@ -205,10 +232,16 @@ impl Model {
                 routed.push((moe.store(&mut builder), moe, norm));
             }
         }
-        if routed.is_empty() {
+        // The predictor has experts of its own, which no layer before it asks for ahead.
+        let predictors = self.predictor.as_mut().and_then(Predictor::moe_mut);
+        let predictors = predictors.map(|(moe, norm)| (moe.store(&mut builder), moe, norm));
+        if routed.is_empty() && predictors.is_none() {
             return Ok(None);
         }
         let place = Arc::new(builder.build(budget)?);
+        if let Some((first, moe, norm)) = predictors {
+            moe.place(&place, first, norm, None);
+        }
         let mut next = None;
         for (first, moe, norm) in routed.into_iter().rev() {
             next = Some(moe.place(&place, first, norm, next));
@@ -225,5 +258,23 @@ impl Model {
     pub(crate) fn expert_uses(&self) -> Vec<Uses> {
         let layers = self.layers.iter().enumerate();
         layers.filter_map(|(layer, parts)| Some(Uses { layer, uses: parts.moe()?.uses() })).collect()
+    }
+}
+
+/// The number of the layer whose tensor has this name, if it is a layer's.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// The tokens' rows of `embedding`, times `scale`: to [tokens, width].
+pub(crate) fn embed(embedding: &Matrix, scale: f32, tokens: &[Token], to: &mut [f32]) {
+    for (&token, to) in tokens.iter().zip(to.chunks_exact_mut(embedding.columns())) {
+        let row = token as usize;
+        embedding.dequantise(row..row + 1, to);
+        if scale != 1.0 {
+            for x in to {
+                *x *= scale;
+            }
+        }
     }
 }

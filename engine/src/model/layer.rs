@@ -47,6 +47,13 @@ pub(crate) struct Tables {
     pub(crate) bytes: usize,
 }
 
+impl Tables {
+    /// For a layer that has none.
+    pub(crate) fn none() -> Tables {
+        Tables { hashes: None, bytes: 0 }
+    }
+}
+
 impl Layer {
     /// The layer whose tensors have the number `i`.
     pub(crate) fn load(
@@ -104,16 +111,9 @@ impl Layer {
         }
     }
 
-    /// Runs the mixer and the channel over the streams `scratch.x` [tokens, streams, width]. The tokens follow what is in
-    /// the cache, which has room for them; what is kept of them goes into its memory number `i`.
-    pub(crate) fn forward(
-        &self,
-        kernels: Kernels,
-        cache: &mut Cache,
-        i: usize,
-        tokens: &[Token],
-        scratch: &mut Scratch,
-    ) {
+    /// Runs the mixer over the streams `scratch.x` [tokens, streams, width]. The tokens follow what is in the cache, which has
+    /// room for them; what is kept of them goes into its memory number `i`.
+    pub(crate) fn mix(&self, kernels: Kernels, cache: &mut Cache, i: usize, scratch: &mut Scratch) {
         let first = cache.tokens();
         self.mixer_tie.read(kernels, scratch);
         match &self.mixer {
@@ -140,6 +140,10 @@ impl Layer {
             }
         }
         self.mixer_tie.write(kernels, scratch);
+    }
+
+    /// Runs the channel over the same streams. Nothing is kept of it.
+    pub(crate) fn channel(&self, kernels: Kernels, tokens: &[Token], scratch: &mut Scratch) {
         self.channel_tie.read(kernels, scratch);
         match &self.channel {
             Channel::Dense(dense) => {

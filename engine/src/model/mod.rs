@@ -10,9 +10,11 @@ mod layer;
 mod mixer;
 mod moe;
 mod norm;
+mod predictor;
 mod residual;
 mod rope;
 mod spec;
 
 pub(crate) use forward::{Model, Scratch, Want};
+pub(crate) use predictor::Predictor;
 pub(crate) use spec::{Spec, know};

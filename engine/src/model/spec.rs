@@ -27,6 +27,8 @@ pub(crate) struct Spec {
     /// How the tables of its layers are looked up, if any has one.
     pub(crate) grams: Option<Grams>,
     pub(crate) layers: Vec<Layer>,
+    /// One more layer behind these, which guesses the token after the next, if there is one and it is to be used.
+    pub(crate) predictor: Option<Layer>,
 }
 
 /// What layers read from and add to.
@@ -505,7 +507,7 @@ impl Spec {
 
     /// Leaves round trips through fewer bits out, or makes sure that they can be taken.
     pub(crate) fn take_trips(&mut self, wanted: bool) -> Result<(), String> {
-        for (i, layer) in self.layers.iter_mut().enumerate() {
+        for (i, layer) in self.layers.iter_mut().chain(&mut self.predictor).enumerate() {
             let Mixer::Compressed(compressed) = &mut layer.mixer else { continue };
             if !wanted {
                 compressed.trips = None;
@@ -550,6 +552,10 @@ impl Spec {
                 )?;
                 tables += 1;
             }
+        }
+        if let Some(layer) = &self.predictor {
+            layer.check().map_err(|why| format!("the layer that guesses ahead: {why}"))?;
+            ensure(layer.engram.is_none(), "the layer that guesses ahead has a table")?;
         }
         match &self.grams {
             None => ensure(tables == 0, "layers have tables, and nothing says how they are looked up"),

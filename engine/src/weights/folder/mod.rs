@@ -117,7 +117,7 @@ impl Folder {
         if let Some(factors) = config.rope_factors().map_err(bad)? {
             gathered.tensors.insert("rope_freqs.weight".into(), Tensor::of(&[factors.len()], &factors));
         }
-        let tensors = gathered.finish(path, family)?;
+        let tensors = gathered.finish(path, family, config.layers())?;
         let (asked, rows) =
             (config.vocabulary().map_err(bad)?, tensors.get(EMBEDDING).map(|tensor| tensor.shape[0]));
         if let (Some(asked), Some(rows)) = (asked, rows)
@@ -353,7 +353,12 @@ impl Folder {
 
     /// What the files call a tensor.
     fn theirs(&self, name: &str) -> Option<String> {
-        names::theirs(self.text("general.architecture").unwrap_or_default(), name)
+        let family = self.text("general.architecture").unwrap_or_default();
+        let layers = match self.keys.get(&format!("{family}.block_count")) {
+            Some(Key::Number(layers)) => usize::try_from(*layers).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        names::theirs(family, layers, name)
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor, Error> {
@@ -513,12 +518,17 @@ impl Gathered {
     }
 
     /// All tensors, experts in order.
-    fn finish(mut self, path: &Path, family: &str) -> Result<BTreeMap<String, Tensor>, Error> {
+    fn finish(mut self, path: &Path, family: &str, layers: usize) -> Result<BTreeMap<String, Tensor>, Error> {
+        let ahead = format!("blk.{layers}.");
         for (name, experts) in std::mem::take(&mut self.experts) {
             let missing = (0..experts.len()).find(|expert| !experts.contains_key(expert));
+            if missing.is_some() && name.starts_with(&ahead) {
+                // A model runs without the layer that guesses ahead, which is then not whole.
+                continue;
+            }
             if let Some(missing) = missing {
-                let theirs =
-                    names::theirs(family, &name).map_or(String::new(), |theirs| format!(" (`{theirs}`)"));
+                let theirs = names::theirs(family, layers, &name);
+                let theirs = theirs.map_or(String::new(), |theirs| format!(" (`{theirs}`)"));
                 let why = format!("expert {missing} is missing from {}{theirs}", path.display());
                 return Err(trouble(&name, why));
             }

@@ -157,6 +157,58 @@ const LAYER_DEEPSEEK4: [(&str, &str); 38] = [
     ("engram.k_weight", "engram_k.weight"),
 ];
 
+/// Parts that only a layer has that guesses ahead: in most families, in Qwen's, and in DeepSeek V4.
+const AHEAD: [(&str, &str); 6] = [
+    ("eh_proj.weight", "nextn.eh_proj.weight"),
+    ("enorm.weight", "nextn.enorm.weight"),
+    ("hnorm.weight", "nextn.hnorm.weight"),
+    ("embed_tokens.weight", "nextn.embed_tokens.weight"),
+    ("shared_head.norm.weight", "nextn.shared_head_norm.weight"),
+    ("shared_head.head.weight", "nextn.shared_head_head.weight"),
+];
+const AHEAD_QWEN: [(&str, &str); 4] = [
+    ("fc.weight", "nextn.eh_proj.weight"),
+    ("pre_fc_norm_embedding.weight", "nextn.enorm.weight"),
+    ("pre_fc_norm_hidden.weight", "nextn.hnorm.weight"),
+    ("norm.weight", "nextn.shared_head_norm.weight"),
+];
+const AHEAD_DEEPSEEK4: [(&str, &str); 8] = [
+    ("e_proj.weight", "nextn.e_proj.weight"),
+    ("h_proj.weight", "nextn.h_proj.weight"),
+    ("enorm.weight", "nextn.enorm.weight"),
+    ("hnorm.weight", "nextn.hnorm.weight"),
+    ("norm.weight", "nextn.shared_head_norm.weight"),
+    ("hc_head_fn", "nextn.hc_head_fn.weight"),
+    ("hc_head_base", "nextn.hc_head_base.weight"),
+    ("hc_head_scale", "nextn.hc_head_scale.weight"),
+];
+
+/// How a family's files name the layer that guesses ahead.
+struct Ahead {
+    /// What stands before the parts that only this layer has.
+    own: String,
+    /// What stands before those that every layer has.
+    layer: String,
+    parts: Table,
+}
+
+impl Ahead {
+    /// The names in a model with this many other layers; nothing if no model of the family has such a layer that is known
+    /// here.
+    fn of(family: &str, layers: usize) -> Option<Ahead> {
+        let (own, layer, parts): (_, _, Table) = match family {
+            "deepseek2" | "glm4moe" => {
+                let front = format!("layers.{layers}.");
+                (front.clone(), front, &AHEAD)
+            }
+            "qwen3next" | "qwen35" | "qwen35moe" => ("mtp.".into(), "mtp.layers.0.".into(), &AHEAD_QWEN),
+            "deepseek4" => ("mtp.0.".into(), "mtp.0.".into(), &AHEAD_DEEPSEEK4),
+            _ => return None,
+        };
+        Some(Ahead { own, layer, parts })
+    }
+}
+
 /// The tables of the family's names: outside of layers, and of a layer.
 type Table = &'static [(&'static str, &'static str)];
 
@@ -186,7 +238,7 @@ const EXPERT: [(&str, &str); 6] = [
 const EXPERTS: [&str; 3] = ["mlp.experts.", "block_sparse_moe.experts.", "ffn.experts."];
 
 /// Parts of a folder that have nothing to do with text.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 8] = [
     "visual.",
     "vision_tower.",
     "vision_model.",
@@ -195,7 +247,6 @@ const OTHERS: [&str; 9] = [
     "image_",
     "multi_modal_projector.",
     "audio_tower.",
-    "mtp.",
 ];
 
 /// What follows stands in a layer's own names where the files of some families have more around it.
@@ -210,43 +261,65 @@ pub(super) fn translate(family: &str, name: &str, config: &Config) -> Result<Opt
     if OTHERS.iter().any(|other| short.starts_with(other) || name.starts_with(other)) {
         return Ok(None);
     }
-    let zero_centred = config.has_zero_centred_norms();
-    // The norm of what layers with states give is kept as it is in all families.
-    let norm = |to: &str| {
-        let centred = zero_centred && to.contains("norm.weight") && to != "ssm_norm.weight";
-        if centred { Change::PlusOne } else { Change::None }
-    };
-    let (once, table) = tables(family);
+    let layers = config.layers();
+    if let Some(ahead) = Ahead::of(family, layers) {
+        let own = short.strip_prefix(&ahead.own);
+        let own = own.and_then(|part| ahead.parts.iter().find(|(theirs, _)| *theirs == part));
+        if let Some((_, ours)) = own {
+            return Ok(Some(Target::Tensor(format!("blk.{layers}.{ours}"), change(config, ours))));
+        }
+        if let Some(part) = short.strip_prefix(&ahead.layer) {
+            // A part that is not known may belong to a way of guessing that is not known, either.
+            return Ok(of_layer(family, layers, part, config).flatten());
+        }
+    }
+    if short.starts_with("mtp.") {
+        return Ok(None);
+    }
+    let (once, _) = tables(family);
     if let Some((_, ours)) = once.iter().find(|(theirs, _)| *theirs == short) {
-        return Ok(Some(Target::Tensor((*ours).to_owned(), norm(ours))));
+        return Ok(Some(Target::Tensor((*ours).to_owned(), change(config, ours))));
     }
     let unknown = || format!("its tensor `{name}` is no part of a `{family}` model as it is known here");
-    let (layer, rest) = short
+    let (layer, part) = short
         .strip_prefix("layers.")
         .and_then(|rest| rest.split_once('.'))
-        .and_then(|(layer, rest)| Some((layer.parse::<usize>().ok()?, rest)))
+        .and_then(|(layer, part)| Some((layer.parse::<usize>().ok()?, part)))
         .ok_or_else(unknown)?;
-    if layer >= config.layers() {
+    if layer >= layers {
         // It only guesses ahead.
         return Ok(None);
     }
+    of_layer(family, layer, part, config).ok_or_else(unknown)
+}
+
+/// How the tensor that GGUF calls `ours`, wherever it stands, is changed on the way.
+fn change(config: &Config, ours: &str) -> Change {
+    // The norm of what layers with states give is kept as it is in all families.
+    let centred =
+        config.has_zero_centred_norms() && ours.contains("norm.weight") && ours != "ssm_norm.weight";
+    if centred { Change::PlusOne } else { Change::None }
+}
+
+/// Where a part of layer `layer` goes, which may be nowhere; `None` if it is not known.
+fn of_layer(family: &str, layer: usize, part: &str, config: &Config) -> Option<Option<Target>> {
     let own = |part: &str| format!("blk.{layer}.{part}");
-    if let Some(target) = rest.strip_prefix("engram.").and_then(paper) {
-        return Ok(match target {
+    if let Some(target) = part.strip_prefix("engram.").and_then(paper) {
+        return Some(match target {
             Target::Table(to) => Some(Target::Table(own(&to))),
             Target::Tensor(to, change) => Some(Target::Tensor(own(&to), change)),
             _ => None,
         });
     }
-    if let Some((expert, rest)) = EXPERTS.iter().find_map(|prefix| {
-        let (expert, rest) = rest.strip_prefix(prefix)?.split_once('.')?;
-        Some((expert.parse::<usize>().ok()?, rest))
+    if let Some((expert, part)) = EXPERTS.iter().find_map(|prefix| {
+        let (expert, part) = part.strip_prefix(prefix)?.split_once('.')?;
+        Some((expert.parse::<usize>().ok()?, part))
     }) {
-        let (_, ours) = EXPERT.iter().find(|(theirs, _)| *theirs == rest).ok_or_else(unknown)?;
-        return Ok(Some(Target::Expert(own(ours), expert)));
+        let (_, ours) = EXPERT.iter().find(|(theirs, _)| *theirs == part)?;
+        return Some(Some(Target::Expert(own(ours), expert)));
     }
     let gpt_oss = family == "gpt-oss";
-    Ok(Some(match rest {
+    Some(Some(match part {
         "mlp.experts.gate_up_proj" if gpt_oss => Target::Turned(own("ffn_gate_up_exps_in_turn.weight")),
         "mlp.experts.down_proj" if gpt_oss => Target::Turned(own("ffn_down_exps.weight")),
         "mlp.experts.gate_up_proj_blocks" => Target::Packed(own("ffn_gate_up_exps_in_turn.weight")),
@@ -260,20 +333,20 @@ pub(super) fn translate(family: &str, name: &str, config: &Config) -> Result<Opt
         "mlp.experts.down_proj" => Target::Stacked(vec![own("ffn_down_exps.weight")]),
         "mlp.shared_expert_gate.weight" => Target::Tensor(own("ffn_gate_inp_shexp.weight"), Change::Flat),
         "post_attention_layernorm.weight" if has_post_attention_norm(family) => {
-            let ours = own("post_attention_norm.weight");
-            let change = norm(&ours);
-            Target::Tensor(ours, change)
+            let ours = "post_attention_norm.weight";
+            Target::Tensor(own(ours), change(config, ours))
         }
         "linear_attn.A_log" => Target::Tensor(own("ssm_a"), Change::NegativeExp),
         "linear_attn.conv1d.weight" => Target::Tensor(own("ssm_conv1d.weight"), Change::Flat),
         "engram.embed.weight" => Target::Table(own("engram_embd.weight")),
         // It corrects the experts of pieces of images.
-        "ffn.gate.bias_vl" => return Ok(None),
+        "ffn.gate.bias_vl" => return Some(None),
         // Tables that are computed here.
-        "self_attn.rotary_emb.inv_freq" => return Ok(None),
+        "self_attn.rotary_emb.inv_freq" => return Some(None),
         _ => {
-            let (_, ours) = table.iter().find(|(theirs, _)| *theirs == rest).ok_or_else(unknown)?;
-            Target::Tensor(own(ours), norm(ours))
+            let (_, table) = tables(family);
+            let (_, ours) = table.iter().find(|(theirs, _)| *theirs == part)?;
+            Target::Tensor(own(ours), change(config, ours))
         }
     }))
 }
@@ -307,8 +380,8 @@ fn has_post_attention_norm(family: &str) -> bool {
     matches!(family, "gemma3" | "glm4moe" | "gpt-oss" | "qwen3next" | "qwen35moe" | "qwen35")
 }
 
-/// What folders of this family call the tensor that GGUF calls `name`, to be named in errors.
-pub(super) fn theirs(family: &str, name: &str) -> Option<String> {
+/// What folders of this family call the tensor that GGUF calls `name` in a model with so many layers, to be named in errors.
+pub(super) fn theirs(family: &str, layers: usize, name: &str) -> Option<String> {
     let (once, table) = tables(family);
     let deepseek = has_deepseek_names(family);
     let (front, experts) = if deepseek { ("", "ffn.experts") } else { ("model.", "mlp.experts") };
@@ -320,10 +393,20 @@ pub(super) fn theirs(family: &str, name: &str) -> Option<String> {
         });
     }
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let mut layer_front = format!("{front}layers.{layer}.");
+    if layer.parse() == Ok(layers)
+        && let Some(ahead) = Ahead::of(family, layers)
+    {
+        let front = if ahead.own.starts_with("mtp.") { "" } else { front };
+        if let Some((theirs, _)) = ahead.parts.iter().find(|(_, ours)| *ours == rest) {
+            return Some(format!("{front}{}{theirs}", ahead.own));
+        }
+        layer_front = format!("{front}{}", ahead.layer);
+    }
     let mut parts = EXPERT.iter().filter(|(theirs, _)| deepseek == theirs.starts_with('w'));
     if let Some((theirs, _)) = parts.find(|(_, ours)| *ours == rest) {
-        return Some(format!("{front}layers.{layer}.{experts}.*.{theirs}"));
+        return Some(format!("{layer_front}{experts}.*.{theirs}"));
     }
     let (theirs, _) = table.iter().find(|(_, ours)| *ours == rest)?;
-    Some(format!("{front}layers.{layer}.{theirs}"))
+    Some(format!("{layer_front}{theirs}"))
 }
