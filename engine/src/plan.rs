@@ -13,6 +13,9 @@
 //! with the engine's own products on the shape's kinds of weights ([`ram_bytes_per_s`]): with few cores it is their
 //! arithmetic, and not the memory, that says how fast weights can be read.
 //!
+//! A layer that guesses ahead is counted where the model has one, as it is used unless somebody turns it off; what it
+//! saves is not, because that depends on the text.
+//!
 //! Memory is shared out in this order: weights of every token, the embedding, the line's cache with the states it can
 //! go back to, room to work, and what is left for experts. What then does not fit is counted as read from the disk for
 //! every token.
@@ -33,7 +36,7 @@ pub use measure::{disk_bytes_per_s, ram_bytes_per_s};
 use crate::Error;
 use crate::weights::{Folder, Gguf, Kind, TensorSize};
 use config::{Described, Storage};
-use shape::Parts;
+use shape::{Parts, Weights};
 
 /// The sizes of a model: of a file, of a configuration, or of one that is known by name.
 #[derive(Clone, Debug)]
@@ -159,7 +162,10 @@ struct Sizes {
     tables: u128,
     /// What is read of tables for a token, in whole pages.
     tables_read: u128,
-    /// Layers that guess ahead, eyes and ears: on disk and not read.
+    /// The layer that guesses ahead, but for its experts.
+    ahead: u128,
+    ahead_experts: u128,
+    /// More layers that guess ahead, eyes and ears: on disk and not read.
     idle: u128,
     /// What a token is multiplied with, by how it is stored.
     kinds: BTreeMap<Kind, u128>,
@@ -225,27 +231,34 @@ impl Shape {
         let described = config::read(value).map_err(bad)?;
         let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let name = name.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let mut shape = Shape::described(&name, described);
         let weights = ["model.safetensors", "model.safetensors.index.json"];
-        if weights.iter().any(|name| folder.join(name).is_file()) {
-            shape.sizes = Sizes::of_tensors(&shape.parts, &Folder::sizes(folder)?);
-            shape.file = largest(folder);
+        if !weights.iter().any(|name| folder.join(name).is_file()) {
+            return Ok(Shape::described(&name, described));
         }
-        Ok(shape)
+        let shape = Shape::of_tensors(&name, described, &Folder::sizes(folder)?);
+        Ok(Shape { file: largest(folder), ..shape })
     }
 
     fn of_gguf(path: &Path) -> Result<Shape, Error> {
         let file = Gguf::open(path, |_| Ok(()))?;
         let described = config::of_gguf(&file).and_then(config::read).map_err(|why| file.bad(why))?;
         let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-        let mut shape = Shape::described(file.text("general.name").unwrap_or(&stem), described);
-        shape.sizes = Sizes::of_tensors(&shape.parts, &file.sizes());
-        shape.file = Some(path.to_owned());
-        Ok(shape)
+        let shape = Shape::of_tensors(file.text("general.name").unwrap_or(&stem), described, &file.sizes());
+        Ok(Shape { file: Some(path.to_owned()), ..shape })
+    }
+
+    /// What was described, as these tensors have it.
+    fn of_tensors(name: &str, mut described: Described, tensors: &[TensorSize]) -> Shape {
+        let layers = described.parts.layers.len();
+        let mut roles = tensors.iter().map(|tensor| Role::of(&tensor.name, layers));
+        described.looks_ahead = roles.any(|role| matches!(role, Role::Ahead | Role::ExpertAhead));
+        let shape = Shape::described(name, described);
+        Shape { sizes: Sizes::of_tensors(&shape.parts, tensors), ..shape }
     }
 
     fn described(name: &str, described: Described) -> Shape {
-        let Described { parts, storage, context_tokens } = described;
+        let Described { mut parts, looks_ahead, storage, context_tokens } = described;
+        parts.ahead.take_if(|_| !looks_ahead);
         let sizes = Sizes::of_parts(&parts, storage);
         Shape { name: name.to_owned(), parts, sizes, context_tokens, file: None }
     }
@@ -293,8 +306,11 @@ impl Shape {
 
 impl Sizes {
     fn of_parts(parts: &Parts, storage: Storage) -> Sizes {
-        let weights = parts.weights();
+        let (weights, ahead) = (parts.weights(), parts.weights_ahead());
         let Storage { matrices, plain, experts, vectors, tables } = storage;
+        let common = |weights: &Weights| {
+            matrices.bytes(weights.matrices) + plain.bytes(weights.plain) + vectors.bytes(weights.vectors)
+        };
         let embedding = plain.bytes(weights.embedding);
         let mut kinds = BTreeMap::new();
         for (rate, weights) in
@@ -305,15 +321,15 @@ impl Sizes {
         Sizes {
             parameters: weights.total(),
             active: weights.active(),
-            dense: matrices.bytes(weights.matrices)
-                + plain.bytes(weights.plain)
-                + vectors.bytes(weights.vectors),
+            dense: common(&weights),
             embedding,
             embedding_row: embedding / parts.vocabulary.max(1),
             experts: experts.bytes(weights.experts),
             experts_used: experts.bytes(weights.experts_used),
             tables: tables.bytes(weights.tables),
             tables_read: tables_read(parts),
+            ahead: common(&ahead),
+            ahead_experts: experts.bytes(ahead.experts),
             idle: 0,
             kinds,
         }
@@ -330,7 +346,15 @@ impl Sizes {
         for tensor in tensors {
             let (bytes, weights) = (u128::from(tensor.bytes), u128::from(tensor.weights));
             match Role::of(&tensor.name, parts.layers.len()) {
-                Role::Idle => {
+                Role::Ahead if parts.ahead.is_some() => {
+                    sizes.ahead += bytes;
+                    continue;
+                }
+                Role::ExpertAhead if parts.ahead.is_some() => {
+                    sizes.ahead_experts += bytes;
+                    continue;
+                }
+                Role::Ahead | Role::ExpertAhead | Role::Idle => {
                     sizes.idle += bytes;
                     continue;
                 }
@@ -381,6 +405,8 @@ enum Role {
     Embedding,
     Expert,
     Table,
+    Ahead,
+    ExpertAhead,
     Idle,
 }
 
@@ -392,16 +418,23 @@ impl Role {
             rest.split('.').next()?.parse::<usize>().ok()
         };
         let layer = if name.starts_with("blk.") { number("blk.") } else { number("layers.") };
+        let is_expert = name.contains("_exps") || name.contains(".experts.");
+        let ahead = match name.strip_prefix("mtp.") {
+            // Only the first of several layers is used.
+            Some(rest) => !rest.starts_with(|c: char| ('1'..='9').contains(&c)) && layer.unwrap_or(0) == 0,
+            None => layer == Some(layers),
+        };
         let idle = ["mtp.", "vision", "model.visual", "visual.", "aligner", "markov_head"];
-        if layer.is_some_and(|layer| layer >= layers)
+        if ahead {
+            if is_expert { Role::ExpertAhead } else { Role::Ahead }
+        } else if layer.is_some_and(|layer| layer > layers)
             || idle.iter().any(|start| name.starts_with(start))
-            || name.contains(".nextn.")
             || name.starts_with("model.vision")
         {
             Role::Idle
         } else if name.contains("engram") && (name.contains("embed.") || name.contains("_embd")) {
             Role::Table
-        } else if name.contains("_exps") || name.contains(".experts.") {
+        } else if is_expert {
             Role::Expert
         } else if name == "token_embd.weight"
             || name == "embed.weight"
@@ -423,18 +456,19 @@ pub fn plan(shape: &Shape, ask: &Ask) -> Result<Plan, Error> {
     let &Ask { ram_bytes, context_tokens, kv, .. } = ask;
     let Shape { parts, sizes, .. } = shape;
     let tokens = u128::from(context_tokens);
-    let kept = parts.kept(kv, tokens);
+    let kept = parts.kept(kv, tokens) + parts.kept_ahead(kv, tokens);
     let marks = parts.state() * crate::cache::marks(context_tokens as usize) as u128;
     let tables = if sizes.tables > 0 { TABLE_BYTES.min(sizes.tables) } else { 0 };
 
-    let fixed = sizes.dense + sizes.embedding + kept + marks + tables + WORK_BYTES;
+    let fixed = sizes.dense + sizes.embedding + sizes.ahead + kept + marks + tables + WORK_BYTES;
     let moes = parts.moes().count() as u128;
     // All experts of one token in one layer at least.
     let least = sizes.experts_used.checked_div(moes).unwrap_or(0);
     let ram = u128::from(ram_bytes);
     let short = (fixed + least).saturating_sub(ram);
-    let cached = sizes.experts.min(ram.saturating_sub(fixed)).max(least);
-    let share = if sizes.experts == 0 { 1.0 } else { (cached as f64 / sizes.experts as f64).min(1.0) };
+    let experts = sizes.experts + sizes.ahead_experts;
+    let cached = experts.min(ram.saturating_sub(fixed)).max(least);
+    let share = if experts == 0 { 1.0 } else { (cached as f64 / experts as f64).min(1.0) };
     let missed = ((1.0 - share) * sizes.experts_used as f64) as u128;
 
     let speed = |tokens: u128| {
@@ -456,12 +490,13 @@ pub fn plan(shape: &Shape, ask: &Ask) -> Result<Plan, Error> {
     let items = [
         item("weights of every token", Home::Ram, sizes.dense, sizes.dense)?,
         item("token embedding", Home::Ram, sizes.embedding, sizes.embedding_row)?,
+        item("layer that guesses ahead", Home::Ram, sizes.ahead, 0)?,
         item("keys and values", Home::Ram, kept, parts.read(kv, tokens))?,
         item("states to go back to", Home::Ram, marks, 0)?,
         item("rows of tables", Home::Ram, tables, 0)?,
         item("room to work", Home::Ram, WORK_BYTES, 0)?,
         item("experts in use", Home::Ram, cached, sizes.experts_used)?,
-        item("experts", Home::Disk, if share < 1.0 { sizes.experts } else { 0 }, missed)?,
+        item("experts", Home::Disk, if share < 1.0 { experts } else { 0 }, missed)?,
         item("tables", Home::Disk, sizes.tables, sizes.tables_read)?,
         item("parts that are not used", Home::Disk, sizes.idle, 0)?,
     ];
@@ -469,14 +504,15 @@ pub fn plan(shape: &Shape, ask: &Ask) -> Result<Plan, Error> {
     if parts.has_fp8() {
         kinds.push(Kv::Fp8);
     }
-    let kv_choices = kinds.into_iter().map(|kv| Ok((kv, whole(parts.kept(kv, tokens))?)));
+    let kept = |kv| parts.kept(kv, tokens) + parts.kept_ahead(kv, tokens);
+    let kv_choices = kinds.into_iter().map(|kv| Ok((kv, whole(kept(kv))?)));
     Ok(Plan {
         model: shape.name.clone(),
         parameters: whole(sizes.parameters)?,
         active_parameters: whole(sizes.active)?,
         context_tokens,
         kv,
-        kv_bytes: whole(kept)?,
+        kv_bytes: whole(kept(kv))?,
         kv_choices: kv_choices.collect::<Result<_, Error>>()?,
         items: items.into_iter().filter(|item| item.bytes > 0).collect(),
         ram_bytes,

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::shape::{Channel, Compressed, Delta, Far, Heads, Index, Latent, Layer, Mixer, Moe, Parts, Table};
+use super::shape::{
+    Ahead, Channel, Compressed, Delta, Far, Heads, Index, Latent, Layer, Mixer, Moe, Parts, Table,
+};
 use crate::weights::{Gguf, Kind};
 
 /// More than any model has; a number beyond it is damage. With these bounds no product leaves 128 bits.
@@ -75,7 +77,10 @@ impl Storage {
 
 /// What a configuration says.
 pub(super) struct Described {
+    /// With the layer that guesses ahead of families that may have one.
     pub(super) parts: Parts,
+    /// Whether it has that layer.
+    pub(super) looks_ahead: bool,
     pub(super) storage: Storage,
     /// The longest line the model was made for.
     pub(super) context_tokens: u64,
@@ -102,12 +107,31 @@ pub(super) fn read(config: Value) -> Result<Described, String> {
         streams,
         stream_head: model_type == "deepseek_v4",
         layers,
+        ahead: ahead(&config, count as usize)?,
     };
     if let Some(moe) = parts.moes().find(|moe| moe.used == 0 || moe.used > moe.experts) {
         return Err(format!("{} experts are to be used of the {} there are", moe.used, moe.experts));
     }
     let context_tokens = config.number_or("max_position_embeddings", u128::from(u32::MAX))? as u64;
-    Ok(Described { storage: Storage::read(&config)?, parts, context_tokens })
+    let announced = config.first(&["num_nextn_predict_layers", "mtp_num_hidden_layers"])?.unwrap_or(0);
+    let looks_ahead = parts.ahead.is_some() && announced > 0;
+    Ok(Described { storage: Storage::read(&config)?, looks_ahead, parts, context_tokens })
+}
+
+/// The layer that guesses ahead as models of this family have it, if they have one: it has the number behind the last.
+fn ahead(config: &Config, i: usize) -> Result<Option<Ahead>, String> {
+    let (mixer, ends) = match config.model_type() {
+        "deepseek_v3" | "deepseek_v32" | "glm4_moe_lite" | "glm_moe_dsa" => {
+            (Mixer::Latent(latent(config)?), true)
+        }
+        "glm4_moe" => (Mixer::Heads(heads(config, i)?), true),
+        "qwen3_next" | "qwen3_5" | "qwen3_5_text" | "qwen3_5_moe" | "qwen3_5_moe_text" => {
+            (Mixer::Heads(Heads { gate: true, ..heads(config, i)? }), false)
+        }
+        "deepseek_v4" => (Mixer::Compressed(compressed(config, Far::Nothing)?), false),
+        _ => return Ok(None),
+    };
+    Ok(Some(Ahead { layer: layer(config, i, mixer)?, ends }))
 }
 
 /// Describes layer `i`.

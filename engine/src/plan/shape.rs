@@ -17,6 +17,15 @@ pub(super) struct Parts {
     /// Whether one stream is made of them in the end by a mix of its own.
     pub(super) stream_head: bool,
     pub(super) layers: Vec<Layer>,
+    /// The layer behind them that guesses ahead, if there is one.
+    pub(super) ahead: Option<Ahead>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Ahead {
+    pub(super) layer: Layer,
+    /// Whether it has an embedding and an output matrix of its own.
+    pub(super) ends: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -182,24 +191,18 @@ impl Weights {
 }
 
 impl Parts {
+    /// All but those of the layer that guesses ahead.
     pub(super) fn weights(&self) -> Weights {
         let (width, streams) = (self.width, self.streams);
         let mut all = Weights { plain: self.vocabulary * width, vectors: width, ..Weights::default() };
         if !self.tied {
             all.embedding = self.vocabulary * width;
         }
-        if streams > 1 {
-            // Before each part: what is read, what is written, and how streams go over into each other.
-            let mix = streams * (streams + 2);
-            all.vectors += 2 * self.layers.len() as u128 * (mix * streams * width + mix + 3);
-            if self.stream_head {
-                all.vectors += streams * streams * width + streams + 1;
-            }
+        if self.stream_head {
+            all.vectors += self.of_stream_head();
         }
         for layer in &self.layers {
-            all.vectors += layer.norms * width;
-            layer.mixer.count(width, &mut all);
-            layer.channel.count(width, &mut all);
+            self.count(layer, &mut all);
             if let Some(table) = layer.table {
                 all.tables += table.rows * table.row;
                 // A key for every stream and one value, of all rows of a token.
@@ -210,9 +213,49 @@ impl Parts {
         all
     }
 
-    /// What a line of this many tokens keeps.
+    /// Those of the layer that guesses ahead.
+    pub(super) fn weights_ahead(&self) -> Weights {
+        let mut all = Weights::default();
+        let Some(ahead) = &self.ahead else { return all };
+        self.count(&ahead.layer, &mut all);
+        // A token and what was said of the one before become one, both normed, and there is a norm at the end.
+        all.matrix(self.width, 2 * self.width);
+        all.vectors += 3 * self.width;
+        if self.stream_head {
+            all.vectors += self.of_stream_head();
+        }
+        if ahead.ends {
+            all.plain += 2 * self.vocabulary * self.width;
+        }
+        all
+    }
+
+    /// What makes one stream of several.
+    fn of_stream_head(&self) -> u128 {
+        let streams = self.streams;
+        if streams > 1 { streams * streams * self.width + streams + 1 } else { 0 }
+    }
+
+    fn count(&self, layer: &Layer, to: &mut Weights) {
+        let (width, streams) = (self.width, self.streams);
+        if streams > 1 {
+            // Before each part: what is read, what is written, and how streams go over into each other.
+            let mix = streams * (streams + 2);
+            to.vectors += 2 * (mix * streams * width + mix + 3);
+        }
+        to.vectors += layer.norms * width;
+        layer.mixer.count(width, to);
+        layer.channel.count(width, to);
+    }
+
+    /// What a line of this many tokens keeps, but for the layer that guesses ahead.
     pub(super) fn kept(&self, kv: Kv, tokens: u128) -> u128 {
         self.layers.iter().map(|layer| layer.mixer.kept(kv, tokens)).sum()
+    }
+
+    /// What it keeps for the layer that guesses ahead.
+    pub(super) fn kept_ahead(&self, kv: Kv, tokens: u128) -> u128 {
+        self.ahead.as_ref().map_or(0, |ahead| ahead.layer.mixer.kept(kv, tokens))
     }
 
     /// What is read of it for the token after them.
@@ -222,7 +265,8 @@ impl Parts {
 
     /// What one copy of all states takes. They are kept in f32.
     pub(super) fn state(&self) -> u128 {
-        4 * self.layers.iter().map(|layer| layer.mixer.state()).sum::<u128>()
+        let ahead = self.ahead.iter().map(|ahead| &ahead.layer);
+        4 * self.layers.iter().chain(ahead).map(|layer| layer.mixer.state()).sum::<u128>()
     }
 
     /// Whether makers have a layout of rows for it in FP8 or FP4.

@@ -112,6 +112,7 @@ fn every_known_shape_can_be_planned_for() {
 #[test]
 fn weights_are_counted_as_files_have_them() {
     // What is counted from a configuration must be what a whole file holds.
+    let mut looking_ahead = 0;
     for folder in fixtures() {
         let shape = Shape::read(&folder).unwrap();
         let counted = shape.parts.weights();
@@ -119,10 +120,18 @@ fn weights_are_counted_as_files_have_them() {
         assert_eq!(counted.total(), shape.sizes.parameters, "{name}");
         assert_eq!(counted.active(), shape.sizes.active, "{name}");
         let bytes: u64 = shape.file().map(|file| std::fs::metadata(file).unwrap().len()).unwrap();
-        let Sizes { dense, embedding, experts, tables, idle, .. } = shape.sizes;
-        let all = (dense + embedding + experts + tables + idle) as u64;
+        let layers = shape.parts.layers.len();
+        let is_ahead = |name: &str| matches!(Role::of(name, layers), Role::Ahead | Role::ExpertAhead);
+        let tensors = Folder::sizes(&folder).unwrap();
+        let ahead = tensors.iter().filter(|tensor| is_ahead(&tensor.name));
+        let ahead = ahead.map(|tensor| u128::from(tensor.weights)).sum::<u128>();
+        assert_eq!(shape.parts.weights_ahead().total(), ahead, "{name}");
+        looking_ahead += usize::from(ahead > 0);
+        let Sizes { dense, embedding, experts, tables, ahead: layer, ahead_experts, idle, .. } = shape.sizes;
+        let all = (dense + embedding + experts + tables + layer + ahead_experts + idle) as u64;
         assert!(all < bytes && bytes - all < 200 * 1024, "{name}: {all} of {bytes}");
     }
+    assert_eq!(looking_ahead, 5, "of every family with a layer that guesses ahead there is one");
 }
 
 #[test]
@@ -147,6 +156,9 @@ fn a_line_is_counted_as_the_engine_keeps_it() {
         for (ours, kind) in [(Kv::F32, KvKind::F32), (Kv::F16, KvKind::F16), (Kv::Q8, KvKind::Q8)] {
             let engine = model.cache_layout(kind).bytes_per_token() as u128;
             assert_eq!(shape.parts.kept(ours, 1000), 1000 * engine, "{} {kind:?}", folder.display());
+            let ahead = model.predictor().map(|predictor| predictor.cache_layout(kind).bytes_per_token());
+            let ahead = ahead.unwrap_or(0) as u128;
+            assert_eq!(shape.parts.kept_ahead(ours, 1000), 1000 * ahead, "{} {kind:?}", folder.display());
         }
         seen += 1;
     }
