@@ -29,6 +29,8 @@ use std::path::{Path, PathBuf};
 pub use known::DEFAULT;
 
 use crate::Error;
+use crate::model::know;
+use crate::weights::{Folder, Gguf};
 use address::Address;
 use choose::Form;
 use hash::Hash;
@@ -378,6 +380,12 @@ fn pull_from_hub(
         Form::Folder { .. } => None,
     };
     let folder = manifest::folder(dir, address, gguf.as_ref().map(|file| &file.name[..]));
+    let hub = Hub::at_commit(way, &folder, &address.repository, &listing.commit);
+    // Many gigabytes of what cannot be run would be for nothing.
+    let head = gguf.as_ref().and_then(|file| hub.head(file));
+    if let Some(family) = head.and_then(|head| Gguf::family(&head)) {
+        know(&family)?;
+    }
     let _lock = pull::lock(&folder, on)?;
     let manifest = match Manifest::read(&folder) {
         // Somebody else was faster.
@@ -389,14 +397,18 @@ fn pull_from_hub(
         }
         None => {
             let files = match choice.form {
-                Form::Gguf(files) | Form::Folder { files, index: None } => files,
-                Form::Folder { mut files, index: Some(index) } => {
-                    let hub = Hub::at_commit(way, &folder, &address.repository, &listing.commit);
-                    pull::bring_one(&index, &folder, &[&hub], on)?;
-                    let path = folder.join(&index.name);
-                    let text = fs::read(&path).map_err(|error| pull::disk(&path, error))?;
-                    files.push(index);
-                    files.extend(choose::indexed(&text, &listing.files).map_err(refused)?);
+                Form::Gguf(files) => files,
+                Form::Folder { config, mut files, index } => {
+                    pull::bring_one(&config, &folder, &[&hub], on)?;
+                    Folder::family(&folder, know)?;
+                    files.push(config);
+                    if let Some(index) = index {
+                        pull::bring_one(&index, &folder, &[&hub], on)?;
+                        let path = folder.join(&index.name);
+                        let text = fs::read(&path).map_err(|error| pull::disk(&path, error))?;
+                        files.push(index);
+                        files.extend(choose::indexed(&text, &listing.files).map_err(refused)?);
+                    }
                     files
                 }
             };

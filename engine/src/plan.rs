@@ -244,7 +244,7 @@ impl Shape {
         let described = config::of_gguf(&file).and_then(config::read).map_err(|why| file.bad(why))?;
         let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
         let shape = Shape::of_tensors(file.text("general.name").unwrap_or(&stem), described, &file.sizes());
-        Ok(Shape { file: Some(path.to_owned()), ..shape })
+        Ok(Shape { file: Some(file.largest().to_owned()), ..shape })
     }
 
     /// What was described, as these tensors have it.

@@ -11,13 +11,14 @@ use super::pull::Wanted;
 /// What the safetensors of a repository are called where it has GGUF files too.
 pub(super) const SAFETENSORS: &str = "safetensors";
 
+/// What says what a folder's model is.
+const CONFIG: &str = "config.json";
 /// What says which file holds which tensor, where there are several.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+const INDEX: &str = "model.safetensors.index.json";
 /// Where there is one file only.
 const WHOLE: &str = "model.safetensors";
 /// What is taken beside the weights, where it is there.
-const BESIDE: [&str; 6] = [
-    "config.json",
+const BESIDE: [&str; 5] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -47,6 +48,9 @@ pub(super) enum Form {
     Gguf(Vec<Wanted>),
     /// Safetensors with what belongs to them.
     Folder {
+        /// What says which family it is.
+        config: Wanted,
+        /// All else whose names are known.
         files: Vec<Wanted>,
         /// What names the files that are still to be taken.
         index: Option<Wanted>,
@@ -57,7 +61,7 @@ pub(super) enum Form {
 pub(super) fn choose(files: &[Wanted], address: &Address) -> Result<Choice, String> {
     let ggufs = ggufs(files);
     let models: Vec<&Gguf> = ggufs.iter().filter(|gguf| !gguf.is_auxiliary()).collect();
-    let has_folder = has(files, "config.json") && (has(files, INDEX) || has(files, WHOLE));
+    let has_folder = has(files, CONFIG) && (has(files, INDEX) || has(files, WHOLE));
     let is_only = models.len() + usize::from(has_folder) == 1;
     let label = |text: &str| (!is_only).then(|| text.to_owned());
     let which = match &address.which {
@@ -268,9 +272,9 @@ fn folder(files: &[Wanted]) -> Result<Form, String> {
     let mut wanted: Vec<Wanted> = BESIDE.into_iter().filter_map(find).collect();
     let index = find(INDEX);
     let missing = |what: &str| Err(format!("the repository has no {what}"));
-    if !has(files, "config.json") {
+    let Some(config) = find(CONFIG) else {
         return missing("config.json, which says what its safetensors are");
-    }
+    };
     if !has(files, "tokenizer.json") {
         return missing("tokenizer.json, so that nobody could talk to the model");
     }
@@ -279,7 +283,7 @@ fn folder(files: &[Wanted]) -> Result<Form, String> {
         (None, Some(whole)) => wanted.push(whole),
         (Some(_), _) => {}
     }
-    Ok(Form::Folder { files: wanted, index })
+    Ok(Form::Folder { config, files: wanted, index })
 }
 
 /// Why nothing of a repository can be run.
@@ -337,9 +341,8 @@ mod tests {
             Ok(Choice { label, form }) => {
                 let files = match form {
                     Form::Gguf(files) => files,
-                    Form::Folder { mut files, index } => {
-                        files.extend(index);
-                        files
+                    Form::Folder { config, files, index } => {
+                        [config].into_iter().chain(files).chain(index).collect()
                     }
                 };
                 (label.unwrap_or_default(), files.into_iter().map(|file| file.name).collect())

@@ -67,6 +67,9 @@ fn cache() -> Cache {
     if home || std::env::var("HF_HOME").is_ok() { Cache::from_env() } else { Cache::new(PathBuf::new()) }
 }
 
+/// Bytes of a look at a file: what a GGUF file is stands in its first hundred.
+const HEAD_BYTES: u64 = 16 << 10;
+
 /// A repository of the hub as a source.
 pub(super) struct Hub {
     way: Way,
@@ -163,6 +166,16 @@ impl Hub {
         }
     }
 
+    /// The first bytes of a file, for a look at what it is; nothing if they cannot be had.
+    pub(super) fn head(&self, file: &Wanted) -> Option<Vec<u8>> {
+        let repository = self.repository(self.commit(file).ok()?).ok()?;
+        let range = format!("bytes=0-{}", HEAD_BYTES - 1);
+        let answer = ask(&repository, Some((&repository.url(&encoded(&file.name)), Some(range)))).ok()?;
+        let mut head = Vec::new();
+        answer.body.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+        matches!(answer.status, 200 | 206).then_some(head)
+    }
+
     fn repository(&self, revision: &str) -> Result<ApiRepo, String> {
         let mut builder = ApiBuilder::from_cache(cache()).with_token(self.way.token.clone());
         if let Some(endpoint) = &self.way.endpoint {
@@ -209,7 +222,8 @@ impl Hub {
         on: &mut dyn FnMut(u64),
     ) -> Result<(), Broken> {
         let source = |why: String| Broken::ForGood(Trouble::Source(why));
-        let mut answer = ask(repository, Some((url, growing.bytes))).map_err(Broken::Away)?;
+        let range = (growing.bytes > 0).then(|| format!("bytes={}-", growing.bytes));
+        let mut answer = ask(repository, Some((url, range))).map_err(Broken::Away)?;
         match answer.status {
             200 => growing.rewind(file)?,
             206 if answer.range == Some((Some(growing.bytes), file.bytes)) => {}
@@ -319,13 +333,14 @@ impl Answer {
     }
 }
 
-/// Asks for a file at `url` from a byte on, or for the repository's list. The error is a line that cannot be had.
-fn ask(repository: &ApiRepo, file: Option<(&str, u64)>) -> Result<Answer, String> {
+/// Asks for a file at an address, or for a range of it, or for the repository's list. The error is a line that cannot be
+/// had.
+fn ask(repository: &ApiRepo, file: Option<(&str, Option<String>)>) -> Result<Answer, String> {
     // The request of the crate brings its client, its token and its manners with it; only where it goes is ours.
     let mut request = repository.info_request();
     request = match file {
-        Some((url, 0)) => request.uri(url),
-        Some((url, from)) => request.uri(url).header("Range", format!("bytes={from}-")),
+        Some((url, None)) => request.uri(url),
+        Some((url, Some(range))) => request.uri(url).header("Range", range),
         None => request.query("blobs", "true"),
     };
     let response = request

@@ -142,9 +142,12 @@ impl SmallHub {
             self.failures -= 1;
             return send("503 Service Unavailable", "", b"");
         }
-        let from = if self.without_ranges { 0 } else { request.from.unwrap_or(0) };
-        let whole = content.len();
-        let head = if request.from.is_some() && !self.without_ranges {
+        let (first, last) = match request.range {
+            Some(range) if !self.without_ranges => range,
+            _ => (0, None),
+        };
+        let (from, whole) = (first, content.len());
+        let head = if request.range.is_some() && !self.without_ranges {
             if from >= whole {
                 return send(
                     "416 Range Not Satisfiable",
@@ -152,16 +155,19 @@ impl SmallHub {
                     b"",
                 );
             }
-            format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{whole}", whole - 1)
+            let last = last.unwrap_or(whole - 1).min(whole - 1);
+            format!("206 Partial Content\r\nContent-Range: bytes {from}-{last}/{whole}")
         } else {
             "200 OK".to_owned()
         };
-        let left = whole - from;
+        let left = last.map_or(whole, |last| whole.min(last + 1)) - from;
         let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {left}\r\n\r\n");
         let sent = self.cut_bytes.map_or(left, |bytes| bytes.min(left));
         let _ =
             stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&content[from..from + sent]));
-        given.fetch_add(sent, Ordering::Relaxed);
+        // A look at a file's beginning is no download.
+        let is_look = request.range.is_some_and(|(_, last)| last.is_some());
+        given.fetch_add(if is_look { 0 } else { sent }, Ordering::Relaxed);
     }
 
     fn list(&self) -> String {
@@ -185,8 +191,8 @@ impl SmallHub {
 /// What somebody wants.
 struct Request {
     path: String,
-    /// The first byte that is asked for.
-    from: Option<usize>,
+    /// The first byte that is asked for, and the last one if it is said.
+    range: Option<(usize, Option<usize>)>,
     token: Option<String>,
 }
 
@@ -206,7 +212,10 @@ impl Request {
             let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(name))?;
             Some(line[name.len()..].trim().to_owned())
         };
-        let from = header("range: bytes=").and_then(|range| range.strip_suffix('-')?.parse().ok());
-        Some(Request { path, from, token: header("authorization: bearer ") })
+        let range = header("range: bytes=").map(|range| {
+            let (first, last) = range.split_once('-').expect("a range has two ends");
+            (first.parse().expect("a range begins somewhere"), last.parse().ok())
+        });
+        Some(Request { path, range, token: header("authorization: bearer ") })
     }
 }

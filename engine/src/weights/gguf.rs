@@ -186,6 +186,25 @@ impl Gguf {
         Ok(())
     }
 
+    /// The family that the first bytes of a file name, if they come so far.
+    pub(crate) fn family(head: &[u8]) -> Option<String> {
+        let mut walk = Walk { file: head, at: 0, values: 0 };
+        let (_, entries) = walk.begin().ok()?;
+        for _ in 0..entries {
+            let (key, value) = walk.entry().ok()?;
+            if let ("general.architecture", Value::String(family)) = (key, value) {
+                return Some(family);
+            }
+        }
+        None
+    }
+
+    /// The file that holds most.
+    pub(crate) fn largest(&self) -> &Path {
+        let parts = self.paths.iter().zip(&self.maps);
+        parts.max_by_key(|(_, map)| map.len()).map(|(path, _)| path).expect("a model has a file")
+    }
+
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -575,28 +594,10 @@ impl Trouble {
 /// Reads a header, and refuses what no honest file has.
 fn header(file: &[u8]) -> Result<Header, Trouble> {
     let mut walk = Walk { file, at: 0, values: 0 };
-    let magic = walk.take(4, "the magic number")?;
-    if magic != b"GGUF" {
-        return Err(Trouble::NotGguf(format!("it starts with {:?}", String::from_utf8_lossy(magic))));
-    }
-    match walk.u32("the version")? {
-        2 | 3 => {}
-        other if matches!(other.swap_bytes(), 1..=3) => {
-            return Err(Trouble::Bad("it is big-endian, which is not supported".into()));
-        }
-        other => return Err(Trouble::Bad(format!("its version {other} is not supported, only 2 and 3"))),
-    }
-    let tensors = walk.u64("the number of tensors")?;
-    let entries = walk.u64("the number of metadata entries")?;
-    if tensors > TENSORS_MAX || entries > METADATA_ENTRIES_MAX {
-        return Err(Trouble::Bad(format!("it announces {tensors} tensors and {entries} metadata entries")));
-    }
-
+    let (tensors, entries) = walk.begin()?;
     let mut metadata = Metadata::new();
     for _ in 0..entries {
-        let key = walk.name("a metadata key")?;
-        let kind = walk.u32(key)?;
-        let value = walk.value(kind, key, 0)?;
+        let (key, value) = walk.entry()?;
         metadata.insert(key.to_owned(), value);
     }
     let alignment = match metadata.get("general.alignment") {
@@ -631,6 +632,36 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// Reads up to the first metadata entry: how many tensors and how many entries there are.
+    fn begin(&mut self) -> Result<(u64, u64), Trouble> {
+        let magic = self.take(4, "the magic number")?;
+        if magic != b"GGUF" {
+            return Err(Trouble::NotGguf(format!("it starts with {:?}", String::from_utf8_lossy(magic))));
+        }
+        match self.u32("the version")? {
+            2 | 3 => {}
+            other if matches!(other.swap_bytes(), 1..=3) => {
+                return Err(Trouble::Bad("it is big-endian, which is not supported".into()));
+            }
+            other => return Err(Trouble::Bad(format!("its version {other} is not supported, only 2 and 3"))),
+        }
+        let tensors = self.u64("the number of tensors")?;
+        let entries = self.u64("the number of metadata entries")?;
+        if tensors > TENSORS_MAX || entries > METADATA_ENTRIES_MAX {
+            return Err(Trouble::Bad(format!(
+                "it announces {tensors} tensors and {entries} metadata entries"
+            )));
+        }
+        Ok((tensors, entries))
+    }
+
+    /// Reads a metadata entry.
+    fn entry(&mut self) -> Result<(&'a str, Value), Trouble> {
+        let key = self.name("a metadata key")?;
+        let kind = self.u32(key)?;
+        Ok((key, self.value(kind, key, 0)?))
+    }
+
     fn take(&mut self, bytes: u64, what: &str) -> Result<&'a [u8], Trouble> {
         let left = (self.file.len() - self.at) as u64;
         if bytes > left {

@@ -83,7 +83,7 @@ fn folder() -> SmallHub {
         &[
             (".gitattributes", b"x"),
             ("README.md", b"# It"),
-            ("config.json", b"{}"),
+            ("config.json", br#"{"model_type": "qwen3"}"#),
             ("modeling_it.py", b"import os"),
             ("model.safetensors.index.json", INDEX.as_bytes()),
             ("model-00001-of-00002.safetensors", b"first"),
@@ -371,4 +371,27 @@ fn a_model_known_by_name_is_the_one_of_its_address() {
     assert_eq!(manifest::all(dir).len(), 1);
     remove("deepseek-v4-flash", dir).unwrap();
     assert!(matches!(resolve("deepseek-v4-flash", dir), Err(Error::NotPulled { .. })));
+}
+
+#[test]
+fn what_cannot_run_is_refused_before_its_weights_come() {
+    // Many gigabytes would be for nothing.
+    let mut hub = folder();
+    hub.files.iter_mut().find(|(name, _)| name == "config.json").unwrap().1 =
+        br#"{"model_type": "bert"}"#.to_vec();
+    let world = World::new(hub);
+    world.refuses("hf:me/it", &["architecture `bert`", "qwen3moe"]);
+    assert_eq!(world.hub.given(), br#"{"model_type": "bert"}"#.len());
+
+    let path = world.dir.path().join("tiny.gguf");
+    crate::testing::TinyModel::new("qwen2").write(&path);
+    let gguf = fs::read(&path).unwrap();
+    let at = gguf.windows(5).position(|window| window == b"qwen2").unwrap();
+    let strange = [&gguf[..at], b"mamba", &gguf[at + 5..]].concat();
+    let world = World::new(SmallHub::new(REPOSITORY, &[("it.gguf", &strange)]));
+    world.refuses("hf:me/it", &["architecture `mamba`"]);
+    assert_eq!(world.hub.given(), 0);
+    assert!(world.files().is_empty());
+    let world = World::new(SmallHub::new(REPOSITORY, &[("it.gguf", &gguf)]));
+    world.pull("hf:me/it").unwrap();
 }

@@ -82,16 +82,8 @@ const JSON_BYTES_MAX: u64 = 64 << 20;
 impl Folder {
     /// Opens the folder at `path`. `know` says whether a family is supported.
     pub(crate) fn open(path: &Path, know: impl Fn(&str) -> Result<(), Error>) -> Result<Folder, Error> {
-        let config = json(&path.join("config.json"))?;
+        let (config, family) = Folder::family(path, know)?;
         let bad = |why: String| bad(path, why);
-        let model_type = config["model_type"].as_str().unwrap_or_default().to_owned();
-        let Some(family) = config::family(&model_type) else {
-            know(&model_type)?;
-            return Err(bad(format!(
-                "its config.json has the model type `{model_type}`, which is not known"
-            )));
-        };
-        know(family)?;
         let config = Config::new(config, family).map_err(bad)?;
         let mut keys = config.keys().map_err(bad)?;
 
@@ -129,6 +121,25 @@ impl Folder {
         keys.insert("general.architecture".into(), Key::Text(family.to_owned()));
         let used = RefCell::default();
         Ok(Folder { path: path.to_owned(), keys, maps, files, tensors, tables, used, parameters })
+    }
+
+    /// What the folder at `path` says of itself, and the family it is of. `know` says whether a family is supported; nothing
+    /// but the configuration has to be there.
+    pub(crate) fn family(
+        path: &Path,
+        know: impl Fn(&str) -> Result<(), Error>,
+    ) -> Result<(Value, &'static str), Error> {
+        let config = json(&path.join("config.json"))?;
+        let model_type = config["model_type"].as_str().unwrap_or_default();
+        let Some(family) = config::family(model_type) else {
+            know(model_type)?;
+            return Err(bad(
+                path,
+                format!("its config.json has the model type `{model_type}`, which is not known"),
+            ));
+        };
+        know(family)?;
+        Ok((config, family))
     }
 
     /// What every tensor of the folder at `path` takes, under the names its files have, whatever its family.
