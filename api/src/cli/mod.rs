@@ -69,7 +69,7 @@ enum Command {
     /// List, show and delete sessions.
     #[command(subcommand)]
     Sessions(sessions::Args),
-    /// List, pull and inspect models.
+    /// List, pull, inspect and delete models.
     #[command(subcommand)]
     Model(model::Args),
     /// Watch it find and fix a bug in a small sample project.
