@@ -10,9 +10,9 @@ use crate::weights::Kind;
 pub(crate) enum Form {
     /// f32, as they are.
     Floats,
-    /// Pairs of signed bytes with two scales for every 32.
+    /// Pairs of signed bytes with a scale for every 32.
     Blocks32,
-    /// Pairs of signed bytes with two scales for every 256.
+    /// Pairs of signed bytes with a scale for every 256.
     Blocks256,
 }
 
@@ -89,65 +89,88 @@ impl Input {
 /// unquantised activations, and of 0.999999 with two, for up to twice the products.
 pub(crate) const DIGITS: usize = 2;
 
-/// Quantised activations of some tokens. Every token has DIGITS rows: its activations in bytes, then what those
-/// leave over, in bytes with a scale of their own. Everything is kept block by block and, within a block, row
-/// by row, because a kernel unpacks a block of weights once and then runs through the rows.
+/// How many units of the second digit are one of the first: what the first leaves over is at most half a unit, and the
+/// second goes from −127 to 127.
+pub(crate) const DIGIT_UNITS: i32 = 254;
+
+/// Quantised activations of some tokens, in two digits: `x = unit · (254·a + b)`. Everything is kept block by block and,
+/// within a block, token by token, because a kernel unpacks a block of weights once and then runs through the tokens.
 #[derive(Default)]
 pub(crate) struct Blocks {
     size: usize,
-    /// DIGITS for every token.
-    rows: usize,
-    /// [block, row, size], each in −127..=127: their products with 6-bit weights then never saturate.
+    tokens: usize,
+    /// [block, token, digit, size], each in −127..=127.
     values: Vec<i8>,
-    /// [block, row]: what one unit is worth.
-    scales: Vec<f32>,
-    /// [block, row, size / 16]: the sum of every sixteen values.
+    /// [block, token]: what one unit of the second digit is worth.
+    units: Vec<f32>,
+    /// [block, token, digit, size / 16]: the sum of every sixteen values.
     sums: Vec<i16>,
+}
+
+/// One block of one token's activations.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    pub(crate) unit: f32,
+    pub(crate) digits: [&'a [i8]; DIGITS],
+    pub(crate) sums: [&'a [i16]; DIGITS],
+}
+
+/// One block of some tokens' activations, token by token as [`Blocks`] keeps them.
+pub(crate) struct Several<'a> {
+    pub(crate) units: &'a [f32],
+    pub(crate) values: &'a [i8],
+    pub(crate) sums: &'a [i16],
 }
 
 impl Blocks {
     /// Quantises `x` [tokens, columns].
     fn fill(mut self, kernels: Kernels, x: &[f32], columns: usize, size: usize) -> Blocks {
         assert!(columns.is_multiple_of(size) && size <= 256);
-        let rows = x.len() / columns * DIGITS;
+        let tokens = x.len() / columns;
         self.size = size;
-        self.rows = rows;
-        self.values.resize(rows * columns, 0);
-        self.scales.resize(rows * columns / size, 0.0);
-        self.sums.resize(rows * columns / 16, 0);
-        let values = self.values.par_chunks_exact_mut(rows * size);
-        let parts = values.zip(self.scales.par_chunks_exact_mut(rows));
-        let parts = parts.zip(self.sums.par_chunks_exact_mut(rows * size / 16));
+        self.tokens = tokens;
+        self.values.resize(tokens * columns * DIGITS, 0);
+        self.units.resize(tokens * columns / size, 0.0);
+        self.sums.resize(tokens * columns * DIGITS / 16, 0);
+        let values = self.values.par_chunks_exact_mut(tokens * size * DIGITS);
+        let parts = values.zip(self.units.par_chunks_exact_mut(tokens));
+        let parts = parts.zip(self.sums.par_chunks_exact_mut(tokens * size * DIGITS / 16));
         // Handing a few kilobytes to another thread costs more than quantising them.
-        let fewest = (16_384 / (rows * size)).max(1);
+        let fewest = (16_384 / (tokens * size * DIGITS)).max(1);
         let parts = parts.enumerate().with_min_len(fewest);
-        parts.for_each(|(block, ((values, scales), sums))| {
-            let mut rest = [0.0_f32; 256];
-            let rest = &mut rest[..size];
-            for row in 0..rows {
-                if row % DIGITS == 0 {
-                    rest.copy_from_slice(&x[row / DIGITS * columns + block * size..][..size]);
-                }
-                let values = &mut values[row * size..][..size];
-                let sums = &mut sums[row * size / 16..][..size / 16];
-                scales[row] = kernels.quantise(rest, values, sums);
+        parts.for_each(|(block, ((values, units), sums))| {
+            let values = values.chunks_exact_mut(size * DIGITS);
+            let sums = sums.chunks_exact_mut(size * DIGITS / 16);
+            for (token, ((unit, values), sums)) in units.iter_mut().zip(values).zip(sums).enumerate() {
+                let x = &x[token * columns + block * size..][..size];
+                *unit = kernels.quantise(x, values, sums);
             }
         });
         self
     }
 
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
     }
 
-    /// One block of one row: its scale, its values and the sums of every sixteen.
+    /// One block of one token.
     #[inline(always)]
-    pub(crate) fn block(&self, block: usize, row: usize) -> (f32, &[i8], &[i16]) {
-        let at = block * self.rows + row;
-        (
-            self.scales[at],
-            &self.values[at * self.size..][..self.size],
-            &self.sums[at * self.size / 16..][..self.size / 16],
-        )
+    pub(crate) fn block(&self, block: usize, token: usize) -> Block<'_> {
+        let at = block * self.tokens + token;
+        let (a, b) = self.values[at * self.size * DIGITS..][..self.size * DIGITS].split_at(self.size);
+        let sums = &self.sums[at * self.size * DIGITS / 16..][..self.size * DIGITS / 16];
+        let (a_sums, b_sums) = sums.split_at(self.size / 16);
+        Block { unit: self.units[at], digits: [a, b], sums: [a_sums, b_sums] }
+    }
+
+    /// One block of `count` tokens from `token` on.
+    #[inline(always)]
+    pub(crate) fn several(&self, block: usize, token: usize, count: usize) -> Several<'_> {
+        let (at, size) = (block * self.tokens + token, self.size * DIGITS);
+        Several {
+            units: &self.units[at..at + count],
+            values: &self.values[at * size..(at + count) * size],
+            sums: &self.sums[at * size / 16..(at + count) * size / 16],
+        }
     }
 }

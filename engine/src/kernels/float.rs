@@ -4,6 +4,7 @@
 
 use half::f16;
 
+use super::blocks::DIGIT_UNITS;
 use super::plain::fold;
 
 /// Positions in one tile of the KV cache: attention's unit of work. Four registers of eight scores.
@@ -16,10 +17,10 @@ pub(crate) fn halves(from: &[u16], to: &mut [f32]) {
     }
 }
 
-/// Quantises one block of activations: returns what one unit is worth, fills the values and the sums of every
-/// sixteen of them, and leaves in `x` what they do not say.
+/// Quantises one block of activations: returns what one unit of the second digit is worth, and fills the `values`
+/// [digit, block] and the `sums` [digit, block / 16] of every sixteen of them.
 #[inline(always)]
-pub(crate) fn quantise(x: &mut [f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
     let mut largest = [0.0_f32; 8];
     let mut nothing = [0.0_f32; 8];
     for x in x.chunks_exact(8) {
@@ -39,20 +40,29 @@ pub(crate) fn quantise(x: &mut [f32], values: &mut [i8], sums: &mut [i16]) -> f3
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
     // A subnormal block would overflow the inverse; it is worth nothing beside any other.
     let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-    let unit = most / 127.0;
-    for ((x, values), sum) in x.chunks_exact_mut(16).zip(values.chunks_exact_mut(16)).zip(sums) {
-        let mut total = 0_i32;
+    let (high, low) = values.split_at_mut(x.len());
+    let (high_sums, low_sums) = sums.split_at_mut(x.len() / 16);
+    let digits = high.chunks_exact_mut(16).zip(low.chunks_exact_mut(16));
+    let digits = digits.zip(high_sums.iter_mut().zip(low_sums));
+    for (x, ((high, low), (high_sum, low_sum))) in x.chunks_exact(16).zip(digits) {
+        let (mut high_total, mut low_total) = (0_i32, 0_i32);
         for i in 0..16 {
             // Adding 1.5·2²³ rounds to a whole number, ties to even, and leaves it in the low bits.
-            let rounded = x[i] * inverse + ROUND;
+            let units = x[i] * inverse;
+            let rounded = units + ROUND;
+            // At most half a unit is left over.
+            let rest = (units - (rounded - ROUND)) * DIGIT_UNITS as f32 + ROUND;
             let whole = rounded.to_bits() as i32 - ROUND.to_bits() as i32;
-            x[i] = (rounded - ROUND).mul_add(-unit, x[i]);
-            values[i] = whole as i8;
-            total += whole;
+            let rest = rest.to_bits() as i32 - ROUND.to_bits() as i32;
+            high[i] = whole as i8;
+            low[i] = rest as i8;
+            high_total += whole;
+            low_total += rest;
         }
-        *sum = total as i16;
+        *high_sum = high_total as i16;
+        *low_sum = low_total as i16;
     }
-    unit
+    most / (127 * DIGIT_UNITS) as f32
 }
 
 /// 1.5·2²³: an f32 this large has no bits left for a fraction.

@@ -36,14 +36,34 @@ pub(crate) enum Kernels {
     /// For x86-64 machines with AVX2, FMA and F16C; only ever made where they were found.
     #[cfg(target_arch = "x86_64")]
     Avx2(Found),
+    /// For those that also have AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Found),
 }
 
 /// The proof that this machine has what a kernel needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found(());
 
+/// Calls a function of `float.rs` as it is compiled for the chosen kernels.
+macro_rules! by {
+    ($kernels:expr, $name:ident($($argument:expr),*)) => {
+        match $kernels {
+            Kernels::Plain => float::$name($($argument),*),
+            // SAFETY: `Found` exists only where the features were found.
+            // WHY: the only way to call code compiled for features found at run time.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => unsafe { x86::avx2::$name($($argument),*) },
+            // SAFETY: as above.
+            // WHY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(_) => unsafe { x86::avx512::$name($($argument),*) },
+        }
+    };
+}
+
 impl Kernels {
-    /// The fastest kernels of this machine, or the ones that `SAGA_KERNELS` names (`plain` or `avx2`).
+    /// The fastest kernels of this machine, or the ones that `SAGA_KERNELS` names (`plain`, `avx2` or `avx512`).
     pub(crate) fn pick() -> Result<Kernels, Error> {
         let fastest = Kernels::available().pop().expect("the plain kernels are always available");
         let Some(wanted) = std::env::var_os("SAGA_KERNELS").filter(|name| !name.is_empty()) else {
@@ -59,8 +79,12 @@ impl Kernels {
     pub(crate) fn available() -> Vec<Kernels> {
         let mut kernels = vec![Kernels::Plain];
         #[cfg(target_arch = "x86_64")]
-        if x86::available() {
+        if x86::has_avx2() {
             kernels.push(Kernels::Avx2(Found(())));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if x86::has_avx512() {
+            kernels.push(Kernels::Avx512(Found(())));
         }
         kernels
     }
@@ -71,117 +95,59 @@ impl Kernels {
             Kernels::Plain => "plain",
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(_) => "avx512",
         }
     }
 
     /// Quantises one block of activations. See [`float::quantise`].
-    pub(crate) fn quantise(self, x: &mut [f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
-        match self {
-            Kernels::Plain => float::quantise(x, values, sums),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::quantise(x, values, sums) },
-        }
+    pub(crate) fn quantise(self, x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+        by!(self, quantise(x, values, sums))
     }
 
     /// See [`float::rms_norm`].
     pub(crate) fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, to: &mut [f32]) {
-        match self {
-            Kernels::Plain => float::rms_norm(x, weight, epsilon, to),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::rms_norm(x, weight, epsilon, to) },
-        }
+        by!(self, rms_norm(x, weight, epsilon, to))
     }
 
     /// See [`float::silu_times`].
     pub(crate) fn silu_times(self, gate: &mut [f32], up: &[f32]) {
-        match self {
-            Kernels::Plain => float::silu_times(gate, up),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::silu_times(gate, up) },
-        }
+        by!(self, silu_times(gate, up))
     }
 
     /// See [`float::gelu_times`].
     pub(crate) fn gelu_times(self, gate: &mut [f32], up: &[f32]) {
-        match self {
-            Kernels::Plain => float::gelu_times(gate, up),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::gelu_times(gate, up) },
-        }
+        by!(self, gelu_times(gate, up))
     }
 
     /// See [`float::clamped_silu_times`].
     pub(crate) fn clamped_silu_times(self, gate: &mut [f32], up: &[f32], limit: f32) {
-        match self {
-            Kernels::Plain => float::clamped_silu_times(gate, up, limit),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::clamped_silu_times(gate, up, limit) },
-        }
+        by!(self, clamped_silu_times(gate, up, limit))
     }
 
     /// See [`float::shifted_swish_times`].
     pub(crate) fn shifted_swish_times(self, gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
-        match self {
-            Kernels::Plain => float::shifted_swish_times(gate, up, alpha, limit),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::shifted_swish_times(gate, up, alpha, limit) },
-        }
+        by!(self, shifted_swish_times(gate, up, alpha, limit))
     }
 
     /// See [`float::halves`].
     pub(crate) fn halves(self, from: &[u16], to: &mut [f32]) {
-        match self {
-            Kernels::Plain => float::halves(from, to),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::read_halves(from, to) },
-        }
+        by!(self, halves(from, to))
     }
 
     /// See [`float::dot`].
     pub(crate) fn dot(self, x: &[f32], y: &[f32]) -> f32 {
-        match self {
-            Kernels::Plain => float::dot(x, y),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::dot(x, y) },
-        }
+        by!(self, dot(x, y))
     }
 
     /// See [`float::convolve`].
     pub(crate) fn convolve(self, rows: &[f32], weights: &[f32], to: &mut [f32]) {
-        match self {
-            Kernels::Plain => float::convolve(rows, weights, to),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::convolve(rows, weights, to) },
-        }
+        by!(self, convolve(rows, weights, to))
     }
 
     /// See [`float::correct`].
     pub(crate) fn correct(self, state: &mut [f32], step: &Step<'_>, to: &mut [f32; STRIP]) {
-        match self {
-            Kernels::Plain => float::correct(state, step, to),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::correct(state, step, to) },
-        }
+        by!(self, correct(state, step, to))
     }
 
     /// See [`float::attend`].
@@ -194,24 +160,12 @@ impl Kernels {
         states: &mut [State],
         outputs: &mut [f32],
     ) {
-        match self {
-            Kernels::Plain => float::attend(tile, head, queries, seen, states, outputs),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::attend(tile, head, queries, seen, states, outputs) },
-        }
+        by!(self, attend(tile, head, queries, seen, states, outputs))
     }
 
     /// See [`float::turn`].
     pub(crate) fn turn(self, rows: &[f32], to: &mut [f32]) {
-        match self {
-            Kernels::Plain => float::turn(rows, to),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::turn(rows, to) },
-        }
+        by!(self, turn(rows, to))
     }
 
     /// See [`float::judge`].
@@ -223,23 +177,11 @@ impl Kernels {
         bar: f32,
         to: &mut [f32; TILE],
     ) -> bool {
-        match self {
-            Kernels::Plain => float::judge(keys, queries, weights, bar, to),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::judge(keys, queries, weights, bar, to) },
-        }
+        by!(self, judge(keys, queries, weights, bar, to))
     }
 
     /// See [`float::pool`].
     pub(crate) fn pool(self, state: &mut [f32], values: &[f32], scores: &[f32], places: &[f32]) {
-        match self {
-            Kernels::Plain => float::pool(state, values, scores, places),
-            // SAFETY: `Found` exists only where `available` found the features.
-            // WHY: the only way to call code compiled for features found at run time.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::pool(state, values, scores, places) },
-        }
+        by!(self, pool(state, values, scores, places))
     }
 }

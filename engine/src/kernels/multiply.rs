@@ -43,6 +43,10 @@ fn unit_rows(kernels: Kernels, matrix: &Matrix, tokens: usize) -> usize {
     match kernels {
         #[cfg(target_arch = "x86_64")]
         Kernels::Avx2(_) if !matrix.kind().is_float() && tokens >= PANEL_TOKENS_MIN => super::x86::PANEL_ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Kernels::Avx512(_) if !matrix.kind().is_float() => {
+            (UNIT_BYTES / matrix.row_bytes() / tokens.max(1)).max(1).next_multiple_of(super::x86::vnni::ROWS)
+        }
         _ => (UNIT_BYTES / matrix.row_bytes() / tokens.max(1)).next_multiple_of(16).max(16),
     }
 }
@@ -86,7 +90,13 @@ fn unit(kernels: Kernels, matrix: &Matrix, rows: Range<usize>, input: &Input, pl
     match kernels {
         Kernels::Plain => plain_rows(matrix, rows, input, place),
         #[cfg(target_arch = "x86_64")]
-        Kernels::Avx2(_) => {
+        Kernels::Avx512(_) if !matrix.kind().is_float() => {
+            // SAFETY: this variant exists only where the features were found.
+            // WHY: the only way to call code compiled for features found at run time.
+            unsafe { avx512::rows(matrix, rows, input, place) };
+        }
+        #[cfg(target_arch = "x86_64")]
+        Kernels::Avx2(_) | Kernels::Avx512(_) => {
             // SAFETY: this variant exists only where the features were found.
             // WHY: the only way to call code compiled for features found at run time.
             let rest = unsafe { avx2::rows(matrix, rows, input, place) };
@@ -150,12 +160,8 @@ mod avx2 {
             while rows.len() >= PANEL_ROWS {
                 let bytes = matrix.bytes(rows.start..rows.start + PANEL_ROWS);
                 let results = x86::multiply(panel, matrix.kind(), bytes, x);
-                for (token, [high, low]) in results.iter().enumerate() {
-                    place.put(
-                        token,
-                        rows.start,
-                        &std::array::from_fn::<_, PANEL_ROWS, _>(|i| high[i] + low[i]),
-                    );
+                for (token, results) in results.iter().enumerate() {
+                    place.put(token, rows.start, results);
                 }
                 rows.start += PANEL_ROWS;
             }
@@ -233,5 +239,33 @@ mod avx2 {
             place.put(token, row, &results.map(|row| row[0]));
             token += 1;
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::cell::RefCell;
+    use std::ops::Range;
+
+    use super::super::x86::vnni::{Panel, ROWS, multiply};
+    use super::{Input, Matrix, Place};
+
+    thread_local! {
+        /// Each thread's panel, kept because clearing one costs as much as using it for a few tokens.
+        static PANEL: RefCell<Panel> = RefCell::default();
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    pub(super) fn rows(matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
+        let x = input.blocks(matrix.kind());
+        PANEL.with_borrow_mut(|panel| {
+            for start in rows.clone().step_by(ROWS) {
+                let count = ROWS.min(rows.end - start);
+                let bytes = matrix.bytes(start..start + count);
+                multiply(panel, matrix.kind(), bytes, count, x, |token, row, results| {
+                    place.put(token, start + row, results);
+                });
+            }
+        });
     }
 }

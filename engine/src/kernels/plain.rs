@@ -1,62 +1,67 @@
 //! The specification: every kernel in its slow, readable form. Fast kernels must give the same bits.
 //!
-//! **Quantised weights.** A block of any kind is unpacked (see `weights/quant`) to values `q`, signed or not, with
-//! whole scales and offsets for every sixteen of them and two factors:
+//! **Quantised weights.** A block of any kind is unpacked (see `weights/quant`) to values `q`, with whole scales and
+//! offsets for every sixteen of them and two factors:
 //!
 //! ```text
-//! weight[i] = d · scale[i/16] · q[i] − dmin · offset[i/16]
+//! weight[i] = d · scale[i/16] · (q[i] − zero) − dmin · offset[i/16]
 //! ```
 //!
-//! Activations are quantised in blocks of the same length, in two digits: `x[i] = da · a[i] + db · b[i]`, both
-//! in −127..=127, with the sum of every sixteen kept beside them. The product of a row and a digit is, block by
-//! block, from the first to the last,
+//! A kind has a zero, or offsets, or neither. Activations are quantised in blocks of the same length, in two digits:
+//! `x[i] = unit · (254·a[i] + b[i])`, both in −127..=127, with the sum of every sixteen kept beside them. The product of a
+//! row and a token is, block by block, from the first to the last,
 //!
 //! ```text
-//! acc = fma(d·da,      Σ scale[i/16]·q[i]·a[i],  acc)
-//! acc = fma(−dmin·da,  Σ offset[j]·sum[j],       acc)
+//! A = Σ scale[i/16]·(q[i] − zero)·a[i]      B the same of b      O = Σ offset[j]·(254·sum_a[j] + sum_b[j])
+//! acc = fma(d·unit,      fma(254, A, B),  acc)
+//! acc = fma(−dmin·unit,  O,               acc)
 //! ```
 //!
-//! where both sums are whole numbers that fit 32 bits, so their order does not matter, and only these two
-//! f32 operations per block round; in the end the digits' products are added. That is why every kernel can give the same bits, whether it computes one
-//! row for one token or a tile of both, and why a line's logits do not depend on how it was cut into chunks.
-//!
-//! Kinds with signed values have no offsets, so their second step adds nothing.
+//! where the three sums are whole numbers that fit 32 bits, so their order does not matter, and only these few f32
+//! operations per block round. That is why every kernel can give the same bits, whether it computes one
+//! row for one token or a tile of both, and why a line's logits do not depend on how it was cut into chunks. Kinds without
+//! offsets skip the last step.
 //!
 //! **Floats.** A row of floats is multiplied with the activations as they are: lane `i % 8` of eight accumulators takes
 //! column `i` with one fma, and [`fold`] adds the eight. A weight with a scale is the element times the scale, rounded
 //! to f32, before that.
 
-use super::blocks::{Blocks, DIGITS};
+use super::blocks::{Blocks, DIGIT_UNITS};
 use crate::weights::quant::{Unpacked, unpack};
 use crate::weights::{Kind, Values};
 
-/// The value of an unpacked weight's byte.
+/// What an unpacked weight's byte stands for.
 #[inline(always)]
 fn value(kind: Kind, q: u8) -> i32 {
-    if kind.values() == Values::Signed { i32::from(q.cast_signed()) } else { i32::from(q) }
+    match kind.values() {
+        Values::Signed => i32::from(q.cast_signed()),
+        Values::Around(zero) => i32::from(q) - i32::from(zero),
+        Values::Offset | Values::Floats => i32::from(q),
+    }
 }
 
 /// A quantised row times one token's quantised activations.
 pub(crate) fn dot_blocks(kind: Kind, row: &[u8], x: &Blocks, token: usize) -> f32 {
     let mut weights = Unpacked::ZERO;
-    let mut acc = [0.0_f32; DIGITS];
+    let mut acc = 0.0_f32;
     for (b, bytes) in row.chunks_exact(kind.block_bytes()).enumerate() {
         unpack(kind, bytes, &mut weights);
-        for (digit, acc) in acc.iter_mut().enumerate() {
-            let (da, a, sums) = x.block(b, token * DIGITS + digit);
-            let mut product = 0_i32;
-            for i in 0..kind.block() {
-                product += i32::from(weights.scale[i / 16]) * value(kind, weights.q[i]) * i32::from(a[i]);
-            }
-            let mut offset = 0_i32;
-            for j in 0..kind.block() / 16 {
-                offset += i32::from(weights.offset[j]) * i32::from(sums[j]);
-            }
-            *acc = (weights.d * da).mul_add(product as f32, *acc);
-            *acc = (-(weights.dmin * da)).mul_add(offset as f32, *acc);
+        let x = x.block(b, token);
+        let [high, low] = x.digits.map(|digits| {
+            let products = (0..kind.block())
+                .map(|i| i32::from(weights.scale[i / 16]) * value(kind, weights.q[i]) * i32::from(digits[i]));
+            products.sum::<i32>() as f32
+        });
+        acc = (weights.d * x.unit).mul_add(high.mul_add(DIGIT_UNITS as f32, low), acc);
+        if kind.values() == Values::Offset {
+            let [high, low] = x.sums;
+            let offsets = (0..kind.block() / 16).map(|j| {
+                i32::from(weights.offset[j]) * (DIGIT_UNITS * i32::from(high[j]) + i32::from(low[j]))
+            });
+            acc = (-(weights.dmin * x.unit)).mul_add(offsets.sum::<i32>() as f32, acc);
         }
     }
-    acc[0] + acc[1]
+    acc
 }
 
 /// A row of floats times one activation row.

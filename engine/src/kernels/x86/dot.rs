@@ -6,10 +6,10 @@
 use std::arch::x86_64::*;
 
 use super::unpack::unpack;
-use super::{halves, look_up, nibbles, sums};
-use crate::kernels::blocks::{Blocks, DIGITS};
-use crate::weights::Kind;
+use super::{add_offset, add_products, halves, join, look_up, nibbles, sums};
+use crate::kernels::blocks::{Block, Blocks, DIGIT_UNITS, DIGITS};
 use crate::weights::quant::{IQ4, MXFP4, Unpacked};
+use crate::weights::{Kind, Values};
 
 /// Rows multiplied at once.
 pub(crate) const ROWS: usize = 8;
@@ -41,7 +41,6 @@ pub(crate) fn dot_blocks(kind: Kind, rows: &[u8], x: &Blocks, token: usize, to: 
 /// A kind with blocks of 32 and one factor each.
 trait Small {
     const BYTES: usize;
-    /// Whether the offset is a number of its own, beside the factor, and otherwise how many factors it is.
     const OFFSET: Offset;
     /// The 32 values. Signed only where there is no offset.
     ///
@@ -59,14 +58,14 @@ trait Small {
     }
 }
 
-/// How a small block's `dmin` comes about.
+/// What is taken off a small block's values.
 #[derive(PartialEq)]
 enum Offset {
-    /// Values are signed.
+    /// Nothing: they are signed.
     None,
-    /// dmin = n · d
-    Factors(f32),
-    /// dmin = −m, where m follows d
+    /// The same number of all.
+    Zero(i32),
+    /// dmin = −m, where m follows d.
     Own,
 }
 
@@ -80,7 +79,7 @@ struct Mxfp4;
 
 impl Small for Q4_0 {
     const BYTES: usize = 18;
-    const OFFSET: Offset = Offset::Factors(8.0);
+    const OFFSET: Offset = Offset::Zero(8);
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn values(block: *const u8) -> __m256i {
@@ -104,7 +103,7 @@ impl Small for Q4_1 {
 
 impl Small for Q5_0 {
     const BYTES: usize = 22;
-    const OFFSET: Offset = Offset::Factors(16.0);
+    const OFFSET: Offset = Offset::Zero(16);
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn values(block: *const u8) -> __m256i {
@@ -206,14 +205,14 @@ fn fifth_bits(bits: i32) -> __m256i {
 fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) {
     let row = rows.len() / ROWS;
     let ones = _mm256_set1_epi16(1);
-    let mut acc = [_mm256_setzero_ps(); DIGITS];
+    let mut acc = _mm256_setzero_ps();
     for b in 0..row / K::BYTES {
-        let digits: [_; DIGITS] = std::array::from_fn(|digit| x.block(b, token * DIGITS + digit));
-        assert!(digits.iter().all(|(_, a, _)| a.len() == 32));
+        let Block { unit, digits, sums: a_sums } = x.block(b, token);
+        assert!(digits.iter().all(|a| a.len() == 32));
         let at = b * K::BYTES;
         // SAFETY: `a` has 32 bytes.
         // WHY: one load.
-        let a = digits.map(|(_, a, _)| unsafe { _mm256_loadu_si256(a.as_ptr().cast()) });
+        let a = digits.map(|a| unsafe { _mm256_loadu_si256(a.as_ptr().cast()) });
         let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         for r in 0..ROWS {
             fetch(rows, K::BYTES, b, r);
@@ -233,26 +232,21 @@ fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
         // SAFETY: the features are those of this function.
         // WHY: the kinds' way to be called.
         let d = unsafe { K::factors(rows, at, row) };
-        let dmin = match K::OFFSET {
-            Offset::None => _mm256_setzero_ps(),
-            Offset::Factors(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),
-            Offset::Own => _mm256_sub_ps(_mm256_setzero_ps(), halves(rows, at + 2, row)),
-        };
-        for digit in 0..DIGITS {
-            let (da, _, a_sums) = digits[digit];
-            let da = _mm256_set1_ps(da);
-            let product = _mm256_cvtepi32_ps(sums(&products[digit]));
-            acc[digit] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), product, acc[digit]);
-            if K::OFFSET == Offset::None {
-                continue;
-            }
-            let sum = _mm256_set1_ps((i32::from(a_sums[0]) + i32::from(a_sums[1])) as f32);
-            acc[digit] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), sum, acc[digit]);
+        let total = a_sums.map(|sums| i32::from(sums[0]) + i32::from(sums[1]));
+        let zero = if let Offset::Zero(zero) = K::OFFSET { zero } else { 0 };
+        let whole: [__m256i; DIGITS] = std::array::from_fn(|digit| {
+            _mm256_sub_epi32(sums(&products[digit]), _mm256_set1_epi32(zero * total[digit]))
+        });
+        acc = add_products(acc, d, unit, whole);
+        if K::OFFSET == Offset::Own {
+            let dmin = _mm256_sub_ps(_mm256_setzero_ps(), halves(rows, at + 2, row));
+            let offset = _mm256_set1_epi32(DIGIT_UNITS * total[0] + total[1]);
+            acc = add_offset(acc, dmin, unit, offset);
         }
     }
     // SAFETY: the array has eight numbers.
     // WHY: one store.
-    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_add_ps(acc[0], acc[1])) };
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), acc) };
 }
 
 /// A kind with blocks of 256.
@@ -260,20 +254,15 @@ trait Large {
     const BYTES: usize;
     /// Where `d` lies in a block.
     const D: usize;
-    /// Where `dmin` lies, or how many `d` it is.
-    const DMIN: Dmin;
+    /// Where `dmin` lies, if there are offsets.
+    const DMIN: Option<usize>;
     /// Partial sums of the products with 256 activations, and of the offsets with their sums: the lanes of
-    /// each add up to one of the specification's two whole numbers.
+    /// each add up to the specification's whole numbers of one digit.
     ///
     /// # Safety
     /// `block` must point to `BYTES` readable bytes, `a` to 256 and `a_sums` to 16 numbers, on a machine
     /// with AVX2.
     unsafe fn products(block: *const u8, a: *const i8, a_sums: __m256i) -> (__m256i, __m256i);
-}
-
-enum Dmin {
-    At(usize),
-    Factors(f32),
 }
 
 struct Q4K;
@@ -331,7 +320,7 @@ unsafe fn six_bits(bytes: *const u8, a_sums: __m256i) -> (__m256i, __m256i) {
 impl Large for Q4K {
     const BYTES: usize = 144;
     const D: usize = 0;
-    const DMIN: Dmin = Dmin::At(2);
+    const DMIN: Option<usize> = Some(2);
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn products(block: *const u8, a: *const i8, a_sums: __m256i) -> (__m256i, __m256i) {
@@ -358,7 +347,7 @@ impl Large for Q4K {
 impl Large for Q5K {
     const BYTES: usize = 176;
     const D: usize = 0;
-    const DMIN: Dmin = Dmin::At(2);
+    const DMIN: Option<usize> = Some(2);
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn products(block: *const u8, a: *const i8, a_sums: __m256i) -> (__m256i, __m256i) {
@@ -392,7 +381,7 @@ impl Large for Q5K {
 impl Large for Q6K {
     const BYTES: usize = 210;
     const D: usize = 208;
-    const DMIN: Dmin = Dmin::Factors(32.0);
+    const DMIN: Option<usize> = None;
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn products(block: *const u8, a: *const i8, a_sums: __m256i) -> (__m256i, __m256i) {
@@ -400,12 +389,12 @@ impl Large for Q6K {
         // WHY: a decoding step is these loads and little else.
         unsafe {
             let scales = _mm_loadu_si128(block.add(192).cast());
-            let offset = _mm256_madd_epi16(_mm256_cvtepi8_epi16(scales), a_sums);
+            let zeros = _mm256_mullo_epi16(_mm256_cvtepi8_epi16(scales), _mm256_set1_epi16(-32));
+            let mut sum = _mm256_madd_epi16(zeros, a_sums);
             // A register of 32 products has one scale per half: even scales below, odd ones above.
             let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
             let scales = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, order));
             let (four, two) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-            let mut sum = _mm256_setzero_si256();
             for half in 0..2 {
                 let low0 = _mm256_loadu_si256(block.add(64 * half).cast());
                 let low1 = _mm256_loadu_si256(block.add(64 * half + 32).cast());
@@ -435,7 +424,7 @@ impl Large for Q6K {
                     sum = _mm256_add_epi32(sum, scaled);
                 }
             }
-            (sum, offset)
+            (sum, _mm256_setzero_si256())
         }
     }
 }
@@ -443,14 +432,14 @@ impl Large for Q6K {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn large<K: Large>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) {
     let row = rows.len() / ROWS;
-    let mut acc = [_mm256_setzero_ps(); DIGITS];
+    let mut acc = _mm256_setzero_ps();
     for b in 0..row / K::BYTES {
-        let digits: [_; DIGITS] = std::array::from_fn(|digit| x.block(b, token * DIGITS + digit));
-        assert!(digits.iter().all(|(_, a, a_sums)| a.len() == 256 && a_sums.len() == 16));
+        let Block { unit, digits, sums: a_sums } = x.block(b, token);
+        assert!(digits.iter().all(|a| a.len() == 256) && a_sums.iter().all(|sums| sums.len() == 16));
         let at = b * K::BYTES;
         // SAFETY: there are sixteen sums.
         // WHY: one load.
-        let a_sums = digits.map(|(_, _, a_sums)| unsafe { _mm256_loadu_si256(a_sums.as_ptr().cast()) });
+        let a_sums = a_sums.map(|sums| unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) });
         let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         let mut offsets = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         for r in 0..ROWS {
@@ -461,26 +450,19 @@ fn large<K: Large>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
                 // WHY: a bounds check per load would double the loop. The compiler unpacks the weights once
                 // for both digits.
                 (products[digit][r], offsets[digit][r]) = unsafe {
-                    K::products(rows.as_ptr().add(r * row + at), digits[digit].1.as_ptr(), a_sums[digit])
+                    K::products(rows.as_ptr().add(r * row + at), digits[digit].as_ptr(), a_sums[digit])
                 };
             }
         }
-        let d = halves(rows, at + K::D, row);
-        let dmin = match K::DMIN {
-            Dmin::At(place) => halves(rows, at + place, row),
-            Dmin::Factors(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),
-        };
-        for digit in 0..DIGITS {
-            let da = _mm256_set1_ps(digits[digit].0);
-            let product = _mm256_cvtepi32_ps(sums(&products[digit]));
-            let offset = _mm256_cvtepi32_ps(sums(&offsets[digit]));
-            acc[digit] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), product, acc[digit]);
-            acc[digit] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), offset, acc[digit]);
+        acc = add_products(acc, halves(rows, at + K::D, row), unit, products.map(|products| sums(&products)));
+        if let Some(place) = K::DMIN {
+            let [high, low] = offsets.map(|offsets| sums(&offsets));
+            acc = add_offset(acc, halves(rows, at + place, row), unit, join(high, low));
         }
     }
     // SAFETY: the array has eight numbers.
     // WHY: one store.
-    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_add_ps(acc[0], acc[1])) };
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), acc) };
 }
 
 /// Kinds with blocks of 256 that are unpacked into memory before they are multiplied: all eight rows first, because bytes
@@ -488,15 +470,16 @@ fn large<K: Large>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) {
     let (row, bytes) = (rows.len() / ROWS, kind.block_bytes());
+    let zero = if let Values::Around(zero) = kind.values() { i16::from(zero) } else { 0 };
     let mut weights = [Unpacked::ZERO; ROWS];
-    let mut acc = [_mm256_setzero_ps(); DIGITS];
+    let mut acc = _mm256_setzero_ps();
     for b in 0..row / bytes {
         for (r, weights) in weights.iter_mut().enumerate() {
             fetch(rows, bytes, b, r);
             unpack(kind, &rows[r * row + b * bytes..][..bytes], weights);
         }
-        let digits: [_; DIGITS] = std::array::from_fn(|digit| x.block(b, token * DIGITS + digit));
-        assert!(digits.iter().all(|(_, a, a_sums)| a.len() == 256 && a_sums.len() == 16));
+        let Block { unit, digits, sums: a_sums } = x.block(b, token);
+        assert!(digits.iter().all(|a| a.len() == 256) && a_sums.iter().all(|sums| sums.len() == 16));
         let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         let mut offsets = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         for (r, weights) in weights.iter().enumerate() {
@@ -505,17 +488,17 @@ fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usiz
             // WHY: register loads.
             unsafe {
                 // Scales of the first sixteen of 32 values into the low half, of the next sixteen into the high half.
-                let scales = _mm256_loadu_si256(weights.scale.as_ptr().cast());
+                let in_order = _mm256_loadu_si256(weights.scale.as_ptr().cast());
                 let order = _mm256_setr_epi8(
                     0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6,
                     7, 10, 11, 14, 15,
                 );
-                let scales = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(scales, order));
+                let scales = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(in_order, order));
                 for j in 0..8 {
                     let w = _mm256_loadu_si256(weights.q.as_ptr().add(32 * j).cast());
                     let scale = spread(scales, j);
                     for digit in 0..DIGITS {
-                        let a = _mm256_loadu_si256(digits[digit].1.as_ptr().add(32 * j).cast());
+                        let a = _mm256_loadu_si256(digits[digit].as_ptr().add(32 * j).cast());
                         let pairs = if SIGNED {
                             _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
                         } else {
@@ -527,9 +510,12 @@ fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usiz
                 }
                 if !SIGNED {
                     let offset = _mm256_loadu_si256(weights.offset.as_ptr().cast());
+                    let zeros = _mm256_mullo_epi16(in_order, _mm256_set1_epi16(-zero));
                     for digit in 0..DIGITS {
-                        let sums = _mm256_loadu_si256(digits[digit].2.as_ptr().cast());
+                        let sums = _mm256_loadu_si256(a_sums[digit].as_ptr().cast());
                         offsets[digit][r] = _mm256_madd_epi16(offset, sums);
+                        products[digit][r] =
+                            _mm256_add_epi32(products[digit][r], _mm256_madd_epi16(zeros, sums));
                     }
                 }
             }
@@ -540,20 +526,16 @@ fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usiz
             // WHY: one load.
             unsafe { _mm256_loadu_ps(factors.as_ptr()) }
         };
-        let (d, dmin) = (factors(|weights| weights.d), factors(|weights| weights.dmin));
-        for digit in 0..DIGITS {
-            let da = _mm256_set1_ps(digits[digit].0);
-            let product = _mm256_cvtepi32_ps(sums(&products[digit]));
-            acc[digit] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), product, acc[digit]);
-            if !SIGNED {
-                let offset = _mm256_cvtepi32_ps(sums(&offsets[digit]));
-                acc[digit] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), offset, acc[digit]);
-            }
+        let products = products.map(|products| sums(&products));
+        acc = add_products(acc, factors(|weights| weights.d), unit, products);
+        if kind.values() == Values::Offset {
+            let [high, low] = offsets.map(|offsets| sums(&offsets));
+            acc = add_offset(acc, factors(|weights| weights.dmin), unit, join(high, low));
         }
     }
     // SAFETY: the array has eight numbers.
     // WHY: one store.
-    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_add_ps(acc[0], acc[1])) };
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), acc) };
 }
 
 /// `R` rows of floats times `T` tokens: `to[r][t]`. `row` bytes make a row.

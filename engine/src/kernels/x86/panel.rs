@@ -8,9 +8,10 @@
 use std::arch::x86_64::*;
 
 use super::unpack::unpack;
-use crate::kernels::blocks::{Blocks, DIGITS};
-use crate::weights::Kind;
+use super::{add_offset, add_products, join};
+use crate::kernels::blocks::{Block, Blocks, DIGIT_UNITS, DIGITS};
 use crate::weights::quant::Unpacked;
+use crate::weights::{Kind, Values};
 
 /// Rows of a panel: two groups of eight.
 pub(crate) const ROWS: usize = 16;
@@ -23,14 +24,15 @@ pub(crate) struct Panel {
     q: [[[u8; 32]; 64]; GROUPS],
     /// [group, column / 16, row, 2]: every scale twice, for the two products of a 32-bit lane.
     scale: [[[i16; 16]; 16]; GROUPS],
-    /// [group, column / 32, row, 2]: the offsets of sixteen columns and of the next sixteen.
+    /// [group, column / 32, row, 2]: the offsets of sixteen columns and of the next sixteen; for kinds with a zero
+    /// their scales, times how much that is.
     offset: [[[i16; 16]; 8]; GROUPS],
     d: [[f32; 8]; GROUPS],
     dmin: [[f32; 8]; GROUPS],
     /// One row on its way into the panel, and eight rows before they are turned.
     unpacked: Unpacked,
     rows: [[u8; 256]; 8],
-    /// [token and digit, row]: what the products add up to.
+    /// [token, row]: what the products add up to.
     acc: Vec<[f32; ROWS]>,
 }
 
@@ -49,17 +51,11 @@ impl Default for Panel {
     }
 }
 
-/// Sixteen rows of a quantised kind times all tokens of `x`: [token, digit, row]; a token's result is the sum of
-/// its digits.
+/// Sixteen rows of a quantised kind times all tokens of `x`: [token, row].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn multiply<'a>(
-    panel: &'a mut Panel,
-    kind: Kind,
-    rows: &[u8],
-    x: &Blocks,
-) -> &'a [[[f32; ROWS]; DIGITS]] {
+pub(crate) fn multiply<'a>(panel: &'a mut Panel, kind: Kind, rows: &[u8], x: &Blocks) -> &'a [[f32; ROWS]] {
     panel.acc.clear();
-    panel.acc.resize(x.rows(), [0.0; ROWS]);
+    panel.acc.resize(x.tokens(), [0.0; ROWS]);
     match kind {
         Kind::Q4_0 | Kind::Q4_1 => small::<8, false>(panel, kind, rows, x),
         Kind::Q5_0 | Kind::Q5_1 => small::<4, false>(panel, kind, rows, x),
@@ -78,7 +74,7 @@ pub(crate) fn multiply<'a>(
             unreachable!("floats have their own product")
         }
     }
-    panel.acc.as_chunks().0
+    &panel.acc
 }
 
 /// Unpacks block `b` of sixteen rows into the panel.
@@ -86,6 +82,7 @@ pub(crate) fn multiply<'a>(
 fn fill(panel: &mut Panel, kind: Kind, rows: &[u8], b: usize) {
     let row = rows.len() / ROWS;
     let bytes = kind.block_bytes();
+    let zero = if let Values::Around(zero) = kind.values() { Some(i16::from(zero)) } else { None };
     for group in 0..GROUPS {
         for r in 0..8 {
             let block = &rows[(8 * group + r) * row + b * bytes..][..bytes];
@@ -98,7 +95,8 @@ fn fill(panel: &mut Panel, kind: Kind, rows: &[u8], b: usize) {
                 for j in 0..16 {
                     panel.scale[group][j][2 * r] = from.scale[j];
                     panel.scale[group][j][2 * r + 1] = from.scale[j];
-                    panel.offset[group][j / 2][2 * r + j % 2] = from.offset[j];
+                    let offset = zero.map_or(from.offset[j], |zero| zero * from.scale[j]);
+                    panel.offset[group][j / 2][2 * r + j % 2] = offset;
                 }
             }
         }
@@ -155,43 +153,50 @@ fn turn(rows: &[[u8; 256]; 8], at: usize, to: &mut [[u8; 32]; 64], to_at: usize)
 fn large<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
     for b in 0..rows.len() / ROWS / kind.block_bytes() {
         fill(panel, kind, rows, b);
-        for token in (0..x.rows()).step_by(DIGITS) {
-            large_tile::<STEPS, SIGNED>(panel, x, b, token);
+        for token in 0..x.tokens() {
+            large_tile::<STEPS, SIGNED>(panel, kind, x, b, token);
         }
     }
 }
 
-/// Block `b` of the panel times the digits of one token, from row `token` on. Two groups and two digits take four 16-bit and four 32-bit sums,
+/// Block `b` of the panel times one token. Two groups and two digits take four 16-bit and four 32-bit sums,
 /// two registers of weights and one of activations: what sixteen registers hold.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn large_tile<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
-    let blocks: [(f32, &[i8], &[i16]); DIGITS] = std::array::from_fn(|t| x.block(b, token + t));
-    assert!(blocks.iter().all(|(_, a, sums)| a.len() == 256 && sums.len() == 16));
-    let a: [*const i32; DIGITS] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
-    let a_sums: [*const i32; DIGITS] = std::array::from_fn(|t| blocks[t].2.as_ptr().cast());
-    let mut product = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
-    let mut offset = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
+fn large_tile<const STEPS: usize, const SIGNED: bool>(
+    panel: &mut Panel,
+    kind: Kind,
+    x: &Blocks,
+    b: usize,
+    token: usize,
+) {
+    let Block { unit, digits, sums } = x.block(b, token);
+    assert!(digits.iter().all(|a| a.len() == 256) && sums.iter().all(|sums| sums.len() == 16));
+    let a: [*const i32; DIGITS] = digits.map(|a| a.as_ptr().cast());
+    let a_sums: [*const i32; DIGITS] = sums.map(|sums| sums.as_ptr().cast());
+    let mut product = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
+    let mut offset = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
     // SAFETY: steps run over the 64 columns / 4 of the panel and of 256 activations, offsets over 8 pairs of
     // the panel and of 16 sums; the activations' lengths are asserted above.
     // WHY: these two loops are the whole cost of prefill.
     unsafe {
         for i in 0..64 / STEPS {
-            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
+            let mut pairs = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
             for step in i * STEPS..(i + 1) * STEPS {
                 let w: [__m256i; GROUPS] =
                     std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
-                for t in 0..DIGITS {
-                    let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
+                for digit in 0..DIGITS {
+                    let a = _mm256_set1_epi32(a[digit].add(step).read_unaligned());
                     for g in 0..GROUPS {
-                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], products::<SIGNED>(w[g], a));
+                        pairs[g][digit] = _mm256_add_epi16(pairs[g][digit], products::<SIGNED>(w[g], a));
                     }
                 }
             }
             for g in 0..GROUPS {
                 let scale = _mm256_loadu_si256(panel.scale[g].as_ptr().add(i * STEPS / 4).cast());
-                for t in 0..DIGITS {
-                    product[t][g] = _mm256_add_epi32(product[t][g], _mm256_madd_epi16(pairs[t][g], scale));
+                for digit in 0..DIGITS {
+                    product[g][digit] =
+                        _mm256_add_epi32(product[g][digit], _mm256_madd_epi16(pairs[g][digit], scale));
                 }
             }
         }
@@ -199,16 +204,20 @@ fn large_tile<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, x: &Blo
         for i in 0..if SIGNED { 0 } else { 8 } {
             for g in 0..GROUPS {
                 let offsets = _mm256_loadu_si256(panel.offset[g].as_ptr().add(i).cast());
-                for t in 0..DIGITS {
-                    let sums = _mm256_set1_epi32(a_sums[t].add(i).read_unaligned());
-                    offset[t][g] = _mm256_add_epi32(offset[t][g], _mm256_madd_epi16(offsets, sums));
+                for digit in 0..DIGITS {
+                    let sums = _mm256_set1_epi32(a_sums[digit].add(i).read_unaligned());
+                    offset[g][digit] = _mm256_add_epi32(offset[g][digit], _mm256_madd_epi16(offsets, sums));
                 }
             }
         }
     }
-    for t in 0..DIGITS {
-        for g in 0..GROUPS {
-            add(panel, token + t, g, blocks[t].0, product[t][g], offset[t][g]);
+    for g in 0..GROUPS {
+        let ([high, low], [high_offset, low_offset]) = (product[g], offset[g]);
+        if kind.values() == Values::Offset {
+            add(panel, token, g, unit, [high, low], Some(join(high_offset, low_offset)));
+        } else {
+            let product = [_mm256_sub_epi32(high, high_offset), _mm256_sub_epi32(low, low_offset)];
+            add(panel, token, g, unit, product, None);
         }
     }
 }
@@ -224,19 +233,26 @@ fn products<const SIGNED: bool>(w: __m256i, a: __m256i) -> __m256i {
     }
 }
 
-/// The specification's two rounding steps, for one token and eight rows.
+/// The specification's steps that round, for one token and eight rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn add(panel: &mut Panel, token: usize, group: usize, da: f32, product: __m256i, offset: __m256i) {
-    let da = _mm256_set1_ps(da);
+fn add(
+    panel: &mut Panel,
+    token: usize,
+    group: usize,
+    unit: f32,
+    product: [__m256i; DIGITS],
+    offset: Option<__m256i>,
+) {
     let acc = &mut panel.acc[token][8 * group..8 * group + 8];
     // SAFETY: each of the three places has eight numbers.
     // WHY: register loads and one store.
     unsafe {
-        let d = _mm256_mul_ps(_mm256_loadu_ps(panel.d[group].as_ptr()), da);
-        let dmin = _mm256_mul_ps(_mm256_loadu_ps(panel.dmin[group].as_ptr()), da);
-        let sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(product), _mm256_loadu_ps(acc.as_ptr()));
-        let sum = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(offset), sum);
+        let d = _mm256_loadu_ps(panel.d[group].as_ptr());
+        let mut sum = add_products(_mm256_loadu_ps(acc.as_ptr()), d, unit, product);
+        if let Some(offset) = offset {
+            sum = add_offset(sum, _mm256_loadu_ps(panel.dmin[group].as_ptr()), unit, offset);
+        }
         _mm256_storeu_ps(acc.as_mut_ptr(), sum);
     }
 }
@@ -246,50 +262,55 @@ fn add(panel: &mut Panel, token: usize, group: usize, da: f32, product: __m256i,
 fn small<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
     for b in 0..rows.len() / ROWS / kind.block_bytes() {
         fill(panel, kind, rows, b);
-        for token in (0..x.rows()).step_by(DIGITS) {
-            small_tile::<STEPS, SIGNED>(panel, x, b, token);
+        for token in 0..x.tokens() {
+            small_tile::<STEPS, SIGNED>(panel, kind, x, b, token);
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn small_tile<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, x: &Blocks, b: usize, token: usize) {
-    let blocks: [(f32, &[i8], &[i16]); DIGITS] = std::array::from_fn(|t| x.block(b, token + t));
-    assert!(blocks.iter().all(|(_, a, sums)| a.len() == 32 && sums.len() == 2));
-    let a: [*const i32; DIGITS] = std::array::from_fn(|t| blocks[t].1.as_ptr().cast());
+fn small_tile<const STEPS: usize, const SIGNED: bool>(
+    panel: &mut Panel,
+    kind: Kind,
+    x: &Blocks,
+    b: usize,
+    token: usize,
+) {
+    let Block { unit, digits, sums } = x.block(b, token);
+    assert!(digits.iter().all(|a| a.len() == 32) && sums.iter().all(|sums| sums.len() == 2));
+    let a: [*const i32; DIGITS] = digits.map(|a| a.as_ptr().cast());
     let ones = _mm256_set1_epi16(1);
-    let mut product = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
+    let total = sums.map(|sums| i32::from(sums[0]) + i32::from(sums[1]));
+    let zero = if let Values::Around(zero) = kind.values() { i32::from(zero) } else { 0 };
+    let mut product = [total.map(|total| _mm256_set1_epi32(-zero * total)); GROUPS];
     // SAFETY: steps run over the eight columns / 4 that a block of 32 fills of the panel, and over the 32
     // activations asserted above.
     // WHY: this loop is the whole cost of prefill.
     unsafe {
         for i in 0..8 / STEPS {
-            let mut pairs = [[_mm256_setzero_si256(); GROUPS]; DIGITS];
+            let mut pairs = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
             for step in i * STEPS..(i + 1) * STEPS {
                 let w: [__m256i; GROUPS] =
                     std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
-                for t in 0..DIGITS {
-                    let a = _mm256_set1_epi32(a[t].add(step).read_unaligned());
+                for digit in 0..DIGITS {
+                    let a = _mm256_set1_epi32(a[digit].add(step).read_unaligned());
                     for g in 0..GROUPS {
-                        pairs[t][g] = _mm256_add_epi16(pairs[t][g], products::<SIGNED>(w[g], a));
+                        pairs[g][digit] = _mm256_add_epi16(pairs[g][digit], products::<SIGNED>(w[g], a));
                     }
                 }
             }
-            for t in 0..DIGITS {
-                for g in 0..GROUPS {
-                    product[t][g] = _mm256_add_epi32(product[t][g], _mm256_madd_epi16(pairs[t][g], ones));
+            for g in 0..GROUPS {
+                for digit in 0..DIGITS {
+                    product[g][digit] =
+                        _mm256_add_epi32(product[g][digit], _mm256_madd_epi16(pairs[g][digit], ones));
                 }
             }
         }
     }
-    for t in 0..DIGITS {
-        let (da, _, sums) = blocks[t];
-        // Signed kinds have no offsets.
-        let sum = if SIGNED { 0 } else { i32::from(sums[0]) + i32::from(sums[1]) };
-        let sum = _mm256_set1_epi32(sum);
-        for g in 0..GROUPS {
-            add(panel, token + t, g, da, product[t][g], sum);
-        }
+    let offset =
+        (kind.values() == Values::Offset).then(|| _mm256_set1_epi32(DIGIT_UNITS * total[0] + total[1]));
+    for g in 0..GROUPS {
+        add(panel, token, g, unit, product[g], offset);
     }
 }

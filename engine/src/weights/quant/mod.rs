@@ -88,16 +88,9 @@ pub(crate) fn unpack_by(
         Kind::Iq4Xs => table::iq4_xs(block, to, choose),
         Kind::Mxfp4 => table::mxfp4(block, to, choose),
     }
-    match kind.values() {
-        Values::Floats | Values::Offset => {}
-        Values::Signed => {
-            to.offset = [0; 16];
-            to.dmin = 0.0;
-        }
-        Values::Around(zero) => {
-            to.offset = to.scale;
-            to.dmin = f32::from(zero) * to.d;
-        }
+    if kind.values() != Values::Offset {
+        to.offset = [0; 16];
+        to.dmin = 0.0;
     }
 }
 
