@@ -8,17 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::KvKind;
+use crate::cache::{Chain, KvKind};
 use crate::counts::{Activity, Counters};
 use crate::experts::{Held, Uses};
 use crate::guess::{Counts, Guesses, Speculate};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
+use crate::shelf::Shelf;
 use crate::tables;
 use crate::weights::sound::{Stored, unsound};
 use crate::weights::{Place, Source, Table};
 use crate::worker::{self, LineId, Order};
-use crate::{Error, Grammar, GrammarSource, Timeline, Tokenizer};
+use crate::{Error, Grammar, GrammarSource, Timeline, Tokenizer, kv};
 
 /// A token's id in the model's vocabulary.
 pub type Token = u32;
@@ -39,6 +40,9 @@ pub struct Options {
     pub context_tokens: Option<usize>,
     /// How keys and values are stored.
     pub kv: KvKind,
+    /// The most memory that the KV of lines may take that nobody is at work on: a line that begins as one of them did goes
+    /// on from there. With 0 lines share nothing but what they were forked from. `None` means a gibibyte.
+    pub kv_bytes: Option<u64>,
     /// The most memory that experts may take: the others stay on disk and are read when they are chosen. `None`
     /// maps all of them, and leaves it to the system what is in memory.
     pub expert_bytes: Option<u64>,
@@ -163,6 +167,9 @@ impl Engine {
         let tables = model.tables();
         let guesses = Arc::new(Counts::default());
         let counters = Arc::new(Counters::default());
+        let kv_counts = Arc::new(kv::Counts::default());
+        let kv_bytes = options.kv_bytes.unwrap_or(KV_BYTES);
+        let shelf = Shelf::new(Chain::root(b"one model"), kv_bytes, Arc::clone(&kv_counts));
         let settings = worker::Settings {
             kv: options.kv,
             context_tokens,
@@ -170,10 +177,10 @@ impl Engine {
             guesses: Arc::clone(&guesses),
             counters: Arc::clone(&counters),
         };
-        let orders = worker::start(model, settings, pool)
+        let orders = worker::start(model, settings, shelf, pool)
             .map_err(|e| Error::Option(format!("the engine's thread does not start: {e}")))?;
         let (orders, lines) = (Mutex::new(orders), AtomicU64::new(0));
-        let shared = Shared { info, tokenizer, place, tables, guesses, counters, orders, lines };
+        let shared = Shared { info, tokenizer, place, tables, guesses, counters, kv_counts, orders, lines };
         Ok(Engine { shared: Arc::new(shared) })
     }
 
@@ -219,6 +226,19 @@ impl Engine {
         self.shared.guesses.read()
     }
 
+    /// What lines found of what others had computed, and what is kept: see [`Options::kv_bytes`].
+    pub fn kv_held(&self) -> kv::Held {
+        self.shared.kv_counts.read()
+    }
+
+    /// Bounds anew what [`Options::kv_bytes`] bounds.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub fn set_kv_bytes(&self, bytes: u64) -> Result<(), Error> {
+        self.shared.order(Order::KeepBytes(bytes))
+    }
+
     /// A new, empty timeline.
     pub fn timeline(&self) -> Timeline {
         Timeline::new(Arc::clone(&self.shared))
@@ -243,6 +263,7 @@ pub(crate) struct Shared {
     tables: Vec<Arc<Table>>,
     guesses: Arc<Counts>,
     pub(crate) counters: Arc<Counters>,
+    kv_counts: Arc<kv::Counts>,
     /// Locked for the moment of a send.
     orders: Mutex<Sender<Order>>,
     lines: AtomicU64,
@@ -264,6 +285,9 @@ impl Shared {
 /// The longest line if nobody says otherwise. What a model could hold is often more than a machine has room
 /// for: the cache of a 1.5B model takes 28 KiB for every token.
 const CONTEXT_TOKENS: usize = 32_768;
+
+/// What the KV of lines may take that nobody is at work on, if nobody says otherwise: 37,000 tokens of a 1.5B model's.
+const KV_BYTES: u64 = 1 << 30;
 
 /// What rows of tables may take if nobody says otherwise: four million rows of DeepSeek V4.1's, which are more than
 /// most texts ever ask for.

@@ -12,6 +12,7 @@ mod sample;
 mod tokenizer;
 
 mod guess;
+mod shelf;
 mod worker;
 
 mod model;
@@ -26,6 +27,7 @@ mod error;
 pub mod bench;
 pub mod catalog;
 pub mod experts;
+pub mod kv;
 pub mod logits;
 pub mod plan;
 pub mod tables;

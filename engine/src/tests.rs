@@ -29,8 +29,7 @@ fn file(model: &TinyModel) -> (TempDir, PathBuf) {
 fn open(model: &TinyModel) -> Engine {
     let (_folder, path) = file(model);
     // The file stays mapped when its folder is gone.
-    Engine::open(&path, Options { threads: 2, context_tokens: None, ..Options::default() }, &mut |_| {})
-        .unwrap()
+    Engine::open(&path, Options { threads: 2, kv_bytes: Some(0), ..Options::default() }, &mut |_| {}).unwrap()
 }
 
 /// Tokens without a pattern.

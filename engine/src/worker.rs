@@ -16,7 +16,7 @@ use rayon::ThreadPool;
 use tokio::sync::{mpsc, oneshot};
 
 use self::outlook::Outlook;
-use crate::cache::{Cache, KvKind, Layout};
+use crate::cache::{Cache, KvKind, Layout, Place};
 use crate::counts::Counters;
 use crate::experts::Uses;
 use crate::guess::{
@@ -24,6 +24,7 @@ use crate::guess::{
 };
 use crate::model::{Model, Predictor, Scratch, Want};
 use crate::sample::{Choice, sample};
+use crate::shelf::Shelf;
 use crate::{Error, Progress, Sampling, Token};
 
 /// Tokens computed between two looks at the channel. Larger chunks use unpacked weights for more tokens;
@@ -38,6 +39,8 @@ pub(crate) enum Order {
     Fork { from: LineId, edit: Edit, to: LineId, done: oneshot::Sender<()> },
     /// Forget a line.
     Close(LineId),
+    /// Keep so many bytes for other lines and no more.
+    KeepBytes(u64),
     /// Say how often each expert was chosen.
     ExpertUses { done: oneshot::Sender<Vec<Uses>> },
 }
@@ -84,6 +87,8 @@ struct Line {
     tokens: Vec<Token>,
     /// Holds what is kept of the first tokens, not always of all. If it holds all, it may hold guesses after them.
     cache: Cache,
+    /// The last whole page of the cache that is kept for others too.
+    place: Place,
     /// Of what follows the cache's last token before the guesses, if they were computed.
     logits: Option<Vec<f32>>,
     /// The guesses in the cache. There are none unless the logits of what follows the line are known.
@@ -122,9 +127,14 @@ pub(crate) struct Settings {
 }
 
 /// Starts the worker. It ends when all senders are gone.
-pub(crate) fn start(model: Model, settings: Settings, pool: ThreadPool) -> std::io::Result<Sender<Order>> {
+pub(crate) fn start(
+    model: Model,
+    settings: Settings,
+    shelf: Shelf,
+    pool: ThreadPool,
+) -> std::io::Result<Sender<Order>> {
     let (orders, receiver) = channel();
-    let worker = Worker::new(model, settings, pool);
+    let worker = Worker::new(model, settings, shelf, pool);
     std::thread::Builder::new().name("engine".into()).spawn(move || worker.run(&receiver))?;
     Ok(orders)
 }
@@ -132,6 +142,7 @@ pub(crate) fn start(model: Model, settings: Settings, pool: ThreadPool) -> std::
 struct Worker {
     model: Model,
     settings: Settings,
+    shelf: Shelf,
     pool: ThreadPool,
     layout: Arc<Layout>,
     /// What the predictor keeps of a line, if the model has one.
@@ -145,12 +156,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(model: Model, settings: Settings, pool: ThreadPool) -> Worker {
+    fn new(model: Model, settings: Settings, shelf: Shelf, pool: ThreadPool) -> Worker {
         let layout = Arc::new(model.cache_layout(settings.kv));
         let ahead = model.predictor().map(|predictor| Arc::new(predictor.cache_layout(settings.kv)));
         Worker {
             model,
             settings,
+            shelf,
             pool,
             layout,
             ahead,
@@ -203,8 +215,11 @@ impl Worker {
                 let _ = done.send(());
             }
             Order::Close(line) => {
-                self.lines.remove(&line);
+                if let Some(Line { tokens, cache, place, .. }) = self.lines.remove(&line) {
+                    self.shelf.close(place, &cache, &tokens);
+                }
             }
+            Order::KeepBytes(bytes) => self.shelf.set_bytes_max(bytes),
             Order::ExpertUses { done } => {
                 // Whoever asked may have gone.
                 let _ = done.send(self.model.expert_uses());
@@ -222,10 +237,11 @@ impl Worker {
     }
 
     fn line(&mut self, line: LineId) -> &mut Line {
-        let Worker { model, layout, ahead, lines, .. } = self;
+        let Worker { model, shelf, layout, ahead, lines, .. } = self;
         lines.entry(line).or_insert_with(|| Line {
             tokens: Vec::new(),
             cache: Cache::new(Arc::clone(layout)),
+            place: shelf.start(),
             logits: None,
             guesses: VecDeque::new(),
             trust: Trust::default(),
@@ -238,9 +254,12 @@ impl Worker {
 
     /// Does one chunk or finishes the job; true if there is more to do.
     fn step(&mut self, task: &mut Task) -> bool {
-        let Worker { model, settings, pool, layout, costs, lines, scratch, shown, .. } = self;
+        let Worker { model, settings, shelf, pool, layout, costs, lines, scratch, shown, .. } = self;
         let Some(line) = lines.get_mut(&task.line) else { return false };
         let total = line.tokens.len();
+        if !task.job.wants_all() && line.outlook.is_none() {
+            task.cached += line.recall(shelf);
+        }
         if total > 0 && line.cache.tokens() == total && line.logits.is_none() && !task.job.wants_all() {
             // The line was cut back to here: the last token's logits are gone and must be made again. They
             // will be the same, because results do not depend on how a line is cut.
@@ -293,6 +312,7 @@ impl Worker {
                     settings.counters.prefilled(count, begun.elapsed());
                 }
             }
+            shelf.keep(&mut line.place, &line.cache, &line.tokens);
             let vocabulary = model.spec().vocabulary;
             line.logits = match want {
                 Want::None => None,
@@ -371,6 +391,16 @@ impl Line {
             self.guesses.clear();
         }
         self.forget_what_is_not_said();
+    }
+
+    /// Goes on from what is kept of other lines that said the same, and returns how many tokens were found.
+    fn recall(&mut self, shelf: &mut Shelf) -> usize {
+        let found = shelf.recall(&mut self.place, &mut self.cache, &self.tokens);
+        if found > 0 {
+            self.logits = None;
+            self.guesses.clear();
+        }
+        found
     }
 
     /// Goes on with these tokens. Guesses that are among them are computed already.

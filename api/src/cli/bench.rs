@@ -88,6 +88,8 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         round_trips: args.round_trips || config.round_trips,
         kv: args.kv.unwrap_or(config.kv).into(),
         speculate: Speculate::from(args.speculate.unwrap_or(config.speculate)),
+        // What is timed is computed each time.
+        kv_bytes: Some(0),
         tokens_only: text.is_none(),
     };
     let engine = super::model::open(path, options).await?;

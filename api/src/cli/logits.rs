@@ -56,6 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         threads: args.threads.unwrap_or(config.threads),
         context_tokens: Some(ids.len()),
         kv: KvKind::F32,
+        kv_bytes: Some(0),
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
         table_bytes: args.table_bytes.or(config.table_bytes),
         round_trips: args.round_trips || config.round_trips,

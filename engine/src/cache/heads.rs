@@ -1,5 +1,6 @@
 //! The keys and values of every position, in tiles of positions, as attention reads them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
@@ -20,7 +21,7 @@ pub(crate) struct Heads {
 ///
 /// Keys are [key, TILE], turned so that scores are computed without sums across lanes; values are [TILE, value].
 #[derive(Clone)]
-enum Numbers {
+pub(super) enum Numbers {
     F32(Vec<f32>),
     F16(Vec<u16>),
     /// Keys and values as they lie in F16, and a scale for the key and the value of each position.
@@ -48,6 +49,18 @@ impl Heads {
         }
         let (layout, kind) = (self.layout, self.kind);
         self.tiles.resize_with(needed.max(self.tiles.len()), || Arc::new(Numbers::zero(layout, kind)));
+    }
+
+    /// The tiles of these positions, which begin where a tile does.
+    pub(super) fn share(&self, positions: &Range<usize>) -> Vec<Arc<Numbers>> {
+        self.tiles[positions.start / TILE..positions.end.div_ceil(TILE)].to_vec()
+    }
+
+    /// Goes on with tiles of another line after the first `tokens` positions, which end where a tile does.
+    pub(super) fn adopt(&mut self, tokens: usize, tiles: &[Arc<Numbers>]) {
+        assert!(tokens.is_multiple_of(TILE) && self.tiles.len() >= tokens / TILE);
+        self.tiles.truncate(tokens / TILE);
+        self.tiles.extend_from_slice(tiles);
     }
 
     /// Writes the keys [heads, key] and values [heads, value] of one position, for which there is room. Shared

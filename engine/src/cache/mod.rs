@@ -6,11 +6,15 @@
 //! computed again. Everything is shared between forks until one of them writes.
 
 mod heads;
+mod page;
+mod prefix;
 mod rows;
 
 use std::sync::Arc;
 
 pub(crate) use heads::Heads;
+pub(crate) use page::{PAGE_TOKENS, Piece};
+pub(crate) use prefix::{Chain, Place, Prefix};
 pub(crate) use rows::{BLOCK_ROWS, Rows};
 
 /// How numbers of the cache are stored.

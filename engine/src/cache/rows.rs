@@ -1,5 +1,6 @@
 //! Rows of one length that only grow at their end: compressed keys and values, and what an indexer looks at.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::heads::{half_bits, unit};
@@ -19,10 +20,24 @@ pub(crate) struct Rows {
 pub(crate) const BLOCK_ROWS: usize = 64;
 
 #[derive(Clone)]
-enum Block {
+pub(super) enum Block {
     F32(Vec<f32>),
     F16(Vec<u16>),
     Q8 { values: Vec<i8>, scales: Vec<f32> },
+}
+
+/// Some rows in a row, out of one list: blocks that are whole, then copies of what is not.
+pub(super) struct RowsPage {
+    blocks: Vec<Arc<Block>>,
+    rest: Block,
+    len: usize,
+}
+
+impl RowsPage {
+    /// How many rows there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
 }
 
 impl Rows {
@@ -50,17 +65,8 @@ impl Rows {
     pub(crate) fn push(&mut self, row: &[f32]) {
         assert_eq!(row.len(), self.layout.width);
         let at = self.len % BLOCK_ROWS;
-        if at == 0 {
-            let count = BLOCK_ROWS * self.layout.width;
-            self.blocks.push(Arc::new(match self.kind {
-                KvKind::F32 => Block::F32(vec![0.0; count]),
-                KvKind::F16 => Block::F16(vec![0; count]),
-                KvKind::Q8 => Block::Q8 { values: vec![0; count], scales: vec![0.0; BLOCK_ROWS] },
-            }));
-        }
-        let block = self.blocks.last_mut().expect("a block was made for the first of its rows");
         let place = at * self.layout.width..(at + 1) * self.layout.width;
-        match Arc::make_mut(block) {
+        match self.next_block() {
             Block::F32(values) => values[place].copy_from_slice(row),
             Block::F16(values) => {
                 for (to, &x) in values[place].iter_mut().zip(row) {
@@ -76,6 +82,41 @@ impl Rows {
             }
         }
         self.len += 1;
+    }
+
+    /// The block that the next row goes into, as this line's own.
+    fn next_block(&mut self) -> &mut Block {
+        if self.len.is_multiple_of(BLOCK_ROWS) {
+            self.blocks.push(Arc::new(Block::zero(self.kind, BLOCK_ROWS, self.layout.width)));
+        }
+        Arc::make_mut(self.blocks.last_mut().expect("a block was made for the first of its rows"))
+    }
+
+    /// The rows that were complete after the last of these positions and not before the first.
+    pub(super) fn share(&self, positions: &Range<usize>) -> RowsPage {
+        let (first, end) = (positions.start / self.layout.ratio, positions.end / self.layout.ratio);
+        assert!(first <= end && end <= self.len);
+        let whole = if first.is_multiple_of(BLOCK_ROWS) { (end - first) / BLOCK_ROWS } else { 0 };
+        let blocks = self.blocks[first / BLOCK_ROWS..][..whole].to_vec();
+        let copied = first + whole * BLOCK_ROWS..end;
+        let width = self.layout.width;
+        let mut rest = Block::zero(self.kind, copied.len(), width);
+        for (at, row) in copied.enumerate() {
+            rest.copy(at, &self.blocks[row / BLOCK_ROWS], row % BLOCK_ROWS, width);
+        }
+        RowsPage { blocks, rest, len: end - first }
+    }
+
+    /// Goes on with rows that were taken from the same place of another line.
+    pub(super) fn adopt(&mut self, page: &RowsPage) {
+        assert!(page.blocks.is_empty() || self.len.is_multiple_of(BLOCK_ROWS));
+        self.blocks.extend_from_slice(&page.blocks);
+        self.len += page.blocks.len() * BLOCK_ROWS;
+        for row in 0..page.len - page.blocks.len() * BLOCK_ROWS {
+            let (at, width) = (self.len % BLOCK_ROWS, self.layout.width);
+            self.next_block().copy(at, &page.rest, row, width);
+            self.len += 1;
+        }
     }
 
     /// Reads rows `first..first + count`, which lie in one block, as f32 [count, width].
@@ -97,6 +138,32 @@ impl Rows {
                         *to = f32::from(from) * scale;
                     }
                 }
+            }
+        }
+    }
+}
+
+impl Block {
+    fn zero(kind: KvKind, rows: usize, width: usize) -> Block {
+        match kind {
+            KvKind::F32 => Block::F32(vec![0.0; rows * width]),
+            KvKind::F16 => Block::F16(vec![0; rows * width]),
+            KvKind::Q8 => Block::Q8 { values: vec![0; rows * width], scales: vec![0.0; rows] },
+        }
+    }
+
+    /// Makes row `at` what row `row` of `from` is.
+    fn copy(&mut self, at: usize, from: &Block, row: usize, width: usize) {
+        let (to, place) = (at * width..(at + 1) * width, row * width..(row + 1) * width);
+        match (self, from) {
+            (Block::F32(values), Block::F32(from)) => values[to].copy_from_slice(&from[place]),
+            (Block::F16(values), Block::F16(from)) => values[to].copy_from_slice(&from[place]),
+            (Block::Q8 { values, scales }, Block::Q8 { values: from, scales: others }) => {
+                values[to].copy_from_slice(&from[place]);
+                scales[at] = others[row];
+            }
+            (Block::F32(_) | Block::F16(_) | Block::Q8 { .. }, _) => {
+                unreachable!("all blocks of an engine are of one kind")
             }
         }
     }

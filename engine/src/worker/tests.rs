@@ -7,10 +7,12 @@ use std::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
 use super::{Edit, Job, LineId, Order, Settings, Task, Worker, start};
+use crate::cache::Chain;
 use crate::engine::tokenizer;
 use crate::guess::{Counts, Guesses};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
+use crate::shelf::Shelf;
 use crate::testing::{SPECIALS, TinyModel};
 use crate::weights::Source;
 use crate::{Engine, Grammar, GrammarSource, KvKind, Options, Sampling, Speculate, Timeline, Token};
@@ -19,7 +21,7 @@ fn open(model: &TinyModel, speculate: Speculate, kv: KvKind) -> Engine {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     model.write(&path);
-    let options = Options { threads: 2, speculate, kv, ..Options::default() };
+    let options = Options { threads: 2, speculate, kv, kv_bytes: Some(0), ..Options::default() };
     // The file stays mapped when its folder is gone.
     Engine::open(&path, options, &mut |_| {}).unwrap()
 }
@@ -162,7 +164,13 @@ async fn what_is_said_does_not_depend_on_predictions() {
     for name in WITH_PREDICTOR {
         let [plain, guessing, measured] =
             [Speculate::Off, Speculate::Always, Speculate::On].map(|speculate| {
-                let options = Options { threads: 2, speculate, tokens_only: true, ..Options::default() };
+                let options = Options {
+                    threads: 2,
+                    speculate,
+                    kv_bytes: Some(0),
+                    tokens_only: true,
+                    ..Options::default()
+                };
                 Engine::open(&fixture(name), options, &mut |_| {}).unwrap()
             });
         for seed in 0..3 {
@@ -248,6 +256,11 @@ fn model(folder: &Path, speculate: Speculate, context_tokens: usize) -> (Model, 
     )
 }
 
+/// One that keeps nothing, so that everything is computed.
+fn shelf() -> Shelf {
+    Shelf::new(Chain::root(b"test"), 0, Arc::default())
+}
+
 fn pool() -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()
 }
@@ -268,7 +281,8 @@ impl Dictation {
     fn start_within(folder: &Path, speculate: Speculate, context_tokens: usize) -> Dictation {
         let (model, settings) = model(folder, speculate, context_tokens);
         let (vocabulary, guesses) = (model.spec().vocabulary, Arc::clone(&settings.guesses));
-        Dictation { orders: start(model, settings, pool()).unwrap(), guesses, vocabulary, said: 0 }
+        let orders = start(model, settings, shelf(), pool()).unwrap();
+        Dictation { orders, guesses, vocabulary, said: 0 }
     }
 
     /// Has the line say `text`, of which all but the last token were said before, and choose that one because no
@@ -315,7 +329,7 @@ async fn guesses_are_computed_like_any_token_in_every_family() {
 /// A worker that is not started: its lines are worked on from here.
 fn bench(folder: &Path) -> Worker {
     let (model, settings) = model(folder, Speculate::Always, 10_000);
-    Worker::new(model, settings, pool())
+    Worker::new(model, settings, shelf(), pool())
 }
 
 impl Worker {

@@ -192,7 +192,8 @@ fn model() -> (PathBuf, Vec<Token>) {
 }
 
 fn open(path: &Path, table_bytes: Option<u64>) -> Result<Engine, Error> {
-    let options = Options { threads: 2, kv: KvKind::F32, table_bytes, ..Options::default() };
+    let options =
+        Options { threads: 2, kv: KvKind::F32, kv_bytes: Some(0), table_bytes, ..Options::default() };
     Engine::open(path, options, &mut |_| {})
 }
 

@@ -214,7 +214,8 @@ async fn says(engine: &Engine) -> Vec<Vec<u32>> {
 }
 
 fn open(path: &Path, expert_bytes: Option<u64>) -> Result<Engine, Error> {
-    let options = Options { threads: 2, expert_bytes, kv: KvKind::F32, ..Options::default() };
+    let options =
+        Options { threads: 2, expert_bytes, kv: KvKind::F32, kv_bytes: Some(0), ..Options::default() };
     Engine::open(path, options, &mut |_| {})
 }
 
