@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Chain, KvKind};
+use crate::cache::{Chain, EDITION, KvKind, Layout};
 use crate::counts::{Activity, Counters};
 use crate::experts::{Held, Uses};
 use crate::guess::{Counts, Guesses, Speculate};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
 use crate::shelf::Shelf;
+use crate::snapshot::{Secret, Snapshots};
 use crate::tables;
 use crate::weights::sound::{Stored, unsound};
 use crate::weights::{Place, Source, Table};
@@ -43,6 +44,9 @@ pub struct Options {
     /// The most memory that the KV of lines may take that nobody is at work on: a line that begins as one of them did goes
     /// on from there. With 0 lines share nothing but what they were forked from. `None` means a gibibyte.
     pub kv_bytes: Option<u64>,
+    /// Where timelines find what was written of others that began as they do, also before a restart. `None`, or `kv_bytes`
+    /// of 0: nowhere.
+    pub snapshots: Option<Snapshots>,
     /// The most memory that experts may take: the others stay on disk and are read when they are chosen. `None`
     /// maps all of them, and leaves it to the system what is in memory.
     pub expert_bytes: Option<u64>,
@@ -169,7 +173,9 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let kv_counts = Arc::new(kv::Counts::default());
         let kv_bytes = options.kv_bytes.unwrap_or(KV_BYTES);
-        let shelf = Shelf::new(Chain::root(b"one model"), kv_bytes, Arc::clone(&kv_counts));
+        let layout = Arc::new(model.cache_layout(options.kv));
+        let root = root(&source, path, &layout, &options)?;
+        let shelf = Shelf::new(layout, root, kv_bytes, options.snapshots, Arc::clone(&kv_counts));
         let settings = worker::Settings {
             kv: options.kv,
             context_tokens,
@@ -244,6 +250,15 @@ impl Engine {
         Timeline::new(Arc::clone(&self.shared))
     }
 
+    /// A new, empty timeline that shares what is computed only with timelines that have the same secret, and whose snapshots
+    /// are sealed with it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub fn timeline_under(&self, secret: &Secret) -> Result<Timeline, Error> {
+        Timeline::under(Arc::clone(&self.shared), secret.clone())
+    }
+
     /// A matcher for `source`, to be given to [`Timeline::next`].
     ///
     /// # Errors
@@ -280,6 +295,19 @@ impl Shared {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         orders.send(order).map_err(|_| Error::Stopped)
     }
+}
+
+/// What stands for everything that lines are computed with: lines of engines that differ in any of it find nothing of each
+/// other.
+fn root(source: &Source, path: &Path, layout: &Layout, options: &Options) -> Result<Chain, Error> {
+    // Within one engine there is nothing to tell apart.
+    let fingerprint = match options.snapshots {
+        Some(_) => source.fingerprint(path)?,
+        None => [0; 32],
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let what = format!("{EDITION} {version} {fingerprint:?} {layout:?} {}", options.round_trips);
+    Ok(Chain::root(what.as_bytes()))
 }
 
 /// The longest line if nobody says otherwise. What a model could hold is often more than a machine has room

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Shared;
+use crate::snapshot::{Secret, Slot, Written};
 use crate::worker::{Edit, Job, LineId, Order};
 use crate::{Error, Grammar, Progress, Sampling, Token};
 
@@ -33,6 +34,13 @@ impl Timeline {
     pub(crate) fn new(shared: Arc<Shared>) -> Timeline {
         let line = shared.new_line();
         Timeline { shared, line, tokens: Vec::new(), told: 0 }
+    }
+
+    /// A line whose snapshots are sealed.
+    pub(crate) fn under(shared: Arc<Shared>, secret: Secret) -> Result<Timeline, Error> {
+        let timeline = Timeline::new(shared);
+        timeline.shared.order(Order::Begin { line: timeline.line, secret })?;
+        Ok(timeline)
     }
 
     /// What the line says now, computed or pending.
@@ -141,12 +149,26 @@ impl Timeline {
     pub async fn fork(&self) -> Result<Timeline, Error> {
         let mut fork = Timeline::new(Arc::clone(&self.shared));
         let (done, answer) = oneshot::channel();
-        let edit = Edit { keep: self.told, append: self.tokens[self.told..].to_vec() };
+        let edit = self.edit();
         self.shared.order(Order::Fork { from: self.line, edit, to: fork.line, done })?;
         answer.await.map_err(|_| Error::Stopped)?;
         fork.tokens = self.tokens.clone();
         fork.told = fork.tokens.len();
         Ok(fork)
+    }
+
+    /// Has what is computed of the line written to disk, in place of what the slot held, and goes on at once. A line that
+    /// begins with the same tokens goes on from there, also after a restart, if its engine was opened with the slot's
+    /// folder and its secret is the same.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub fn snapshot(&mut self, slot: &Slot) -> Result<Written, Error> {
+        let (done, answer) = oneshot::channel();
+        let edit = self.edit();
+        self.shared.order(Order::Snapshot { line: self.line, edit, slot: slot.clone(), done })?;
+        self.told = self.tokens.len();
+        Ok(Written::new(answer))
     }
 
     /// Forgets everything after the first `len` tokens; does nothing if the line is not longer.
@@ -204,10 +226,15 @@ impl Timeline {
 
     /// Orders work on the line as it is now.
     fn order(&mut self, job: Job) -> Result<(), Error> {
-        let edit = Edit { keep: self.told, append: self.tokens[self.told..].to_vec() };
+        let edit = self.edit();
         self.shared.order(Order::Work { line: self.line, edit, job })?;
         self.told = self.tokens.len();
         Ok(())
+    }
+
+    /// What the worker has not been told yet.
+    fn edit(&self) -> Edit {
+        Edit { keep: self.told, append: self.tokens[self.told..].to_vec() }
     }
 }
 

@@ -16,7 +16,7 @@ use rayon::ThreadPool;
 use tokio::sync::{mpsc, oneshot};
 
 use self::outlook::Outlook;
-use crate::cache::{Cache, KvKind, Layout, Place};
+use crate::cache::{Cache, KvKind, Layout};
 use crate::counts::Counters;
 use crate::experts::Uses;
 use crate::guess::{
@@ -24,7 +24,8 @@ use crate::guess::{
 };
 use crate::model::{Model, Predictor, Scratch, Want};
 use crate::sample::{Choice, sample};
-use crate::shelf::Shelf;
+use crate::shelf::{Anchor, Recalled, Shelf};
+use crate::snapshot::{Secret, Slot};
 use crate::{Error, Progress, Sampling, Token};
 
 /// Tokens computed between two looks at the channel. Larger chunks use unpacked weights for more tokens;
@@ -37,6 +38,10 @@ pub(crate) enum Order {
     Work { line: LineId, edit: Edit, job: Job },
     /// Make `to` say what `from` says after the edit.
     Fork { from: LineId, edit: Edit, to: LineId, done: oneshot::Sender<()> },
+    /// Begin a line whose snapshots are sealed with this secret. Other lines begin by themselves.
+    Begin { line: LineId, secret: Secret },
+    /// Write what is computed of a line to disk, after bringing it up to date.
+    Snapshot { line: LineId, edit: Edit, slot: Slot, done: oneshot::Sender<bool> },
     /// Forget a line.
     Close(LineId),
     /// Keep so many bytes for other lines and no more.
@@ -87,8 +92,8 @@ struct Line {
     tokens: Vec<Token>,
     /// Holds what is kept of the first tokens, not always of all. If it holds all, it may hold guesses after them.
     cache: Cache,
-    /// The last whole page of the cache that is kept for others too.
-    place: Place,
+    /// Where it is among what is kept for other lines and for later.
+    anchor: Anchor,
     /// Of what follows the cache's last token before the guesses, if they were computed.
     logits: Option<Vec<f32>>,
     /// The guesses in the cache. There are none unless the logits of what follows the line are known.
@@ -157,7 +162,7 @@ struct Worker {
 
 impl Worker {
     fn new(model: Model, settings: Settings, shelf: Shelf, pool: ThreadPool) -> Worker {
-        let layout = Arc::new(model.cache_layout(settings.kv));
+        let layout = Arc::clone(shelf.layout());
         let ahead = model.predictor().map(|predictor| Arc::new(predictor.cache_layout(settings.kv)));
         Worker {
             model,
@@ -215,8 +220,20 @@ impl Worker {
                 let _ = done.send(());
             }
             Order::Close(line) => {
-                if let Some(Line { tokens, cache, place, .. }) = self.lines.remove(&line) {
-                    self.shelf.close(place, &cache, &tokens);
+                if let Some(Line { tokens, cache, anchor, .. }) = self.lines.remove(&line) {
+                    self.shelf.close(anchor, &cache, &tokens);
+                }
+            }
+            Order::Begin { line, secret } => {
+                let Worker { model, shelf, layout, ahead, lines, .. } = self;
+                let predictor = model.predictor().zip(ahead.as_ref());
+                lines.insert(line, Line::new(layout, shelf.start(Some(secret)), predictor));
+            }
+            Order::Snapshot { line, edit, slot, done } => {
+                self.edit(line, edit);
+                let Worker { lines, shelf, .. } = self;
+                if let Some(Line { tokens, cache, anchor, .. }) = lines.get_mut(&line) {
+                    shelf.snapshot(anchor, cache, tokens, &slot, done);
                 }
             }
             Order::KeepBytes(bytes) => self.shelf.set_bytes_max(bytes),
@@ -238,18 +255,9 @@ impl Worker {
 
     fn line(&mut self, line: LineId) -> &mut Line {
         let Worker { model, shelf, layout, ahead, lines, .. } = self;
-        lines.entry(line).or_insert_with(|| Line {
-            tokens: Vec::new(),
-            cache: Cache::new(Arc::clone(layout)),
-            place: shelf.start(),
-            logits: None,
-            guesses: VecDeque::new(),
-            trust: Trust::default(),
-            outlook: model
-                .predictor()
-                .zip(ahead.as_ref())
-                .map(|(predictor, ahead)| Outlook::new(predictor, ahead)),
-        })
+        lines
+            .entry(line)
+            .or_insert_with(|| Line::new(layout, shelf.start(None), model.predictor().zip(ahead.as_ref())))
     }
 
     /// Does one chunk or finishes the job; true if there is more to do.
@@ -258,7 +266,10 @@ impl Worker {
         let Some(line) = lines.get_mut(&task.line) else { return false };
         let total = line.tokens.len();
         if !task.job.wants_all() && line.outlook.is_none() {
-            task.cached += line.recall(shelf);
+            match line.recall(shelf) {
+                Recalled::Tokens(found) => task.cached += found,
+                Recalled::More => return true,
+            }
         }
         if total > 0 && line.cache.tokens() == total && line.logits.is_none() && !task.job.wants_all() {
             // The line was cut back to here: the last token's logits are gone and must be made again. They
@@ -312,7 +323,7 @@ impl Worker {
                     settings.counters.prefilled(count, begun.elapsed());
                 }
             }
-            shelf.keep(&mut line.place, &line.cache, &line.tokens);
+            shelf.keep(&mut line.anchor, &line.cache, &line.tokens);
             let vocabulary = model.spec().vocabulary;
             line.logits = match want {
                 Want::None => None,
@@ -384,6 +395,19 @@ impl Worker {
 }
 
 impl Line {
+    /// An empty line of a model that may have a predictor.
+    fn new(layout: &Arc<Layout>, anchor: Anchor, ahead: Option<(&Predictor, &Arc<Layout>)>) -> Line {
+        Line {
+            tokens: Vec::new(),
+            cache: Cache::new(Arc::clone(layout)),
+            anchor,
+            logits: None,
+            guesses: VecDeque::new(),
+            trust: Trust::default(),
+            outlook: ahead.map(|(predictor, layout)| Outlook::new(predictor, layout)),
+        }
+    }
+
     /// Forgets what is after the first `keep` tokens.
     fn cut(&mut self, keep: usize) {
         if keep < self.tokens.len() {
@@ -393,10 +417,10 @@ impl Line {
         self.forget_what_is_not_said();
     }
 
-    /// Goes on from what is kept of other lines that said the same, and returns how many tokens were found.
-    fn recall(&mut self, shelf: &mut Shelf) -> usize {
-        let found = shelf.recall(&mut self.place, &mut self.cache, &self.tokens);
-        if found > 0 {
+    /// Goes on from what is kept of lines that said the same.
+    fn recall(&mut self, shelf: &mut Shelf) -> Recalled {
+        let found = shelf.recall(&mut self.anchor, &mut self.cache, &self.tokens);
+        if found != Recalled::Tokens(0) {
             self.logits = None;
             self.guesses.clear();
         }

@@ -90,6 +90,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         speculate: Speculate::from(args.speculate.unwrap_or(config.speculate)),
         // What is timed is computed each time.
         kv_bytes: Some(0),
+        snapshots: None,
         tokens_only: text.is_none(),
     };
     let engine = super::model::open(path, options).await?;

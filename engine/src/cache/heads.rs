@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use half::f16;
 
+use super::numbers::{put_bytes, put_floats, put_halves, take_bytes, take_floats, take_halves};
 use super::{HeadsLayout, KvKind};
 use crate::kernels::{Kernels, TILE, Tile};
 
@@ -160,6 +161,40 @@ impl Numbers {
             KvKind::F16 => Numbers::F16(vec![0; count]),
             KvKind::Q8 => Numbers::Q8 { values: vec![0; count], scales: vec![0.0; 2 * layout.heads * TILE] },
         }
+    }
+
+    /// What they take.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Numbers::F32(numbers) => 4 * numbers.len(),
+            Numbers::F16(numbers) => 2 * numbers.len(),
+            Numbers::Q8 { values, scales } => values.len() + 4 * scales.len(),
+        }
+    }
+
+    /// Adds them to `to` as bytes.
+    pub(super) fn put(&self, to: &mut Vec<u8>) {
+        match self {
+            Numbers::F32(numbers) => put_floats(numbers, to),
+            Numbers::F16(numbers) => put_halves(numbers, to),
+            Numbers::Q8 { values, scales } => {
+                put_bytes(values, to);
+                put_floats(scales, to);
+            }
+        }
+    }
+
+    /// Takes a tile from the front of `from`, if it has as much.
+    pub(super) fn take(layout: HeadsLayout, kind: KvKind, from: &mut &[u8]) -> Option<Numbers> {
+        let count = layout.heads * layout.head_numbers() * TILE;
+        Some(match kind {
+            KvKind::F32 => Numbers::F32(take_floats(count, from)?),
+            KvKind::F16 => Numbers::F16(take_halves(count, from)?),
+            KvKind::Q8 => {
+                let values = take_bytes(count, from)?;
+                Numbers::Q8 { values, scales: take_floats(2 * layout.heads * TILE, from)? }
+            }
+        })
     }
 
     /// Writes numbers from `start` on, `stride` apart. `scale` is the place of their scale.

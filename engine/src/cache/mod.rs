@@ -6,6 +6,7 @@
 //! computed again. Everything is shared between forks until one of them writes.
 
 mod heads;
+mod numbers;
 mod page;
 mod prefix;
 mod rows;
@@ -13,7 +14,7 @@ mod rows;
 use std::sync::Arc;
 
 pub(crate) use heads::Heads;
-pub(crate) use page::{PAGE_TOKENS, Piece};
+pub(crate) use page::{PAGE_TOKENS, Page, Piece, States, put_states, states_bytes, take_states};
 pub(crate) use prefix::{Chain, Place, Prefix};
 pub(crate) use rows::{BLOCK_ROWS, Rows};
 
@@ -28,6 +29,10 @@ pub enum KvKind {
     /// In one byte, with a scale for every head of every position.
     Q8,
 }
+
+/// Counts changes of what the numbers of the cache are or of how they lie in memory, since snapshots hold them as they are.
+/// A test fails when it has to be raised.
+pub(crate) const EDITION: u32 = 1;
 
 /// What each layer keeps.
 #[derive(Clone, Debug)]
@@ -76,7 +81,7 @@ impl Layout {
     }
 
     /// Whether any layer has a state.
-    fn has_states(&self) -> bool {
+    pub(crate) fn has_states(&self) -> bool {
         self.layers.iter().any(|layer| layer.state > 0)
     }
 }

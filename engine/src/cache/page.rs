@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::heads::Numbers;
+use super::numbers::{put_floats, take_floats};
 use super::rows::RowsPage;
 use super::{Cache, Layout, MARK_TOKENS, Mark};
 use crate::kernels::TILE;
@@ -38,9 +39,41 @@ pub(crate) struct Piece<'a> {
 }
 
 impl Page {
+    fn new(tokens: usize, layers: Vec<LayerPage>) -> Page {
+        let bytes = layers.iter().map(|layer| {
+            let heads = layer.heads.iter().map(|tile| tile.bytes());
+            heads.sum::<usize>() + layer.rows.iter().map(RowsPage::bytes).sum::<usize>()
+        });
+        Page { tokens, bytes: bytes.sum(), layers }
+    }
+
     /// Of no tokens.
     pub(crate) fn empty() -> Page {
-        Page { tokens: 0, bytes: 0, layers: Vec::new() }
+        Page::new(0, Vec::new())
+    }
+
+    /// Adds its numbers to `to` as bytes, [`Page::bytes`] of them.
+    pub(crate) fn put(&self, to: &mut Vec<u8>) {
+        to.reserve(self.bytes);
+        for layer in &self.layers {
+            layer.heads.iter().for_each(|tile| tile.put(to));
+            layer.rows.iter().for_each(|rows| rows.put(to));
+        }
+    }
+
+    /// Reads what [`Page::put`] wrote of these tokens of a line with this layout; none if it is something else.
+    pub(crate) fn take(layout: &Layout, tokens: &Range<usize>, mut from: &[u8]) -> Option<Page> {
+        let from = &mut from;
+        let mut layers = Vec::with_capacity(layout.layers.len());
+        for layer in &layout.layers {
+            let tiles = tokens.end.div_ceil(TILE) - tokens.start / TILE;
+            let heads = layer.heads.iter().flat_map(|heads| std::iter::repeat_n(heads, tiles));
+            let heads = heads.map(|&heads| Numbers::take(heads, layout.kind, from).map(Arc::new));
+            let heads = heads.collect::<Option<Vec<_>>>()?;
+            let rows = layer.rows.iter().map(|&rows| RowsPage::take(rows, layout.kind, tokens, from));
+            layers.push(LayerPage { heads, rows: rows.collect::<Option<Vec<_>>>()? });
+        }
+        from.is_empty().then(|| Page::new(tokens.len(), layers))
     }
 
     /// How many tokens it is of.
@@ -76,9 +109,7 @@ impl Cache {
             heads: layer.heads.as_ref().map_or_else(Vec::new, |heads| heads.share(&tokens)),
             rows: layer.rows.iter().map(|rows| rows.share(&tokens)).collect(),
         });
-        let mut page = Page { tokens: tokens.len(), bytes: 0, layers: layers.collect() };
-        page.bytes = page.count(&self.layout);
-        page
+        Page::new(tokens.len(), layers.collect())
     }
 
     /// Goes on after the first `first` tokens, which end where a page does, with what other lines computed, up to a
@@ -140,16 +171,16 @@ impl Cache {
     }
 }
 
-impl Page {
-    fn count(&self, layout: &Layout) -> usize {
-        let layers = std::iter::zip(&self.layers, &layout.layers).map(|(page, layer)| {
-            let tile = layer.heads.map_or(0, |heads| TILE * heads.bytes(layout.kind));
-            let rows = std::iter::zip(&page.rows, &layer.rows)
-                .map(|(page, rows)| page.len() * rows.bytes(layout.kind));
-            page.heads.len() * tile + rows.sum::<usize>()
-        });
-        layers.sum()
-    }
+/// Adds states to `to` as bytes.
+pub(crate) fn put_states(states: &States, to: &mut Vec<u8>) {
+    states.iter().for_each(|state| put_floats(state, to));
+}
+
+/// Reads what [`put_states`] wrote of a line with this layout; none if it is something else.
+pub(crate) fn take_states(layout: &Layout, mut from: &[u8]) -> Option<States> {
+    let states = layout.layers.iter().map(|layer| take_floats(layer.state, &mut from).map(Arc::new));
+    let states = states.collect::<Option<States>>()?;
+    from.is_empty().then_some(states)
 }
 
 #[cfg(test)]

@@ -23,6 +23,14 @@ impl Chain {
         Chain(Sha256::digest(what).into())
     }
 
+    pub(crate) fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Chain {
+        Chain(bytes)
+    }
+
     /// With these tokens after it.
     pub(crate) fn then(&self, tokens: &[Token]) -> Chain {
         let mut hash = Sha256::new_with_prefix(self.0);
@@ -211,12 +219,20 @@ impl Prefix {
             self.nodes.insert(chain, node);
         }
         self.touch(chain);
-        let node = self.nodes.get_mut(&chain).expect("it was there or has been added");
-        if let (None, Some(states)) = (&node.states, states) {
+        if let Some(states) = states {
+            self.learn(chain, states);
+        }
+        self.nodes.get(&chain).map(|node| node.place.clone()).expect("it was there or has been added")
+    }
+
+    /// Takes in the states at a place.
+    pub(crate) fn learn(&mut self, chain: Chain, states: &States) {
+        if let Some(node) = self.nodes.get_mut(&chain)
+            && node.states.is_none()
+        {
             self.bytes += states_bytes(states) as u64;
             node.states = Some(states.clone());
         }
-        node.place.clone()
     }
 
     /// Says that a place was used just now.

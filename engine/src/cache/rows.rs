@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::heads::{half_bits, unit};
+use super::numbers::{put_bytes, put_floats, put_halves, take_bytes, take_floats, take_halves};
 use super::{KvKind, RowsLayout};
 use crate::kernels::Kernels;
 
@@ -34,10 +35,38 @@ pub(super) struct RowsPage {
 }
 
 impl RowsPage {
-    /// How many rows there are.
-    pub(super) fn len(&self) -> usize {
-        self.len
+    /// What they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.bytes()).sum::<usize>() + self.rest.bytes()
     }
+
+    /// Adds them to `to` as bytes.
+    pub(super) fn put(&self, to: &mut Vec<u8>) {
+        self.blocks.iter().for_each(|block| block.put(to));
+        self.rest.put(to);
+    }
+
+    /// Takes the rows of these positions from the front of `from`, if it has as many.
+    pub(super) fn take(
+        layout: RowsLayout,
+        kind: KvKind,
+        positions: &Range<usize>,
+        from: &mut &[u8],
+    ) -> Option<RowsPage> {
+        let (rows, whole) = rows_of(layout, positions);
+        let blocks = (0..whole).map(|_| Block::take(kind, BLOCK_ROWS, layout.width, from).map(Arc::new));
+        let blocks = blocks.collect::<Option<Vec<_>>>()?;
+        let rest = Block::take(kind, rows.len() - whole * BLOCK_ROWS, layout.width, from)?;
+        Some(RowsPage { blocks, rest, len: rows.len() })
+    }
+}
+
+/// The rows that were complete after the last of these positions and not before the first, and how many blocks of them
+/// are whole.
+fn rows_of(layout: RowsLayout, positions: &Range<usize>) -> (Range<usize>, usize) {
+    let rows = positions.start / layout.ratio..positions.end / layout.ratio;
+    let whole = if rows.start.is_multiple_of(BLOCK_ROWS) { rows.len() / BLOCK_ROWS } else { 0 };
+    (rows, whole)
 }
 
 impl Rows {
@@ -94,17 +123,16 @@ impl Rows {
 
     /// The rows that were complete after the last of these positions and not before the first.
     pub(super) fn share(&self, positions: &Range<usize>) -> RowsPage {
-        let (first, end) = (positions.start / self.layout.ratio, positions.end / self.layout.ratio);
-        assert!(first <= end && end <= self.len);
-        let whole = if first.is_multiple_of(BLOCK_ROWS) { (end - first) / BLOCK_ROWS } else { 0 };
-        let blocks = self.blocks[first / BLOCK_ROWS..][..whole].to_vec();
-        let copied = first + whole * BLOCK_ROWS..end;
+        let (rows, whole) = rows_of(self.layout, positions);
+        assert!(rows.end <= self.len);
+        let blocks = self.blocks[rows.start / BLOCK_ROWS..][..whole].to_vec();
+        let copied = rows.start + whole * BLOCK_ROWS..rows.end;
         let width = self.layout.width;
         let mut rest = Block::zero(self.kind, copied.len(), width);
         for (at, row) in copied.enumerate() {
             rest.copy(at, &self.blocks[row / BLOCK_ROWS], row % BLOCK_ROWS, width);
         }
-        RowsPage { blocks, rest, len: end - first }
+        RowsPage { blocks, rest, len: rows.len() }
     }
 
     /// Goes on with rows that were taken from the same place of another line.
@@ -150,6 +178,36 @@ impl Block {
             KvKind::F16 => Block::F16(vec![0; rows * width]),
             KvKind::Q8 => Block::Q8 { values: vec![0; rows * width], scales: vec![0.0; rows] },
         }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Block::F32(values) => 4 * values.len(),
+            Block::F16(values) => 2 * values.len(),
+            Block::Q8 { values, scales } => values.len() + 4 * scales.len(),
+        }
+    }
+
+    fn put(&self, to: &mut Vec<u8>) {
+        match self {
+            Block::F32(values) => put_floats(values, to),
+            Block::F16(values) => put_halves(values, to),
+            Block::Q8 { values, scales } => {
+                put_bytes(values, to);
+                put_floats(scales, to);
+            }
+        }
+    }
+
+    fn take(kind: KvKind, rows: usize, width: usize, from: &mut &[u8]) -> Option<Block> {
+        Some(match kind {
+            KvKind::F32 => Block::F32(take_floats(rows * width, from)?),
+            KvKind::F16 => Block::F16(take_halves(rows * width, from)?),
+            KvKind::Q8 => {
+                let values = take_bytes(rows * width, from)?;
+                Block::Q8 { values, scales: take_floats(rows, from)? }
+            }
+        })
     }
 
     /// Makes row `at` what row `row` of `from` is.

@@ -2,6 +2,7 @@
 
 mod source;
 
+mod fingerprint;
 mod folder;
 mod gguf;
 

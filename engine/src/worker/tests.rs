@@ -257,8 +257,9 @@ fn model(folder: &Path, speculate: Speculate, context_tokens: usize) -> (Model, 
 }
 
 /// One that keeps nothing, so that everything is computed.
-fn shelf() -> Shelf {
-    Shelf::new(Chain::root(b"test"), 0, Arc::default())
+fn shelf(model: &Model) -> Shelf {
+    let layout = Arc::new(model.cache_layout(KvKind::F16));
+    Shelf::new(layout, Chain::root(b"test"), 0, None, Arc::default())
 }
 
 fn pool() -> rayon::ThreadPool {
@@ -281,7 +282,8 @@ impl Dictation {
     fn start_within(folder: &Path, speculate: Speculate, context_tokens: usize) -> Dictation {
         let (model, settings) = model(folder, speculate, context_tokens);
         let (vocabulary, guesses) = (model.spec().vocabulary, Arc::clone(&settings.guesses));
-        let orders = start(model, settings, shelf(), pool()).unwrap();
+        let shelf = shelf(&model);
+        let orders = start(model, settings, shelf, pool()).unwrap();
         Dictation { orders, guesses, vocabulary, said: 0 }
     }
 
@@ -329,7 +331,8 @@ async fn guesses_are_computed_like_any_token_in_every_family() {
 /// A worker that is not started: its lines are worked on from here.
 fn bench(folder: &Path) -> Worker {
     let (model, settings) = model(folder, Speculate::Always, 10_000);
-    Worker::new(model, settings, shelf(), pool())
+    let shelf = shelf(&model);
+    Worker::new(model, settings, shelf, pool())
 }
 
 impl Worker {
