@@ -260,6 +260,10 @@ pub(crate) struct Trust {
     seen: [Seen; ORIGINS],
     /// What one token takes, in seconds. 0 before the first.
     single: f64,
+    /// How many tokens were computed alone.
+    alone: u32,
+    /// How often may still be guessed before one is.
+    until_alone: u32,
 }
 
 /// What a line has seen of the guesses of one origin.
@@ -279,13 +283,22 @@ struct Seen {
 /// in vain cost less than one per cent in the long run.
 const PAUSE_MIN: u32 = 8;
 const PAUSE_MAX: u32 = 128;
+/// How many tokens are computed alone before the first guess, and after how many guesses the next one: without that nobody
+/// could say what guesses save, where they are always made.
+const ALONE_MIN: u32 = 3;
+const ALONE_EVERY: u32 = 64;
 /// By how much guesses must promise to be faster: less would be lost in what cannot be measured.
 const GAIN_MIN: f64 = 1.03;
 
 impl Default for Trust {
     fn default() -> Trust {
         let seen = |rate| Seen { rate, wait: PAUSE_MIN, pause: PAUSE_MIN, right: false };
-        Trust { seen: [seen(0.3), seen(0.5), seen(0.7), seen(0.7), seen(0.5)], single: 0.0 }
+        Trust {
+            seen: [seen(0.3), seen(0.5), seen(0.7), seen(0.7), seen(0.5)],
+            single: 0.0,
+            alone: 0,
+            until_alone: 0,
+        }
     }
 }
 
@@ -323,6 +336,7 @@ impl Trust {
         lookup: Option<Chance>,
         prediction: Option<Chance>,
     ) -> Option<(Origin, usize)> {
+        self.until_alone = self.until_alone.checked_sub(1)?;
         let promise = |chance: Option<Chance>| chance.map_or(Promise::NOTHING, |c| self.promise(costs, c));
         let (said, predicted) = (promise(lookup), promise(prediction));
         let (chance, best) =
@@ -372,10 +386,9 @@ impl Trust {
 
     /// Takes in that computing one token took so many seconds.
     pub(crate) fn learn_single(&mut self, seconds: f64) {
-        if self.single == 0.0 {
-            self.single = seconds;
-        }
-        self.single += NEW * (seconds - self.single);
+        self.alone += 1;
+        self.single += NEW.max(1.0 / f64::from(self.alone)) * (seconds - self.single);
+        self.until_alone = if self.alone < ALONE_MIN { 0 } else { ALONE_EVERY };
     }
 
     /// What one token takes, in seconds; 0 if that is not known yet.
@@ -502,6 +515,30 @@ mod tests {
         costs.learn_prediction(1, 0.05, 1.0);
         assert!(tried(&costs, Origin::Predictor, |_| true) > 3900);
         assert!(tried(&costs, Origin::Predictor, |_| false) < 40);
+    }
+
+    #[test]
+    fn of_two_ways_to_guess_the_better_is_taken() {
+        let mut costs = costs(0.2);
+        costs.learn_prediction(1, 0.05, 1.0);
+        let mut trust = Trust::default();
+        let choose = |trust: &mut Trust, lookup: Origin| {
+            trust.choose(&costs, Some(chance(lookup, false)), Some(chance(Origin::Predictor, false)))
+        };
+        for _ in 0..ALONE_MIN {
+            assert_eq!(choose(&mut trust, Origin::Passage), None, "what one token costs is not known yet");
+            trust.learn_single(1.0);
+        }
+        (0..50).for_each(|_| trust.learn(Origin::Predictor, true));
+        assert!(matches!(choose(&mut trust, Origin::Pair), Some((Origin::Predictor, 1..))));
+        (0..50).for_each(|_| trust.learn(Origin::Passage, true));
+        assert_eq!(choose(&mut trust, Origin::Passage), Some((Origin::Passage, GUESSES_MAX)));
+        (0..50).for_each(|_| trust.learn(Origin::Predictor, false));
+        assert_eq!(choose(&mut trust, Origin::Passage), Some((Origin::Passage, GUESSES_MAX)));
+        let alone = (0..1000).filter(|_| choose(&mut trust, Origin::Passage).is_none()).count();
+        assert!(alone > 900, "nothing is guessed until one more was computed alone: {alone}");
+        trust.learn_single(1.0);
+        assert!(choose(&mut trust, Origin::Passage).is_some());
     }
 
     #[test]
