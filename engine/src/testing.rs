@@ -100,6 +100,17 @@ impl TinyModel {
         (0..count).map(part).collect()
     }
 
+    /// Writes the model as two GGUF files: the layer that guesses ahead lies in one beside the other.
+    ///
+    /// # Panics
+    /// As [`TinyModel::write`].
+    pub fn write_apart(&self, path: &Path) {
+        assert!(self.predictor, "there is such a layer");
+        TinyModel { predictor: false, ..self.clone() }.write(path);
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a file's name");
+        self.write(&path.with_file_name(format!("mtp-{name}")));
+    }
+
     /// What the file says about the model, by key.
     fn metadata(&self) -> Vec<(String, Value)> {
         let number = |n: usize| Value::U32(u32::try_from(n).expect("tiny"));

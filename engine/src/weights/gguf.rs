@@ -5,6 +5,9 @@
 //! of its own, with its number (`split.no`, from 0 on), their count (`split.count`) and its tensors; all that is said of
 //! the model stands in the first.
 //!
+//! The layer that guesses ahead may lie in a file of its own beside the model, `mtp-NAME.gguf`: llama.cpp's converter writes
+//! DeepSeek V4's so. Of that file only this layer is taken.
+//!
 //! A header is a stranger's bytes: every length in it is held against the file's before anything is allocated, and
 //! what no honest file has is refused. Metadata is kept in candle's type, which its writer takes too.
 
@@ -141,7 +144,50 @@ impl Gguf {
             ));
         }
         gguf.paths = paths;
+        gguf.take_ahead()?;
         Ok(gguf)
+    }
+
+    /// Takes in the layer that guesses ahead if it lies in a file beside the model's that belongs to it.
+    fn take_ahead(&mut self) -> Result<(), Error> {
+        let Some(path) = beside(&self.paths[0], self.paths.len()).filter(|path| path.is_file()) else {
+            return Ok(());
+        };
+        let layers = |metadata: &Metadata| {
+            let Some(Value::String(family)) = metadata.get("general.architecture") else { return None };
+            let number = |key: &str| metadata.get(&format!("{family}.{key}")).and_then(whole);
+            let ahead = number("nextn_predict_layers").unwrap_or(0);
+            Some((family.clone(), number("block_count")?.checked_sub(ahead)?))
+        };
+        let Part { map, file, header } = Part::open(&path)?;
+        let Some((family, count)) =
+            layers(&self.metadata).filter(|own| layers(&header.metadata).as_ref() == Some(own))
+        else {
+            tracing::warn!(file = %path.display(), "what guesses ahead there is not of this model");
+            return Ok(());
+        };
+        let front = format!("blk.{count}.");
+        if self.tensors.keys().any(|name| name.starts_with(&front)) {
+            return Ok(());
+        }
+        let mut tensors = header.tensors;
+        tensors.retain_mut(|tensor| {
+            // What stands behind the layer bears the model's names there.
+            if let Some(part) = tensor.name.strip_prefix("output_hc_") {
+                tensor.name = format!("{front}nextn.hc_head_{part}");
+            }
+            tensor.name.starts_with(&front)
+        });
+        for key in ["block_count", "nextn_predict_layers"].map(|key| format!("{family}.{key}")) {
+            if let Some(value) = header.metadata.get(&key) {
+                self.metadata.insert(key, value.clone());
+            }
+        }
+        self.maps.push(map);
+        self.files.push(file);
+        self.take(&path, tensors, header.tensors_at)?;
+        self.paths.push(path);
+        Ok(())
     }
 
     /// Takes in the tensors that the part mapped last announces.
@@ -548,6 +594,16 @@ impl Split {
         let part = |i: u64| path.with_file_name(format!("{stem}-{i:05}-of-{:05}{ending}", self.count));
         Ok((1..=self.count).map(part).collect())
     }
+}
+
+/// Where the layer that guesses ahead would lie if it had a file of its own, beside a model in so many files.
+fn beside(path: &Path, parts: usize) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let name = match parts {
+        1 => name.to_owned(),
+        _ => format!("{}.gguf", name.get(..name.len().checked_sub("-00001-of-00002.gguf".len())?)?),
+    };
+    Some(path.with_file_name(format!("mtp-{name}")))
 }
 
 fn bad(path: &Path, why: impl ToString) -> Error {

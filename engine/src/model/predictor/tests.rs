@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use crate::cache::{Cache, KvKind};
 use crate::kernels::Kernels;
 use crate::model::{Model, Scratch, Spec, Want, know};
+use crate::testing::TinyModel;
 use crate::weights::Source;
 use crate::{Error, Token, Tokenizer};
 
@@ -158,5 +159,27 @@ fn a_predictor_of_wrong_shape_is_refused_by_its_name() {
         });
         let error = error.err().unwrap_or_else(|| panic!("{name} {part} is opened")).to_string();
         assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_predictor_in_a_file_of_its_own_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<Token> = (0..40).map(|i| i * 7 % 128).collect();
+    for architecture in ["deepseek2", "qwen35moe"] {
+        let path = |name: &str| folder.path().join(format!("{architecture}-{name}.gguf"));
+        let tiny = TinyModel::new(architecture);
+        tiny.write(&path("whole"));
+        tiny.write_apart(&path("apart"));
+        let whole = open(&path("whole")).unwrap();
+        let apart = open(&path("apart")).unwrap();
+        assert!(predicted(&whole, &ids, 9) == predicted(&apart, &ids, 9), "{architecture}");
+        // That of another model is left alone, and so is one that is not needed.
+        TinyModel { layers: 3, ..tiny.clone() }.write(&path("other"));
+        std::fs::rename(path("other"), folder.path().join(format!("mtp-{architecture}-apart.gguf"))).unwrap();
+        assert!(open(&path("apart")).unwrap().predictor().is_none());
+        std::fs::copy(path("whole"), folder.path().join(format!("mtp-{architecture}-whole.gguf"))).unwrap();
+        let again = open(&path("whole")).unwrap();
+        assert!(predicted(&whole, &ids, 9) == predicted(&again, &ids, 9), "{architecture}");
     }
 }
