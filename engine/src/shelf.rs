@@ -95,15 +95,21 @@ impl Shelf {
         Anchor { place: self.prefix.root(root), root, secret, ahead: None, restored: 0 }
     }
 
-    /// Lets a line that was to compute `tokens` go on from what is kept of them. At least the last one is left to it,
-    /// because the logits after it are not kept.
-    pub(crate) fn recall(&mut self, anchor: &mut Anchor, cache: &mut Cache, tokens: &[Token]) -> Recalled {
+    /// Lets a line that was to compute `tokens` go on from what is kept of them, if that spares it `least` of them. At least
+    /// the last one is left to it, because the logits after it are not kept.
+    pub(crate) fn recall(
+        &mut self,
+        anchor: &mut Anchor,
+        cache: &mut Cache,
+        tokens: &[Token],
+        least: usize,
+    ) -> Recalled {
         let (before, limit) = (cache.tokens(), tokens.len().saturating_sub(1));
         if self.is_off() || before >= limit {
             return Recalled::Tokens(0);
         }
         anchor.place = self.prefix.back(&anchor.place, before);
-        let way = self.find(anchor, tokens, limit).filter(|way| way.tokens > before);
+        let way = self.find(anchor, tokens, limit).filter(|way| way.tokens >= before + least);
         let Some(way) = way else {
             (anchor.ahead, anchor.restored) = (None, 0);
             return Recalled::Tokens(0);

@@ -32,6 +32,10 @@ use crate::{Error, Progress, Sampling, Token};
 /// smaller ones answer sooner. Beyond 256 the gain is lost in the noise.
 pub(crate) const PREFILL_CHUNK_TOKENS: usize = 256;
 
+/// A line with a predictor does not go on from what is kept for less than this, because the predictor forgets the line's
+/// past when it takes it up anew.
+const TAKE_UP_MIN: usize = 64;
+
 /// What a timeline has the worker do.
 pub(crate) enum Order {
     /// Work on a line, after bringing it up to date.
@@ -265,7 +269,7 @@ impl Worker {
         let Worker { model, settings, shelf, pool, layout, costs, lines, scratch, shown, .. } = self;
         let Some(line) = lines.get_mut(&task.line) else { return false };
         let total = line.tokens.len();
-        if !task.job.wants_all() && line.outlook.is_none() {
+        if !task.job.wants_all() {
             match line.recall(shelf) {
                 Recalled::Tokens(found) => task.cached += found,
                 Recalled::More => return true,
@@ -419,10 +423,15 @@ impl Line {
 
     /// Goes on from what is kept of lines that said the same.
     fn recall(&mut self, shelf: &mut Shelf) -> Recalled {
-        let found = shelf.recall(&mut self.anchor, &mut self.cache, &self.tokens);
+        let least = if self.outlook.is_some() && self.cache.tokens() > 0 { TAKE_UP_MIN } else { 1 };
+        let found = shelf.recall(&mut self.anchor, &mut self.cache, &self.tokens, least);
         if found != Recalled::Tokens(0) {
             self.logits = None;
             self.guesses.clear();
+        }
+        if let Some(outlook) = self.outlook.as_mut().filter(|outlook| outlook.tokens() < self.cache.tokens())
+        {
+            outlook.take_up(self.cache.tokens());
         }
         found
     }

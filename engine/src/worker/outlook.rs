@@ -2,6 +2,9 @@
 //!
 //! A predictor goes on with a token when the next one is known, and may go on later, with several at once. Until then what
 //! it is to be shown of them is kept here: what the model said of each token that is computed.
+//!
+//! Where a line goes on from what another one computed, nobody has what the predictor would have been shown of that, and
+//! it takes up the line there: it guesses from a shorter past, though what it is shown of a token was made of the whole line.
 
 use std::sync::Arc;
 
@@ -12,9 +15,11 @@ use crate::model::{Predictor, Scratch, Want};
 /// How a line looks ahead.
 #[derive(Clone)]
 pub(super) struct Outlook {
-    /// A row for each of the first tokens, whose successors are said.
+    /// How many of the line's first tokens it never saw.
+    unseen: usize,
+    /// A row for each of the tokens after those, up to the last that it has gone on with.
     cache: Cache,
-    /// What the predictor is to be shown of the tokens after those: [tokens, `row`].
+    /// What the predictor is to be shown of the tokens after that one: [tokens, `row`].
     seen: Vec<f32>,
     row: usize,
 }
@@ -25,12 +30,26 @@ const WAITING_MAX: usize = 32;
 
 impl Outlook {
     pub(super) fn new(predictor: &Predictor, layout: &Arc<Layout>) -> Outlook {
-        Outlook { cache: Cache::new(Arc::clone(layout)), seen: Vec::new(), row: predictor.seen_numbers() }
+        let cache = Cache::new(Arc::clone(layout));
+        Outlook { unseen: 0, cache, seen: Vec::new(), row: predictor.seen_numbers() }
     }
 
-    /// How many of the line's first tokens it has been shown, or is to be shown without their being computed again.
+    /// How many of the line's first tokens need not be computed for it: it was shown them, or is to be, or takes up the line
+    /// after them.
     pub(super) fn tokens(&self) -> usize {
-        self.cache.tokens() + self.seen.len() / self.row
+        self.rows() + self.seen.len() / self.row
+    }
+
+    /// Those that it has gone on with, or never will.
+    fn rows(&self) -> usize {
+        self.unseen + self.cache.tokens()
+    }
+
+    /// Takes up the line after so many tokens.
+    pub(super) fn take_up(&mut self, tokens: usize) {
+        self.unseen = tokens;
+        self.cache.truncate(0);
+        self.seen.clear();
     }
 
     /// Takes in what the model said of the tokens from number `first` on.
@@ -43,9 +62,13 @@ impl Outlook {
     /// Forgets what is known of the line behind its first `tokens`, and before that what cannot be kept without the rest:
     /// see [`Outlook::tokens`] for what is left.
     pub(super) fn cut(&mut self, tokens: usize) {
-        let rows = self.cache.tokens();
-        self.cache.truncate(tokens.saturating_sub(1));
-        if self.cache.tokens() < rows {
+        if tokens <= self.unseen {
+            self.take_up(tokens);
+            return;
+        }
+        let rows = self.rows();
+        self.cache.truncate(tokens - 1 - self.unseen);
+        if self.rows() < rows {
             self.seen.clear();
         } else {
             self.seen.truncate(tokens.saturating_sub(rows) * self.row);
@@ -62,7 +85,7 @@ impl Outlook {
     /// Whether the predictor can be asked what follows `line`.
     pub(super) fn reaches(&self, line: &[Token]) -> bool {
         // The row of the last token but one is made with the last.
-        self.cache.tokens() + 1 < line.len() && line.len() <= self.tokens() + 1
+        self.rows() + 1 < line.len() && line.len() <= self.tokens() + 1
     }
 
     /// What the predictor guesses to follow `line`, which it reaches: so many tokens.
@@ -100,8 +123,8 @@ impl Outlook {
     ) -> Vec<f32> {
         let mut logits = Vec::new();
         let end = self.tokens().min(line.len().saturating_sub(1));
-        while self.cache.tokens() < end {
-            let at = self.cache.tokens();
+        while self.rows() < end {
+            let at = self.rows();
             let count = (end - at).min(self.cache.tokens_to_mark());
             let want = if at + count == end { want } else { Want::None };
             let (seen, following) = (&self.seen[..count * self.row], &line[at + 1..][..count]);

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 
 use tokio::sync::oneshot;
 
-use super::{Edit, Job, LineId, Order, Settings, Task, Worker, start};
+use super::{Edit, Job, Line, LineId, Order, Settings, Task, Worker, start};
 use crate::cache::Chain;
 use crate::engine::tokenizer;
 use crate::guess::{Counts, Guesses};
@@ -256,10 +256,10 @@ fn model(folder: &Path, speculate: Speculate, context_tokens: usize) -> (Model, 
     )
 }
 
-/// One that keeps nothing, so that everything is computed.
-fn shelf(model: &Model) -> Shelf {
+/// One that keeps so many bytes for other lines; with none everything is computed.
+fn shelf(model: &Model, bytes: u64) -> Shelf {
     let layout = Arc::new(model.cache_layout(KvKind::F16));
-    Shelf::new(layout, Chain::root(b"test"), 0, None, Arc::default())
+    Shelf::new(layout, Chain::root(b"test"), bytes, None, Arc::default())
 }
 
 fn pool() -> rayon::ThreadPool {
@@ -282,7 +282,7 @@ impl Dictation {
     fn start_within(folder: &Path, speculate: Speculate, context_tokens: usize) -> Dictation {
         let (model, settings) = model(folder, speculate, context_tokens);
         let (vocabulary, guesses) = (model.spec().vocabulary, Arc::clone(&settings.guesses));
-        let shelf = shelf(&model);
+        let shelf = shelf(&model, 0);
         let orders = start(model, settings, shelf, pool()).unwrap();
         Dictation { orders, guesses, vocabulary, said: 0 }
     }
@@ -329,9 +329,9 @@ async fn guesses_are_computed_like_any_token_in_every_family() {
 }
 
 /// A worker that is not started: its lines are worked on from here.
-fn bench(folder: &Path) -> Worker {
+fn bench(folder: &Path, kept_bytes: u64) -> Worker {
     let (model, settings) = model(folder, Speculate::Always, 10_000);
-    let shelf = shelf(&model);
+    let shelf = shelf(&model, kept_bytes);
     Worker::new(model, settings, shelf, pool())
 }
 
@@ -360,7 +360,7 @@ impl Worker {
 fn a_line_that_was_cut_or_forked_is_predicted_like_a_new_one() {
     // Predictions that are made of a wrong past would only be seen in how seldom they are right.
     for name in WITH_PREDICTOR {
-        let mut worker = bench(&fixture(name));
+        let mut worker = bench(&fixture(name), 0);
         let mut chance = Chance(3);
         let mut text = chance.text(300, 120);
         worker.say(LineId(0), 0, &text);
@@ -399,9 +399,42 @@ fn a_line_that_was_cut_or_forked_is_predicted_like_a_new_one() {
     }
 }
 
+#[test]
+fn a_line_that_goes_on_from_another_is_predicted_too() {
+    // What is kept of a line for others says nothing of its predictor, so that takes up the line where it goes on.
+    for name in WITH_PREDICTOR {
+        let [mut worker, mut plain] = [1 << 30, 0].map(|kept_bytes| bench(&fixture(name), kept_bytes));
+        let mut chance = Chance(5);
+        let text = chance.text(900, 120);
+        worker.say(LineId(0), 0, &text);
+        worker.accept(Order::Close(LineId(0)));
+        let (line, mut said) = (LineId(1), Vec::new());
+        for (keep, len) in [(0, 880), (860, 890), (700, 750), (100, 120), (40, 900), (0, 30)] {
+            said.truncate(keep);
+            let known = said.len();
+            said.extend(&text[known..len - 3]);
+            said.extend(chance.text(3, 120));
+            worker.say(line, keep, &said[known..]);
+            plain.say(LineId(0), 0, &said);
+            let [ours, expected] = [&worker.lines[&line], &plain.lines[&LineId(0)]];
+            let bits = |line: &Line| line.logits.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(!bits(expected).is_empty() && bits(ours) == bits(expected), "{name} {keep} {len}");
+            said.push(7);
+            let [first, second] = [(); 2].map(|()| {
+                let predicted = worker.predicted(line, 7, 2);
+                // The token that was said for it is taken back.
+                worker.say(line, said.len() - 1, &[]);
+                predicted
+            });
+            assert_eq!(first, second, "{name} {keep} {len}");
+            said.pop();
+        }
+    }
+}
+
 /// A text that says what the predictor guesses, one, two or three tokens at a time, and something else in between.
 fn foreseen(folder: &Path, count: usize) -> Vec<Token> {
-    let (mut worker, line) = (bench(folder), LineId(0));
+    let (mut worker, line) = (bench(folder, 0), LineId(0));
     let mut chance = Chance(4);
     let mut text = chance.text(3, 120);
     worker.say(line, 0, &text);
