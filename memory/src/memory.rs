@@ -87,7 +87,7 @@ pub(crate) struct Inner {
     /// Journals whose keys have been counted against the index in this process.
     counted: Mutex<BTreeSet<String>>,
     /// Held until the last handle is gone; the system lets go of it even when the process is killed.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Memory {
@@ -447,8 +447,19 @@ impl Drop for Inner {
     }
 }
 
+/// A folder's lock. Closing its file would not do: a process that is being started has a copy of it until it runs its own
+/// program, and would hold the lock for that moment.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What cannot be unlocked is let go of when its last copy is closed.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the folder's lock, or says who has it.
-fn lock(dir: &Path) -> Result<File, Error> {
+fn lock(dir: &Path) -> Result<Lock, Error> {
     let path = dir.join("lock");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(|e| Error::io(&path, e))?;
@@ -459,7 +470,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
             if let Err(e) = written {
                 tracing::debug!("the lock's holder could not be written down: {e}");
             }
-            Ok(file)
+            Ok(Lock(file))
         }
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
