@@ -59,6 +59,9 @@ pub struct Options {
     /// Whether tokens are guessed before they are sampled. What is sampled is the same in any case. A model's prediction layer
     /// is used only if they are.
     pub speculate: Speculate,
+    /// Whether activations stay floats where weights are packed, which is far slower: for judging a model. Sessions take them as
+    /// two digits of eight bits.
+    pub exact: bool,
     /// Whether only token ids will be asked about, no text: then a model whose tokenizer cannot be used opens
     /// without one.
     pub tokens_only: bool,
@@ -116,6 +119,7 @@ impl Engine {
     /// [`Error::Tensor`] say what is wrong with the file; [`Error::Io`] that it cannot be read.
     pub fn open(path: &Path, options: Options, on: &mut dyn FnMut(Progress)) -> Result<Engine, Error> {
         let kernels = Kernels::pick()?;
+        let kernels = if options.exact { kernels.exact() } else { kernels };
         let source = Source::open(path, know)?;
         let mut spec = Spec::read(&source)?;
         spec.take_trips(options.round_trips).map_err(|why| source.bad(why))?;

@@ -92,6 +92,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         kv_bytes: Some(0),
         snapshots: None,
         tokens_only: text.is_none(),
+        ..Options::default()
     };
     let engine = super::model::open(path, options).await?;
     if !args.frontiers.is_empty() {

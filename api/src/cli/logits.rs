@@ -15,7 +15,8 @@ f32 of shape [tokens, vocabulary]: row i is what follows the first i + 1 ids.
 
 Examples:
   saga logits -m qwen2.5-coder-1.5b --ids ids.json --out logits.safetensors
-  saga logits -m coder.gguf --ids ids.json --out logits.safetensors --decode-from 16")]
+  saga logits -m coder.gguf --ids ids.json --out logits.safetensors --decode-from 16
+  saga logits -m coder.gguf --ids ids.json --out sessions.safetensors --as-sessions    what packing costs")]
 pub(crate) struct Args {
     /// The model: an id or an address of `saga model list`, or the path of a GGUF file or a Hugging Face folder.
     #[arg(long, short, env = "SAGA_MODEL", value_name = "MODEL")]
@@ -39,6 +40,10 @@ pub(crate) struct Args {
     /// for.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     table_bytes: Option<u64>,
+    /// Compute as sessions do: activations in two digits of eight bits where weights are packed, the KV cache as the
+    /// settings have it. Left out, both stay floats, which is slower and says what the weights mean.
+    #[arg(long)]
+    as_sessions: bool,
     /// Have DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do.
     #[arg(long)]
     round_trips: bool,
@@ -55,7 +60,8 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let options = Options {
         threads: args.threads.unwrap_or(config.threads),
         context_tokens: Some(ids.len()),
-        kv: KvKind::F32,
+        kv: if args.as_sessions { config.kv.into() } else { KvKind::F32 },
+        exact: !args.as_sessions,
         kv_bytes: Some(0),
         expert_bytes: args.expert_bytes.or(config.expert_bytes),
         table_bytes: args.table_bytes.or(config.table_bytes),

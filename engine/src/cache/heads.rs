@@ -261,7 +261,7 @@ mod tests {
 
     fn read(heads: &Heads, head: usize, position: usize, i: usize) -> (f32, f32) {
         let mut tile = Tile::default();
-        heads.read(Kernels::Plain, head, position / TILE, &mut tile);
+        heads.read(Kernels::PLAIN, head, position / TILE, &mut tile);
         let at = position % TILE;
         (tile.keys[i * TILE + at], tile.values[at * heads.layout.value + i])
     }

@@ -408,7 +408,7 @@ mod tests {
                 let rows = &line.cache.layer(0).rows[list];
                 let mut all = vec![0.0; 2 * rows.len()];
                 for (row, to) in all.chunks_exact_mut(2).enumerate() {
-                    rows.read(crate::kernels::Kernels::Plain, row, 1, to);
+                    rows.read(crate::kernels::Kernels::PLAIN, row, 1, to);
                 }
                 all
             };

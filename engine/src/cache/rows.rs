@@ -243,8 +243,8 @@ mod tests {
             assert_eq!(rows.len(), 100);
             rows.push(&[7.0; 5]);
             let (mut old, mut new) = ([0.0; 5], [0.0; 5]);
-            fork.read(Kernels::Plain, 100, 1, &mut old);
-            rows.read(Kernels::Plain, 100, 1, &mut new);
+            fork.read(Kernels::PLAIN, 100, 1, &mut old);
+            rows.read(Kernels::PLAIN, 100, 1, &mut new);
             assert!((old[0] - 100.0).abs() <= error && (old[4] + 100.0).abs() <= error, "{kind:?} {old:?}");
             assert!(new.iter().all(|x| (x - 7.0).abs() <= error / 10.0), "{kind:?} {new:?}");
         }

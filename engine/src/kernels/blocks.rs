@@ -49,7 +49,7 @@ impl Input {
         self.spare.extend(self.blocks256.take());
         self.floats.clear();
         for &kind in kinds {
-            match Form::of(kind) {
+            match kernels.form(kind) {
                 Form::Floats if self.floats.is_empty() => self.floats.extend_from_slice(x),
                 Form::Blocks32 if self.blocks32.is_none() => {
                     let blocks = self.spare.pop().unwrap_or_default();

@@ -27,10 +27,19 @@ pub(crate) use float::{Head, STRIP, State, Step, TILE, Tile};
 pub(crate) use multiply::{Product, multiply};
 
 use crate::Error;
+use crate::weights::Kind;
+use blocks::Form;
 
-/// Which kernels compute.
+/// Which kernels compute, and on what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kernels {
+pub(crate) struct Kernels {
+    set: Set,
+    exact: bool,
+}
+
+/// For which machine they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
     /// The specification itself: slow, and the same on every machine.
     Plain,
     /// For x86-64 machines with AVX2, FMA and F16C; only ever made where they were found.
@@ -43,26 +52,41 @@ pub(crate) enum Kernels {
 
 /// The proof that this machine has what a kernel needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found(());
+struct Found(());
 
 /// Calls a function of `float.rs` as it is compiled for the chosen kernels.
 macro_rules! by {
     ($kernels:expr, $name:ident($($argument:expr),*)) => {
-        match $kernels {
-            Kernels::Plain => float::$name($($argument),*),
+        match $kernels.set {
+            Set::Plain => float::$name($($argument),*),
             // SAFETY: `Found` exists only where the features were found.
             // WHY: the only way to call code compiled for features found at run time.
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => unsafe { x86::avx2::$name($($argument),*) },
+            Set::Avx2(_) => unsafe { x86::avx2::$name($($argument),*) },
             // SAFETY: as above.
             // WHY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx512(_) => unsafe { x86::avx512::$name($($argument),*) },
+            Set::Avx512(_) => unsafe { x86::avx512::$name($($argument),*) },
         }
     };
 }
 
 impl Kernels {
+    /// The specification.
+    #[cfg(test)]
+    pub(crate) const PLAIN: Kernels = Kernels { set: Set::Plain, exact: false };
+
+    /// The same, but activations stay floats whatever weights are stored as: far slower, for judging a model and not for
+    /// work.
+    pub(crate) fn exact(self) -> Kernels {
+        Kernels { exact: true, ..self }
+    }
+
+    /// The form in which activations meet weights of this kind.
+    fn form(self, kind: Kind) -> Form {
+        if self.exact { Form::Floats } else { Form::of(kind) }
+    }
+
     /// The fastest kernels of this machine, or the ones that `SAGA_KERNELS` names (`plain`, `avx2` or `avx512`).
     pub(crate) fn pick() -> Result<Kernels, Error> {
         let fastest = Kernels::available().pop().expect("the plain kernels are always available");
@@ -77,26 +101,26 @@ impl Kernels {
 
     /// All kernels this machine can run, the fastest last.
     pub(crate) fn available() -> Vec<Kernels> {
-        let mut kernels = vec![Kernels::Plain];
+        let mut sets = vec![Set::Plain];
         #[cfg(target_arch = "x86_64")]
         if x86::has_avx2() {
-            kernels.push(Kernels::Avx2(Found(())));
+            sets.push(Set::Avx2(Found(())));
         }
         #[cfg(target_arch = "x86_64")]
         if x86::has_avx512() {
-            kernels.push(Kernels::Avx512(Found(())));
+            sets.push(Set::Avx512(Found(())));
         }
-        kernels
+        sets.into_iter().map(|set| Kernels { set, exact: false }).collect()
     }
 
     /// The name `SAGA_KERNELS` knows them by.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Kernels::Plain => "plain",
+        match self.set {
+            Set::Plain => "plain",
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2(_) => "avx2",
+            Set::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx512(_) => "avx512",
+            Set::Avx512(_) => "avx512",
         }
     }
 

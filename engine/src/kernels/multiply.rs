@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Input, Kernels, plain};
+use super::{Form, Input, Kernels, Set, plain};
 use crate::weights::Matrix;
 
 /// One matrix, what it is multiplied with, and the place of its results.
@@ -40,11 +40,13 @@ pub(crate) fn multiply(kernels: Kernels, products: &mut [Product<'_>]) {
 
 /// How many rows are computed by one thread at once: a multiple of what any kernel takes.
 fn unit_rows(kernels: Kernels, matrix: &Matrix, tokens: usize) -> usize {
-    match kernels {
+    match (kernels.set, kernels.form(matrix.kind())) {
         #[cfg(target_arch = "x86_64")]
-        Kernels::Avx2(_) if !matrix.kind().is_float() && tokens >= PANEL_TOKENS_MIN => super::x86::PANEL_ROWS,
+        (Set::Avx2(_), Form::Blocks32 | Form::Blocks256) if tokens >= PANEL_TOKENS_MIN => {
+            super::x86::PANEL_ROWS
+        }
         #[cfg(target_arch = "x86_64")]
-        Kernels::Avx512(_) if !matrix.kind().is_float() => {
+        (Set::Avx512(_), Form::Blocks32 | Form::Blocks256) => {
             (UNIT_BYTES / matrix.row_bytes() / tokens.max(1)).max(1).next_multiple_of(super::x86::vnni::ROWS)
         }
         _ => (UNIT_BYTES / matrix.row_bytes() / tokens.max(1)).next_multiple_of(16).max(16),
@@ -87,34 +89,35 @@ impl Place {
 }
 
 fn unit(kernels: Kernels, matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
-    match kernels {
-        Kernels::Plain => plain_rows(matrix, rows, input, place),
+    let form = kernels.form(matrix.kind());
+    match (kernels.set, form) {
+        (Set::Plain, _) => plain_rows(form, matrix, rows, input, place),
         #[cfg(target_arch = "x86_64")]
-        Kernels::Avx512(_) if !matrix.kind().is_float() => {
+        (Set::Avx512(_), Form::Blocks32 | Form::Blocks256) => {
             // SAFETY: this variant exists only where the features were found.
             // WHY: the only way to call code compiled for features found at run time.
             unsafe { avx512::rows(matrix, rows, input, place) };
         }
         #[cfg(target_arch = "x86_64")]
-        Kernels::Avx2(_) | Kernels::Avx512(_) => {
+        (Set::Avx2(_) | Set::Avx512(_), _) => {
             // SAFETY: this variant exists only where the features were found.
             // WHY: the only way to call code compiled for features found at run time.
-            let rest = unsafe { avx2::rows(matrix, rows, input, place) };
+            let rest = unsafe { avx2::rows(form, matrix, rows, input, place) };
             // Rows that fill no register; the bits are the same.
-            plain_rows(matrix, rest, input, place);
+            plain_rows(form, matrix, rest, input, place);
         }
     }
 }
 
-fn plain_rows(matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
-    let kind = matrix.kind();
-    let mut weights = vec![0.0; if kind.is_float() { matrix.columns() } else { 0 }];
+fn plain_rows(form: Form, matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
+    let (kind, floats) = (matrix.kind(), form == Form::Floats);
+    let mut weights = vec![0.0; if floats { matrix.columns() } else { 0 }];
     for row in rows {
-        if kind.is_float() {
+        if floats {
             matrix.dequantise(row..row + 1, &mut weights);
         }
         for token in 0..input.tokens() {
-            let result = if kind.is_float() {
+            let result = if floats {
                 plain::dot_floats(&weights, input.floats(token))
             } else {
                 plain::dot_blocks(kind, matrix.bytes(row..row + 1), input.blocks(kind), token)
@@ -130,7 +133,7 @@ mod avx2 {
     use std::ops::Range;
 
     use super::super::x86::{self, DOT_ROWS, PANEL_ROWS, Panel};
-    use super::{Input, Matrix, PANEL_TOKENS_MIN, Place};
+    use super::{Form, Input, Matrix, PANEL_TOKENS_MIN, Place};
     use crate::weights::Kind;
 
     thread_local! {
@@ -142,8 +145,14 @@ mod avx2 {
 
     /// Computes rows from the first on and returns the last few, which fill no register.
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn rows(matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) -> Range<usize> {
-        if matrix.kind().is_float() {
+    pub(super) fn rows(
+        form: Form,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        input: &Input,
+        place: &Place,
+    ) -> Range<usize> {
+        if form == Form::Floats {
             floats(matrix, rows, input, place)
         } else if input.tokens() >= PANEL_TOKENS_MIN {
             let rest = panels(matrix, rows, input, place);
@@ -216,7 +225,10 @@ mod avx2 {
             Kind::F4E2M1 => matrix.read(rows, to, |bytes, scale, to| {
                 x86::read_floats(Kind::F4E2M1, bytes, scale, to);
             }),
-            kind => matrix.read(rows, to, |bytes, scale, to| x86::read_floats(kind, bytes, scale, to)),
+            kind if kind.is_float() => {
+                matrix.read(rows, to, |bytes, scale, to| x86::read_floats(kind, bytes, scale, to));
+            }
+            _ => matrix.dequantise(rows, to),
         }
     }
 

@@ -78,7 +78,7 @@ fn every_kernel_gives_the_bits_of_the_plain_one() {
         for (rows, tokens) in [(16, 1), (37, 1), (16, 3), (53, 4), (32, 7), (19, 66)] {
             let matrix = matrix(kind, rows, columns, 2);
             let x = numbers(3, tokens * columns);
-            let expected = product(Kernels::Plain, &matrix, &x);
+            let expected = product(Kernels::PLAIN, &matrix, &x);
             for kernels in Kernels::available() {
                 let found = product(kernels, &matrix, &x);
                 assert_eq!(bits(&expected), bits(&found), "{kind:?} {kernels:?} {rows} × {tokens}");
@@ -101,11 +101,31 @@ fn every_kernel_gives_the_bits_of_the_plain_one_with_scales() {
             let matrix = scaled(kind, rows, columns, block);
             for tokens in [1, 3, 8] {
                 let x = numbers(9, tokens * columns);
-                let expected = product(Kernels::Plain, &matrix, &x);
+                let expected = product(Kernels::PLAIN, &matrix, &x);
                 for kernels in Kernels::available() {
                     let found = product(kernels, &matrix, &x);
                     assert_eq!(bits(&expected), bits(&found), "{kind:?} {kernels:?} {rows} × {columns}");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_exact_is_a_product_of_floats_whatever_weights_are_stored_as() {
+    for kind in Kind::ALL {
+        let (columns, rows) = (if kind.block() == 32 { 96 } else { 768 }, 37);
+        let matrix = matrix(kind, rows, columns, 4);
+        let mut weights = vec![0.0; rows * columns];
+        matrix.dequantise(0..rows, &mut weights);
+        let bytes = weights.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let floats = Matrix::new(Arc::new(bytes), 0, rows, columns, Kind::F32);
+        for tokens in [1, 3, 8] {
+            let x = numbers(5, tokens * columns);
+            let expected = product(Kernels::PLAIN, &floats, &x);
+            for kernels in Kernels::available() {
+                let found = product(kernels.exact(), &matrix, &x);
+                assert_eq!(bits(&expected), bits(&found), "{kind:?} {kernels:?} {tokens}");
             }
         }
     }
@@ -132,7 +152,7 @@ fn extreme_weights_do_not_overflow() {
         let matrix = Matrix::new(Arc::new(matrix_bytes), 0, rows, columns, kind);
         for sign in [1.0, -1.0] {
             let x = vec![sign; 5 * columns];
-            let expected = product(Kernels::Plain, &matrix, &x);
+            let expected = product(Kernels::PLAIN, &matrix, &x);
             let mut weights = vec![0.0; columns];
             matrix.dequantise(0..1, &mut weights);
             let exact = weights.iter().map(|&w| f64::from(w) * f64::from(sign)).sum::<f64>();
@@ -159,7 +179,7 @@ fn products_are_close_to_those_of_the_floats() {
         let x = numbers(5, columns);
         let mut weights = vec![0.0; rows * columns];
         matrix.dequantise(0..rows, &mut weights);
-        let found = product(Kernels::Plain, &matrix, &x);
+        let found = product(Kernels::PLAIN, &matrix, &x);
         for (row, found) in weights.chunks_exact(columns).zip(found) {
             let exact: f64 = row.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
             let size = row.iter().zip(&x).map(|(&w, &x)| f64::from(w * x).powi(2)).sum::<f64>().sqrt();
@@ -215,7 +235,7 @@ fn seen(kernels: Kernels, together: usize) -> Vec<u32> {
 #[test]
 fn a_query_sees_the_same_alone_and_among_others() {
     // Two that see the same are computed together, and which ones these are depends on how a line is cut.
-    let expected = seen(Kernels::Plain, 1);
+    let expected = seen(Kernels::PLAIN, 1);
     for kernels in Kernels::available() {
         for together in [1, 2, 3, 7] {
             assert_eq!(seen(kernels, together), expected, "{kernels:?} {together}");
@@ -253,10 +273,10 @@ fn what_is_corrected_fully_is_known() {
     let before: Vec<f32> = (0..STRIP).map(|i| 0.8 * state[i] - 0.6 * state[STRIP + i]).collect();
     let mut answer = [0.0; STRIP];
     let step = Step { decay: 0.5, rate: 1.0, query: &key, key: &key, value };
-    Kernels::Plain.correct(&mut state, &step, &mut answer);
+    Kernels::PLAIN.correct(&mut state, &step, &mut answer);
     let ask = Step { decay: 1.0, rate: 0.0, query: &across, key: &across, value: [0.0; STRIP] };
     let mut other = [0.0; STRIP];
-    Kernels::Plain.correct(&mut state, &ask, &mut other);
+    Kernels::PLAIN.correct(&mut state, &ask, &mut other);
     for i in 0..STRIP {
         assert!((answer[i] - value[i]).abs() < 1e-5, "{} {}", answer[i], value[i]);
         assert!((other[i] - 0.5 * before[i]).abs() < 1e-5, "{} {}", other[i], before[i]);
@@ -267,7 +287,7 @@ fn what_is_corrected_fully_is_known() {
 fn a_convolution_weighs_the_rows_of_each_column() {
     let mut to = [0.0; 2];
     // Σ = 1·10 + 3·20 and 2·1 + 4·(−1).
-    Kernels::Plain.convolve(&[1.0, 2.0, 3.0, 4.0], &[10.0, 1.0, 20.0, -1.0], &mut to);
+    Kernels::PLAIN.convolve(&[1.0, 2.0, 3.0, 4.0], &[10.0, 1.0, 20.0, -1.0], &mut to);
     for (found, sum) in to.into_iter().zip([70.0_f64, -2.0]) {
         let exact = sum / (1.0 + (-sum).exp());
         assert!((f64::from(found) - exact).abs() < 1e-5, "{found} {exact}");

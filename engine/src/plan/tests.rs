@@ -143,7 +143,7 @@ fn a_line_is_counted_as_the_engine_keeps_it() {
         let spec = Spec::read(&source).unwrap();
         let tokenizer = Tokenizer::from_json(&folder.join("tokenizer.json"));
         let tokenizer = tokenizer.unwrap_or_else(|_| Tokenizer::absent(spec.vocabulary));
-        let model = Model::load(&source, spec, &tokenizer, 0, Kernels::Plain).unwrap();
+        let model = Model::load(&source, spec, &tokenizer, 0, Kernels::PLAIN).unwrap();
         let shape = Shape::read(&folder).unwrap();
         if shape
             .parts

@@ -147,7 +147,7 @@ fn a_layer_adds_what_the_text_reads_however_it_is_cut() {
                 layer.foresee(before, tokens);
                 let all = STREAMS * WIDTH;
                 let streams = &mut streams[start * all..end * all];
-                layer.forward(Kernels::Plain, before, tokens, streams, &mut kept, &mut scratch).unwrap();
+                layer.forward(Kernels::PLAIN, before, tokens, streams, &mut kept, &mut scratch).unwrap();
             }
             assert_ne!(streams, reference.streams);
             assert_eq!(whole.get_or_insert_with(|| bits(&streams)), &bits(&streams), "chunks of {chunk}");
