@@ -23,6 +23,10 @@ docs:
 fuzz seconds="600":
     SAGA_FUZZ_SECONDS={{seconds}} cargo test --release -p tests --test fuzz -- --nocapture
 
+# The ignored tests that need DeepSeek's tokenizer, which is fetched for them.
+deepseek:
+    .ci/deepseek
+
 # Licences, advisories and duplicate versions.
 deny:
     cargo deny check

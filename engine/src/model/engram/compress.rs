@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "needs SAGA_DEEPSEEK_TOKENIZER, the path of DeepSeek's tokenizer.json, which is too large to keep here"]
+    #[ignore = "needs DeepSeek's tokenizer.json, which is too large to keep here; run by `just deepseek`, and by the gate"]
     fn deepseeks_vocabulary_has_the_published_number_of_classes() {
         // `engram_compressed_vocab_size` of V4.1: one class more or less and every row is another.
         let path = std::env::var_os("SAGA_DEEPSEEK_TOKENIZER").expect("SAGA_DEEPSEEK_TOKENIZER names a file");
