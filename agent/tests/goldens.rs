@@ -107,7 +107,8 @@ fn a_conversation_that_makes_no_sense_is_refused_with_its_place() {
 #[test]
 #[ignore = "needs DeepSeek's tokenizer.json, which is too large to keep here; run by `just deepseek`, and by the gate"]
 fn the_ids_of_a_prompt_are_those_of_deepseeks_tokenizer() {
-    let path = std::env::var_os("SAGA_DEEPSEEK_TOKENIZER").expect("SAGA_DEEPSEEK_TOKENIZER names a tokenizer.json");
+    let path =
+        std::env::var_os("SAGA_DEEPSEEK_TOKENIZER").expect("SAGA_DEEPSEEK_TOKENIZER names a tokenizer.json");
     let tokenizer = engine::Tokenizer::from_json(std::path::Path::new(&path)).unwrap();
     for (dialect, told, file, prompt) in goldens() {
         if dialect == Dialect::DsmlV4 {

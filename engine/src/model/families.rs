@@ -3,11 +3,12 @@
 //! Keys and tensor names are those that llama.cpp's converter writes; a Hugging Face folder is read through the
 //! same names.
 
+use super::check::ORDER_MAX;
+use super::reader::Reader;
 use super::spec::{
     Activation, Candidates, Channel, Choice, Choosing, Compressed, Compression, Delta, Dense, Engram,
-    EngramForm, Far, Gqa, GramHashes, Grams, Hyper, Indexer, Keys, Layer, Mixer, Mla, Moe, Norms, ORDER_MAX,
-    Output, Pairs, QkNorm, Reader, Residual, Rope, Router, Rows, Scaling, Scoring, Shared, Sharing, Spec,
-    Trips, Yarn,
+    EngramForm, Far, Gqa, GramHashes, Grams, Hyper, Indexer, Keys, Layer, Mixer, Mla, Moe, Norms, Output,
+    Pairs, QkNorm, Residual, Rope, Router, Rows, Scaling, Scoring, Shared, Sharing, Spec, Trips, Yarn,
 };
 use crate::Error;
 

@@ -1,5 +1,6 @@
 //! A model: what its file says (`spec`), its weights, and the way through them (`forward`).
 
+mod check;
 mod dense;
 mod end;
 mod engram;
@@ -11,6 +12,7 @@ mod mixer;
 mod moe;
 mod norm;
 mod predictor;
+mod reader;
 mod residual;
 mod rope;
 mod spec;

@@ -7,12 +7,12 @@
 //!
 //! The layer that guesses ahead may lie in a file of its own beside the model, `mtp-NAME.gguf`: llama.cpp's converter writes
 //! DeepSeek V4's so. Of that file only this layer is taken.
-//!
-//! A header is a stranger's bytes: every length in it is held against the file's before anything is allocated, and
-//! what no honest file has is refused. Metadata is kept in candle's type, which its writer takes too.
+
+mod header;
+mod parts;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,28 +22,8 @@ use memmap2::Mmap;
 
 use super::{Bytes, Kind, MappedFile, Matrix, Rows, Table, TensorSize, quant, sound};
 use crate::Error;
-
-/// Values of all metadata arrays together. Real files have under a million (three per token of the
-/// vocabulary); each takes 32 bytes once read, so this bounds them to 128 MiB.
-const METADATA_VALUES_MAX: u64 = 1 << 22;
-/// Tensors in one file. The largest models known have about ten thousand.
-const TENSORS_MAX: u64 = 1 << 17;
-/// Metadata entries in one file. Real files have under a hundred.
-const METADATA_ENTRIES_MAX: u64 = 1 << 16;
-/// Bytes of one string. Chat templates are the longest, with tens of kilobytes.
-const STRING_BYTES_MAX: u64 = 1 << 24;
-/// How deep arrays may be nested. Real files nest none.
-const ARRAY_DEPTH_MAX: u32 = 4;
-/// Dimensions of one tensor, the format's own limit.
-const DIMENSIONS_MAX: u32 = 4;
-/// Where tensors begin, if a file does not say otherwise: at multiples of this many bytes.
-const ALIGNMENT: u64 = 32;
-/// Files of one model. Each stays open, and a process may have a thousand of them; the largest models known are split into
-/// under two hundred.
-const PARTS_MAX: u64 = 512;
-
-/// What a file says about itself, by key.
-type Metadata = HashMap<String, Value>;
+use header::{Entry, Header, Metadata, whole};
+use parts::{Part, Split, beside};
 
 /// An open GGUF file, or several that are one model.
 pub(crate) struct Gguf {
@@ -234,15 +214,7 @@ impl Gguf {
 
     /// The family that the first bytes of a file name, if they come so far.
     pub(crate) fn family(head: &[u8]) -> Option<String> {
-        let mut walk = Walk { file: head, at: 0, values: 0 };
-        let (_, entries) = walk.begin().ok()?;
-        for _ in 0..entries {
-            let (key, value) = walk.entry().ok()?;
-            if let ("general.architecture", Value::String(family)) = (key, value) {
-                return Some(family);
-            }
-        }
-        None
+        header::family(head)
     }
 
     /// The file that holds most.
@@ -495,310 +467,8 @@ impl Gguf {
     }
 }
 
-/// A whole number, whichever integer type it is stored in.
-fn whole(value: &Value) -> Option<u64> {
-    match *value {
-        Value::I8(n) => u64::try_from(n).ok(),
-        Value::I16(n) => u64::try_from(n).ok(),
-        Value::I32(n) => u64::try_from(n).ok(),
-        Value::I64(n) => u64::try_from(n).ok(),
-        _ => value.to_u64().ok(),
-    }
-}
-
-/// A mapped file with its header.
-struct Part {
-    map: Arc<Mmap>,
-    file: Arc<File>,
-    header: Header,
-}
-
-impl Part {
-    fn open(path: &Path) -> Result<Part, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.is_dir() {
-            return Err(Error::NotGguf { path: path.to_owned(), why: "it is a folder".into() });
-        }
-        if file.metadata().map_err(io)?.len() < 4 {
-            return Err(Error::NotGguf { path: path.to_owned(), why: "it is shorter than 4 bytes".into() });
-        }
-        // SAFETY: the map is read-only and lives as long as the weights. Whoever shortens the file while it
-        // is mapped takes the process down, as with every mapped file; nothing here writes to it.
-        // WHY: weights are shared with the page cache, so a model takes its file's size once and opens in
-        // the time its pages take to be read.
-        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
-        let header = header(&map).map_err(|trouble| trouble.at(path))?;
-        Ok(Part { map, file: Arc::new(file), header })
-    }
-
-    /// Opens one of the parts of a model, by its place among them.
-    fn open_of(paths: &[PathBuf], number: usize) -> Result<Part, Error> {
-        let path = &paths[number];
-        let count = paths.len();
-        let part = Part::open(path).map_err(|error| match error {
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                bad(path, format!("it is part {} of the {count} of a model, and is missing", number + 1))
-            }
-            error => error,
-        })?;
-        let split = Split::read(&part.header.metadata).map_err(|why| bad(path, why))?;
-        match split {
-            Some(split) if (split.number, split.count) == (number as u64, count as u64) => Ok(part),
-            _ => Err(bad(path, format!("its header is not that of part {} of {count}", number + 1))),
-        }
-    }
-}
-
-/// What a header says of the parts of its model.
-#[derive(Clone, Copy)]
-struct Split {
-    /// Which part it is, from 0 on.
-    number: u64,
-    /// How many there are, at least two.
-    count: u64,
-    /// How many tensors they have together.
-    tensors: Option<u64>,
-}
-
-impl Split {
-    /// Nothing if the model is in one file.
-    fn read(metadata: &Metadata) -> Result<Option<Split>, String> {
-        let number = |key: &str| match metadata.get(key) {
-            None => Ok(None),
-            Some(value) => whole(value).map(Some).ok_or(format!("`{key}` is no whole number")),
-        };
-        // Parts that were put together again are said to be none.
-        let Some(count) = number("split.count")?.filter(|count| *count > 1) else { return Ok(None) };
-        let tensors = number("split.tensors.count")?;
-        let number = number("split.no")?.ok_or("it is a part of a model, and does not say which")?;
-        if count > PARTS_MAX || number >= count {
-            return Err(format!("it says that it is part {} of {count}", number.saturating_add(1)));
-        }
-        Ok(Some(Split { number, count, tensors }))
-    }
-
-    /// The paths of all parts, by the name of this one.
-    fn paths(&self, path: &Path) -> Result<Vec<PathBuf>, String> {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let (stem, ending) = name.split_at_checked(name.len().saturating_sub(5)).unwrap_or((name, ""));
-        let own = format!("-{:05}-of-{:05}", self.number + 1, self.count);
-        let stem = stem.strip_suffix(&own).filter(|_| ending.eq_ignore_ascii_case(".gguf")).ok_or_else(|| {
-            format!(
-                "it is part {} of {}, and its name does not say so: call it something{own}.gguf, and the others \
-                 accordingly",
-                self.number + 1,
-                self.count
-            )
-        })?;
-        let part = |i: u64| path.with_file_name(format!("{stem}-{i:05}-of-{:05}{ending}", self.count));
-        Ok((1..=self.count).map(part).collect())
-    }
-}
-
-/// Where the layer that guesses ahead would lie if it had a file of its own, beside a model in so many files.
-fn beside(path: &Path, parts: usize) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let name = match parts {
-        1 => name.to_owned(),
-        _ => format!("{}.gguf", name.get(..name.len().checked_sub("-00001-of-00002.gguf".len())?)?),
-    };
-    Some(path.with_file_name(format!("mtp-{name}")))
-}
-
 fn bad(path: &Path, why: impl ToString) -> Error {
     Error::BadModel { path: path.to_owned(), why: why.to_string() }
-}
-
-/// What a header says.
-struct Header {
-    metadata: Metadata,
-    tensors: Vec<Entry>,
-    /// Where the tensors' bytes begin.
-    tensors_at: u64,
-}
-
-/// A tensor as a header announces it.
-struct Entry {
-    name: String,
-    /// Outermost first.
-    shape: Vec<u64>,
-    /// What it holds, by the format's numbers.
-    number: u32,
-    /// From where the tensors' bytes begin.
-    offset: u64,
-}
-
-/// Why a header was refused.
-enum Trouble {
-    NotGguf(String),
-    Truncated { what: String, missing: u64 },
-    Bad(String),
-}
-
-impl Trouble {
-    fn at(self, path: &Path) -> Error {
-        let path = path.to_owned();
-        match self {
-            Trouble::NotGguf(why) => Error::NotGguf { path, why },
-            Trouble::Truncated { what, missing } => Error::Truncated { path, what, missing },
-            Trouble::Bad(why) => Error::BadModel { path, why },
-        }
-    }
-}
-
-/// Reads a header, and refuses what no honest file has.
-fn header(file: &[u8]) -> Result<Header, Trouble> {
-    let mut walk = Walk { file, at: 0, values: 0 };
-    let (tensors, entries) = walk.begin()?;
-    let mut metadata = Metadata::new();
-    for _ in 0..entries {
-        let (key, value) = walk.entry()?;
-        metadata.insert(key.to_owned(), value);
-    }
-    let alignment = match metadata.get("general.alignment") {
-        None => ALIGNMENT,
-        Some(&Value::U32(alignment)) => u64::from(alignment),
-        Some(&Value::I32(alignment)) => u64::try_from(alignment).unwrap_or(0),
-        Some(_) => 0,
-    };
-    if !alignment.is_power_of_two() || alignment > 1 << 20 {
-        return Err(Trouble::Bad("`general.alignment` is no power of two".into()));
-    }
-    let tensors = (0..tensors)
-        .map(|_| {
-            let name = walk.name("a tensor's name")?;
-            let dimensions = walk.u32(name)?;
-            if dimensions > DIMENSIONS_MAX {
-                return Err(Trouble::Bad(format!("tensor `{name}` has {dimensions} dimensions")));
-            }
-            let mut shape = (0..dimensions).map(|_| walk.u64(name)).collect::<Result<Vec<_>, _>>()?;
-            shape.reverse();
-            Ok(Entry { name: name.to_owned(), shape, number: walk.u32(name)?, offset: walk.u64(name)? })
-        })
-        .collect::<Result<_, Trouble>>()?;
-    Ok(Header { metadata, tensors, tensors_at: (walk.at as u64).next_multiple_of(alignment) })
-}
-
-/// A place in a header.
-struct Walk<'a> {
-    file: &'a [u8],
-    at: usize,
-    values: u64,
-}
-
-impl<'a> Walk<'a> {
-    /// Reads up to the first metadata entry: how many tensors and how many entries there are.
-    fn begin(&mut self) -> Result<(u64, u64), Trouble> {
-        let magic = self.take(4, "the magic number")?;
-        if magic != b"GGUF" {
-            return Err(Trouble::NotGguf(format!("it starts with {:?}", String::from_utf8_lossy(magic))));
-        }
-        match self.u32("the version")? {
-            2 | 3 => {}
-            other if matches!(other.swap_bytes(), 1..=3) => {
-                return Err(Trouble::Bad("it is big-endian, which is not supported".into()));
-            }
-            other => return Err(Trouble::Bad(format!("its version {other} is not supported, only 2 and 3"))),
-        }
-        let tensors = self.u64("the number of tensors")?;
-        let entries = self.u64("the number of metadata entries")?;
-        if tensors > TENSORS_MAX || entries > METADATA_ENTRIES_MAX {
-            return Err(Trouble::Bad(format!(
-                "it announces {tensors} tensors and {entries} metadata entries"
-            )));
-        }
-        Ok((tensors, entries))
-    }
-
-    /// Reads a metadata entry.
-    fn entry(&mut self) -> Result<(&'a str, Value), Trouble> {
-        let key = self.name("a metadata key")?;
-        let kind = self.u32(key)?;
-        Ok((key, self.value(kind, key, 0)?))
-    }
-
-    fn take(&mut self, bytes: u64, what: &str) -> Result<&'a [u8], Trouble> {
-        let left = (self.file.len() - self.at) as u64;
-        if bytes > left {
-            return Err(Trouble::Truncated { what: format!("the header ({what})"), missing: bytes - left });
-        }
-        let taken = &self.file[self.at..self.at + bytes as usize];
-        self.at += bytes as usize;
-        Ok(taken)
-    }
-
-    /// As many bytes as a number has.
-    fn bytes<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Trouble> {
-        Ok(self.take(N as u64, what)?.try_into().expect("as many bytes as asked for were taken"))
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32, Trouble> {
-        self.bytes(what).map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64, Trouble> {
-        self.bytes(what).map(u64::from_le_bytes)
-    }
-
-    fn string(&mut self, what: &str) -> Result<&'a [u8], Trouble> {
-        let len = self.u64(what)?;
-        if len > STRING_BYTES_MAX {
-            return Err(Trouble::Bad(format!("{what} holds a text of {len} bytes")));
-        }
-        let mut bytes = self.take(len, what)?;
-        // Some writers leave the zeros that end a text in C.
-        while let [rest @ .., 0] = bytes {
-            bytes = rest;
-        }
-        Ok(bytes)
-    }
-
-    /// A name or key, which is quoted in errors and must therefore be readable.
-    fn name(&mut self, what: &str) -> Result<&'a str, Trouble> {
-        let bytes = self.string(what)?;
-        std::str::from_utf8(bytes).map_err(|_| Trouble::Bad(format!("{what} is not UTF-8")))
-    }
-
-    /// A value of the type with this number.
-    fn value(&mut self, number: u32, key: &str, depth: u32) -> Result<Value, Trouble> {
-        Ok(match number {
-            0 => Value::U8(u8::from_le_bytes(self.bytes(key)?)),
-            1 => Value::I8(i8::from_le_bytes(self.bytes(key)?)),
-            2 => Value::U16(u16::from_le_bytes(self.bytes(key)?)),
-            3 => Value::I16(i16::from_le_bytes(self.bytes(key)?)),
-            4 => Value::U32(u32::from_le_bytes(self.bytes(key)?)),
-            5 => Value::I32(i32::from_le_bytes(self.bytes(key)?)),
-            6 => Value::F32(f32::from_le_bytes(self.bytes(key)?)),
-            7 => match self.bytes(key)? {
-                [0] => Value::Bool(false),
-                [1] => Value::Bool(true),
-                [other] => {
-                    return Err(Trouble::Bad(format!("`{key}` is {other}, neither true nor false")));
-                }
-            },
-            // Vocabularies hold tokens that are no whole characters.
-            8 => Value::String(String::from_utf8_lossy(self.string(key)?).into_owned()),
-            9 => {
-                let inner = self.u32(key)?;
-                let count = self.u64(key)?;
-                self.values = self.values.saturating_add(count);
-                if self.values > METADATA_VALUES_MAX || depth >= ARRAY_DEPTH_MAX {
-                    return Err(Trouble::Bad(format!("`{key}` has too many values")));
-                }
-                // Grows as values are found, not as they are announced.
-                let mut values = Vec::new();
-                for _ in 0..count {
-                    values.push(self.value(inner, key, depth + 1)?);
-                }
-                Value::Array(values)
-            }
-            10 => Value::U64(u64::from_le_bytes(self.bytes(key)?)),
-            11 => Value::I64(i64::from_le_bytes(self.bytes(key)?)),
-            12 => Value::F64(f64::from_le_bytes(self.bytes(key)?)),
-            _ => return Err(Trouble::Bad(format!("`{key}` has the unknown value type {number}"))),
-        })
-    }
 }
 
 #[cfg(test)]

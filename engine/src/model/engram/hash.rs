@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use super::compress::Classes;
 use super::draw::Draw;
 use crate::Token;
-use crate::model::spec::ORDER_MAX;
+use crate::model::check::ORDER_MAX;
 
 /// Columns of all layers together. The largest model has 48; the bound keeps a stranger's file from making a search for
 /// primes last.
