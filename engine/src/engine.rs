@@ -310,7 +310,8 @@ fn root(source: &Source, path: &Path, layout: &Layout, options: &Options) -> Res
         None => [0; 32],
     };
     let version = env!("CARGO_PKG_VERSION");
-    let what = format!("{EDITION} {version} {fingerprint:?} {layout:?} {}", options.round_trips);
+    let Options { round_trips, exact, .. } = options;
+    let what = format!("{EDITION} {version} {fingerprint:?} {layout:?} {round_trips} {exact}");
     Ok(Chain::root(what.as_bytes()))
 }
 

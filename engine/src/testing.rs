@@ -380,3 +380,13 @@ impl Chance {
         (self.0 >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
     }
 }
+
+/// The folders of the checkpoints that are held against their references: between them they have every mixer.
+#[cfg(test)]
+pub(crate) fn checkpoints() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    folders
+}

@@ -3,17 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::testing::TinyModel;
+use crate::testing::{TinyModel, checkpoints};
 use crate::{Engine, KvKind, Options, Sampling, Speculate, Timeline, Token};
-
-/// The checkpoints that are held against their references, so that no mixer is left out.
-fn models() -> Vec<PathBuf> {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
-    let mut models: Vec<PathBuf> =
-        std::fs::read_dir(models).unwrap().map(|folder| folder.unwrap().path()).collect();
-    models.sort();
-    models
-}
 
 fn open(model: &Path, kv: KvKind, kv_bytes: Option<u64>) -> Engine {
     let speculate = Speculate::Off;
@@ -50,7 +41,7 @@ async fn says(line: &mut Timeline, tokens: &[Token]) -> (usize, Vec<u32>) {
 
 #[tokio::test]
 async fn a_line_that_begins_as_another_goes_on_from_there_with_the_same_numbers() {
-    for model in models() {
+    for model in checkpoints() {
         let name = model.file_name().unwrap().to_string_lossy().into_owned();
         let states = ["qwen3_next", "qwen3_5_moe", "deepseek_v4", "deepseek_v41"].contains(&name.as_str());
         for kv in [KvKind::F16, KvKind::Q8] {

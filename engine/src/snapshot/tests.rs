@@ -8,20 +8,11 @@ use expect_test::expect;
 use sha2::{Digest, Sha256};
 
 use super::{Secret, Slot, Snapshots};
-use crate::testing::TinyModel;
+use crate::testing::{TinyModel, checkpoints};
 use crate::{Engine, KvKind, Options, Speculate, Timeline, Token};
 
 /// More than any test writes.
 const PLENTY: u64 = 1 << 30;
-
-/// The checkpoints that are held against their references, so that no mixer is left out.
-fn models() -> Vec<PathBuf> {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
-    let mut models: Vec<PathBuf> =
-        std::fs::read_dir(models).unwrap().map(|folder| folder.unwrap().path()).collect();
-    models.sort();
-    models
-}
 
 fn open(model: &Path, kv: KvKind, snapshots: Option<&Snapshots>) -> Engine {
     let kv_bytes = snapshots.is_none().then_some(0);
@@ -124,7 +115,7 @@ async fn keep(engine: &Engine, slot: &Slot, tokens: &[Token]) -> bool {
 #[tokio::test]
 async fn a_line_goes_on_after_a_restart_with_the_same_numbers() {
     let secret = Secret::new([5; 32]);
-    for model in models() {
+    for model in checkpoints() {
         let name = model.file_name().unwrap().to_string_lossy().into_owned();
         let states = ["qwen3_next", "qwen3_5_moe", "deepseek_v4", "deepseek_v41"].contains(&name.as_str());
         for kv in [KvKind::F16, KvKind::Q8] {
@@ -162,7 +153,7 @@ async fn a_line_goes_on_after_a_restart_with_the_same_numbers() {
 async fn files_take_hardly_more_than_what_they_hold() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["qwen2", "qwen3_5_moe", "deepseek_v4"] {
-        let model = models().into_iter().find(|model| model.ends_with(name)).unwrap();
+        let model = checkpoints().into_iter().find(|model| model.ends_with(name)).unwrap();
         let snapshots = Snapshots::open(&folder.path().join(name), PLENTY).unwrap();
         let engine = open(&model, KvKind::F16, Some(&snapshots));
         assert!(keep(&engine, &snapshots.slot("s"), &text(1, 1000)).await);
@@ -424,7 +415,7 @@ async fn the_numbers_on_disk_are_those_of_this_edition() {
     // on from what an older program has left, and then put the new hash here.
     let mut hashes = String::new();
     for (name, kv) in [("qwen2", KvKind::F16), ("qwen3_5_moe", KvKind::Q8), ("deepseek_v4", KvKind::F16)] {
-        let model = models().into_iter().find(|model| model.ends_with(name)).unwrap();
+        let model = checkpoints().into_iter().find(|model| model.ends_with(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let place = Place { folder, model };
         let snapshots = Snapshots::open(&place.dir(), PLENTY).unwrap();

@@ -13,7 +13,7 @@ use crate::guess::{Counts, Guesses};
 use crate::kernels::Kernels;
 use crate::model::{Model, Spec, know};
 use crate::shelf::Shelf;
-use crate::testing::{SPECIALS, TinyModel};
+use crate::testing::{SPECIALS, TinyModel, checkpoints};
 use crate::weights::Source;
 use crate::{Engine, Grammar, GrammarSource, KvKind, Options, Sampling, Speculate, Timeline, Token};
 
@@ -310,10 +310,7 @@ impl Dictation {
 
 #[tokio::test]
 async fn guesses_are_computed_like_any_token_in_every_family() {
-    // The checkpoints that are held against their references, so that no mixer is left out.
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
-    for folder in std::fs::read_dir(models).unwrap() {
-        let folder = folder.unwrap().path();
+    for folder in checkpoints() {
         let [mut plain, mut guessing] =
             [Speculate::Off, Speculate::Always].map(|speculate| Dictation::start(&folder, speculate));
         let text = Chance(9).text(300, plain.vocabulary);

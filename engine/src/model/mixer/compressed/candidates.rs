@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::best::Best;
-use super::indexer::{Questions, choose, units};
+use super::indexer::{Questions, choose, judge, units};
 use crate::cache::{BLOCK_ROWS, Rows};
 use crate::kernels::{Kernels, TILE};
 
@@ -110,6 +110,11 @@ impl Found {
         Found { rows: Best::new(wanted), blocks, size, open: None }
     }
 
+    /// The score that a row has to beat to be of any use.
+    fn bar(&self) -> f32 {
+        if self.rows.bar() < self.blocks.bar() { self.rows.bar() } else { self.blocks.bar() }
+    }
+
     /// Takes in the scores of rows that come after all others.
     fn take(&mut self, first: usize, scores: &[f32]) {
         for (row, &score) in (first..).zip(scores) {
@@ -141,33 +146,15 @@ fn look_through(
     tokens: Range<usize>,
     rows: Range<usize>,
 ) -> Vec<Found> {
-    let width = keys.width();
     let mut found: Vec<Found> = tokens.clone().map(|_| Found::new(questions.wanted, kept, size)).collect();
-    let (mut block, mut turned) = (vec![0.0; TILE * width], vec![0.0; TILE * width]);
-    let mut scores = [0.0; TILE];
-    let end = rows.end.min(questions.visible[tokens.end - 1]);
-    for first in (rows.start..end).step_by(TILE) {
-        let count = TILE.min(end - first);
-        keys.read(kernels, first, count, &mut block[..count * width]);
-        kernels.turn(&block, &mut turned);
-        for (token, found) in tokens.clone().zip(&mut found) {
-            let visible = questions.visible[token];
-            let seen = visible.saturating_sub(first).min(count);
-            if seen == 0 {
-                continue;
-            }
-            let (query, weights) = questions.of(token);
-            let bar =
-                if found.rows.bar() < found.blocks.bar() { found.rows.bar() } else { found.blocks.bar() };
-            if kernels.judge(&turned, query, weights, bar, &mut scores) {
-                for (row, &score) in (first..).zip(&scores[..seen]) {
-                    found.rows.offer(score, row as u32);
-                }
-                let before_last = (visible - 1) / size * size;
-                found.take(first, &scores[..before_last.saturating_sub(first).min(count)]);
-            }
+    judge(kernels, keys, questions, tokens, rows, &mut found, Found::bar, |found, seen| {
+        for (row, &score) in (seen.first..).zip(seen.scores) {
+            found.rows.offer(score, row as u32);
         }
-    }
+        let before_last = (seen.visible - 1) / size * size;
+        let whole = before_last.saturating_sub(seen.first).min(seen.scores.len());
+        found.take(seen.first, &seen.scores[..whole]);
+    });
     found.iter_mut().for_each(Found::close);
     found
 }

@@ -88,10 +88,41 @@ fn look_through(
     tokens: Range<usize>,
     rows: Range<usize>,
 ) -> Vec<Best> {
-    let count = questions.visible.len();
-    let (queries, heads) = (questions.queries.len() / count, questions.weights.len() / count);
-    let width = keys.width();
     let mut best: Vec<Best> = tokens.clone().map(|_| Best::new(questions.wanted)).collect();
+    judge(kernels, keys, questions, tokens, rows, &mut best, Best::bar, |best, seen| {
+        for (row, &score) in (seen.first..).zip(seen.scores) {
+            best.offer(score, row as u32);
+        }
+    });
+    best
+}
+
+/// Rows that a token sees, judged.
+pub(super) struct Seen<'a> {
+    /// The number of the first.
+    pub(super) first: usize,
+    pub(super) scores: &'a [f32],
+    /// How many rows the token sees in all.
+    pub(super) visible: usize,
+}
+
+/// Judges some rows for some tokens, tile by tile. What is found for a token is told by `bar` which scores it has no use
+/// for; `take` gets tiles that have better ones.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the loop over tiles is the same for all who look through rows"
+)]
+pub(super) fn judge<F>(
+    kernels: Kernels,
+    keys: &Rows,
+    questions: &Questions<'_>,
+    tokens: Range<usize>,
+    rows: Range<usize>,
+    found: &mut [F],
+    bar: impl Fn(&F) -> f32,
+    take: impl Fn(&mut F, Seen<'_>),
+) {
+    let width = keys.width();
     let (mut block, mut turned) = (vec![0.0; TILE * width], vec![0.0; TILE * width]);
     let mut scores = [0.0; TILE];
     let end = rows.end.min(questions.visible[tokens.end - 1]);
@@ -99,19 +130,16 @@ fn look_through(
         let count = TILE.min(end - first);
         keys.read(kernels, first, count, &mut block[..count * width]);
         kernels.turn(&block, &mut turned);
-        for (token, best) in tokens.clone().zip(&mut best) {
-            let seen = questions.visible[token].saturating_sub(first).min(count);
+        for (token, found) in tokens.clone().zip(&mut *found) {
+            let visible = questions.visible[token];
+            let seen = visible.saturating_sub(first).min(count);
             if seen == 0 {
                 continue;
             }
-            let query = &questions.queries[token * queries..][..queries];
-            let weights = &questions.weights[token * heads..][..heads];
-            if kernels.judge(&turned, query, weights, best.bar(), &mut scores) {
-                for (row, &score) in (first..).zip(&scores[..seen]) {
-                    best.offer(score, row as u32);
-                }
+            let (query, weights) = questions.of(token);
+            if kernels.judge(&turned, query, weights, bar(found), &mut scores) {
+                take(found, Seen { first, scores: &scores[..seen], visible });
             }
         }
     }
-    best
 }
