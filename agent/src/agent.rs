@@ -324,6 +324,7 @@ impl Agent {
                 let _ = task.await;
             }
         }
+        self.0.worlds.forget(id).await;
         let (memory, name) = (self.0.memory.clone(), id.clone());
         blocking(move || Ok(memory.delete_journal(name.as_str())?)).await?;
         self.slots().remove(id);

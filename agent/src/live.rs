@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use engine::Engine;
+use engine::snapshot::{Secret, Slot, Snapshots};
 use memory::{Journal, Memory, Seq};
 use tokio::sync::Mutex;
 use tools::{Call, Outcome, Policy, Replay, Sandbox, Spec, Toolbox};
@@ -56,6 +57,10 @@ pub struct LiveOptions {
     pub helper: Option<PathBuf>,
     /// Bytes of KV that resting sessions may hold together.
     pub kv_bytes_max: u64,
+    /// Where sessions' timelines are written at the end of each step, to be gone on with after a restart.
+    pub snapshots: Option<Snapshots>,
+    /// What these are sealed with.
+    pub secret: Option<Secret>,
 }
 
 /// The real [`Worlds`].
@@ -130,6 +135,7 @@ impl Live {
             round_trips: self.options.round_trips,
             kv: self.options.kv,
             speculate: self.options.speculate,
+            snapshots: self.options.snapshots.clone(),
             ..engine::Options::default()
         };
         let (file, out) = (path.clone(), out.clone());
@@ -144,6 +150,21 @@ impl Live {
         .await?;
         engines.insert(path, engine.clone());
         Ok(engine)
+    }
+
+    /// What sessions have computed that lies on disk.
+    pub fn snapshots(&self) -> Option<&Snapshots> {
+        self.options.snapshots.as_ref()
+    }
+
+    /// Waits until what sessions have computed so far is on disk, or could not be put there.
+    pub async fn settle(&self) {
+        let Some(snapshots) = self.options.snapshots.clone() else { return };
+        for engine in self.engines() {
+            // An engine answers in order: then it has handed over what it was asked to write.
+            let _ = engine.expert_uses().await;
+        }
+        let _ = tokio::task::spawn_blocking(move || snapshots.settle()).await;
     }
 
     /// The engines that are open. Empty while one is being opened.
@@ -235,8 +256,17 @@ impl Worlds for Arc<Live> {
             thinking,
             policy,
             led: created.led,
+            slot: self.options.snapshots.as_ref().map(|snapshots| snapshots.slot(id.as_str())),
             sandbox: Mutex::default(),
         }))
+    }
+
+    async fn forget(&self, id: &SessionId) {
+        if let Some(snapshots) = self.options.snapshots.clone() {
+            let name = id.clone();
+            // What cannot be deleted now goes when its room is needed.
+            let _ = tokio::task::spawn_blocking(move || snapshots.delete(name.as_str())).await;
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -258,6 +288,8 @@ struct LiveWorld {
     policy: Policy,
     /// Whether the session's model is led.
     led: bool,
+    /// Where its timeline is kept on disk.
+    slot: Option<Slot>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
 }
 
@@ -339,7 +371,11 @@ impl World for LiveWorld {
         let thought = async {
             let mind = match &mut *mind {
                 Some(mind) => mind,
-                none => none.insert(LocalMind::new(self.live.engine(&created.model, out).await?, created)?),
+                none => {
+                    let engine = self.live.engine(&created.model, out).await?;
+                    let secret = self.live.options.secret.clone();
+                    none.insert(LocalMind::new(engine, created, self.slot.clone(), secret)?)
+                }
             };
             mind.think(conversation, created, manner, &quotes, cancel, out).await
         }

@@ -91,6 +91,9 @@ pub trait Worlds: Send + Sync {
     /// Opens the world of one session.
     async fn open(&self, id: &SessionId, created: &Created) -> Result<Arc<dyn World>, Error>;
 
+    /// Lets go of everything that is kept of a session beside its journal, which is about to be deleted.
+    async fn forget(&self, id: &SessionId);
+
     /// Milliseconds since 1970.
     fn now_ms(&self) -> u64;
 }

@@ -40,6 +40,12 @@ pub struct Config {
     pub round_trips: bool,
     /// How the KV cache is kept: in half precision, or in a little more than half of that.
     pub kv: Kv,
+    /// The most room on disk for what sessions have computed, so that they go on at once after a restart; 0 writes nothing.
+    /// Bytes.
+    pub snapshot_bytes: u64,
+    /// A file of 64 hex digits that this is sealed with. Left out, it lies there as computed, for this user alone to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_key: Option<PathBuf>,
     /// Whether tokens are guessed before they are sampled, wherever that is faster. Replies are the same in any case.
     pub speculate: bool,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
@@ -86,6 +92,8 @@ impl Default for Config {
             table_bytes: None,
             round_trips: false,
             kv: Kv::F16,
+            snapshot_bytes: 8 << 30,
+            snapshot_key: None,
             speculate: true,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
@@ -296,6 +304,12 @@ pub(crate) struct Overrides {
     /// How the KV cache is kept.
     #[arg(long, env = "SAGA_KV", value_name = "KIND")]
     pub(crate) kv: Option<Kv>,
+    /// The most room on disk for what sessions have computed, such as 8G; 0 writes nothing.
+    #[arg(long, env = "SAGA_SNAPSHOT_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    pub(crate) snapshot_bytes: Option<u64>,
+    /// A file of 64 hex digits that this is sealed with.
+    #[arg(long, env = "SAGA_SNAPSHOT_KEY", value_name = "FILE")]
+    pub(crate) snapshot_key: Option<PathBuf>,
     /// Whether tokens are guessed before they are sampled, true or false. Replies are the same in any case.
     #[arg(long, env = "SAGA_SPECULATE", value_name = "BOOL")]
     pub(crate) speculate: Option<bool>,
@@ -350,6 +364,12 @@ impl Overrides {
         config.round_trips |= self.round_trips;
         if let Some(kv) = self.kv {
             config.kv = kv;
+        }
+        if let Some(bytes) = self.snapshot_bytes {
+            config.snapshot_bytes = bytes;
+        }
+        if self.snapshot_key.is_some() {
+            config.snapshot_key.clone_from(&self.snapshot_key);
         }
         if let Some(speculate) = self.speculate {
             config.speculate = speculate;
@@ -408,6 +428,7 @@ mod tests {
                 threads = 0
                 round_trips = false
                 kv = "f16"
+                snapshot_bytes = 8589934592
                 speculate = true
                 idle_secs = 600
 
@@ -434,7 +455,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `speculate`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `snapshot_key`, `speculate`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

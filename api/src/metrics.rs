@@ -25,11 +25,27 @@ pub(crate) async fn metrics(State(service): State<Service>) -> Response {
         &service.readiness().model,
         ready,
     );
-    for engine in service.engines() {
-        of_engine(&mut page, &engine);
+    if let Some(live) = service.live() {
+        live.engines().iter().for_each(|engine| of_engine(&mut page, engine));
+        if let Some(snapshots) = live.snapshots() {
+            of_snapshots(&mut page, &snapshots.held());
+        }
     }
     let text = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (text, page.to_string()).into_response()
+}
+
+fn of_snapshots(page: &mut Page, held: &engine::snapshot::Held) {
+    let mut put = |name, kind, help, value: u64| page.put(name, kind, help, "of", "snapshots", value as f64);
+    put("saga_snapshot_lines", "gauge", "Sessions whose timelines lie on disk.", held.lines);
+    put("saga_snapshot_bytes", "gauge", "What these take on disk.", held.held_bytes);
+    put(
+        "saga_snapshot_written_bytes_total",
+        "counter",
+        "Bytes of them that were written.",
+        held.written_bytes,
+    );
+    put("saga_snapshot_refused_total", "counter", "Files that were damaged, and removed.", held.refused);
 }
 
 fn of_engine(page: &mut Page, engine: &engine::Engine) {
@@ -49,6 +65,9 @@ fn of_engine(page: &mut Page, engine: &engine::Engine) {
     count("saga_accepted_tokens_total", "Guesses that were right.", guesses.accepted());
     count("saga_predicted_tokens_total", "Guesses that the model's own predictor made.", guesses.predicted);
     count("saga_accepted_predictions_total", "Those of them that were right.", guesses.predicted_rightly);
+    let kv = engine.kv_held();
+    count("saga_shared_tokens_total", "Cached tokens that another session had computed.", kv.shared_tokens);
+    count("saga_restored_tokens_total", "Cached tokens that were read from disk.", kv.restored_tokens);
     if let Some(held) = engine.experts_held() {
         count("saga_expert_hits_total", "Experts that were in memory when they were asked for.", held.hits);
         count("saga_expert_misses_total", "Experts that had to be read from disk.", held.misses);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agent::{Agent, Live, LiveOptions};
 use axum::serve::ListenerExt;
+use engine::snapshot::{Secret, Snapshots};
 use memory::Memory;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -63,13 +64,32 @@ pub(crate) async fn open(
         lowered: config.sandbox.lowered.clone(),
         helper: None,
         kv_bytes_max: crate::host::memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / KV_SHARE,
+        snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,
+        secret: config.snapshot_key.as_deref().map(Secret::read).transpose()?,
     };
     let live = Live::new(options, memory.clone());
     let agent = Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
-    let thinking = Arc::clone(&live);
-    let engines = Box::new(move || thinking.engines());
-    let (service, switches) = Service::new(agent, auth, config.model.clone(), budget, engines);
+    let (service, switches) = Service::new(agent, auth, config.model.clone(), budget, Some(live.clone()));
     Ok(Opened { service, live, switches, model: config.model.clone() })
+}
+
+/// Opens the folder of snapshots. Without it sessions go on all the same, and compute again after a restart.
+async fn open_snapshots(folder: &Path, bytes_max: u64) -> Option<Snapshots> {
+    if bytes_max == 0 {
+        return None;
+    }
+    let folder = folder.to_path_buf();
+    match tokio::task::spawn_blocking(move || Snapshots::open(&folder, bytes_max)).await {
+        Ok(Ok(snapshots)) => Some(snapshots),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what sessions compute is not kept over a restart");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "opening the folder of snapshots failed");
+            None
+        }
+    }
 }
 
 /// Opens the memory in `dir`, which is made when it is missing.
@@ -177,12 +197,15 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Failure> {
-    let agent = service.agent().clone();
+    let (agent, live) = (service.agent().clone(), service.live().cloned());
     let (draining, drained) = oneshot::channel();
     let stop = async move {
         stop.await;
         agent.stop().await;
         switches.closing.send_replace(true);
+        if let Some(live) = live {
+            live.settle().await;
+        }
         // The server may have ended by itself.
         let _ = draining.send(());
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent::{Agent, Budget};
+use agent::{Agent, Budget, Live};
 use tokio::sync::watch;
 
 use crate::auth::Auth;
@@ -20,11 +20,8 @@ struct Inner {
     budget: Budget,
     state: watch::Receiver<Readiness>,
     closing: watch::Receiver<bool>,
-    engines: Engines,
+    live: Option<Arc<Live>>,
 }
-
-/// Says which engines are open.
-pub(crate) type Engines = Box<dyn Fn() -> Vec<engine::Engine> + Send + Sync>;
 
 /// Whether the service can think.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,17 +43,17 @@ pub struct Switches {
 }
 
 impl Service {
-    /// A service over `agent`, which thinks with `engines`; `model` and `budget` are what sessions get that ask for none.
+    /// A service over `agent`, whose sessions live in `live` if they are real; `model` and `budget` are what sessions get that ask for none.
     pub fn new(
         agent: Agent,
         auth: Auth,
         model: String,
         budget: Budget,
-        engines: Engines,
+        live: Option<Arc<Live>>,
     ) -> (Service, Switches) {
         let (readiness, state) = watch::channel(Readiness::Starting("starting".to_string()));
         let (close, closing) = watch::channel(false);
-        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing, engines }));
+        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing, live }));
         (service, Switches { readiness, closing: close })
     }
 
@@ -69,8 +66,9 @@ impl Service {
         &self.0.auth
     }
 
-    pub(crate) fn engines(&self) -> Vec<engine::Engine> {
-        (self.0.engines)()
+    /// The real world, if its sessions live there.
+    pub(crate) fn live(&self) -> Option<&Arc<Live>> {
+        self.0.live.as_ref()
     }
 
     pub(crate) fn budget(&self) -> Budget {

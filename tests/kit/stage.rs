@@ -298,6 +298,8 @@ impl Worlds for Theatre {
         self.0.seat(id)
     }
 
+    async fn forget(&self, _: &SessionId) {}
+
     fn now_ms(&self) -> u64 {
         self.0.now()
     }

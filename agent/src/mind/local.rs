@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
+use engine::snapshot::{Secret, Slot};
 use engine::{Engine, Grammar, Timeline, Token};
 
 use crate::Error;
@@ -22,19 +23,28 @@ pub struct LocalMind {
     /// Of the replies asked for last: their shape, the tools left out, what they may quote, and the grammar.
     grammars: VecDeque<(Shape, BTreeSet<String>, Quotes, Grammar)>,
     timeline: Timeline,
+    /// Where the timeline is written at the end of each reply, and what it is sealed with.
+    slot: Option<Slot>,
+    secret: Option<Secret>,
 }
 
 impl LocalMind {
     /// A mind with nothing computed yet. Fails when the tools' schemas make no grammar.
-    pub fn new(engine: Engine, created: &Created) -> Result<LocalMind, Error> {
+    /// What was written to `slot` before is gone on with, if the engine has its folder and the secret is the same.
+    pub fn new(
+        engine: Engine,
+        created: &Created,
+        slot: Option<Slot>,
+        secret: Option<Secret>,
+    ) -> Result<LocalMind, Error> {
         let dialect = Dialect::named(&created.dialect).ok_or_else(|| {
             Error::BadRequest(format!(
                 "this session speaks the dialect {:?}, which this version does not know",
                 created.dialect
             ))
         })?;
-        let timeline = engine.timeline();
-        Ok(LocalMind { engine, dialect, grammars: VecDeque::new(), timeline })
+        let timeline = begin(&engine, secret.as_ref())?;
+        Ok(LocalMind { engine, dialect, grammars: VecDeque::new(), timeline, slot, secret })
     }
 
     /// The grammar of a reply, compiled at first use: a few milliseconds.
@@ -64,7 +74,10 @@ impl LocalMind {
 
     /// Lets go of what has been computed; the next thought computes it again.
     pub fn forget(&mut self) {
-        self.timeline = self.engine.timeline();
+        // An engine that has stopped says so at the next thought.
+        if let Ok(timeline) = begin(&self.engine, self.secret.as_ref()) {
+            self.timeline = timeline;
+        }
     }
 
     /// Replies to a conversation.
@@ -124,6 +137,10 @@ impl LocalMind {
             }
         };
         shown.finish(out);
+        if let Some(slot) = &self.slot {
+            // It is written beside whatever comes next; what fails is logged, and costs a prefill at most.
+            self.timeline.snapshot(slot)?;
+        }
         usage.decode_ms = decoding.elapsed().as_millis() as u64;
         let parsed = self.dialect.parse(&tokenizer.decode(&reply), stop == Stop::End, &created.tools);
         Ok(Thought {
@@ -135,6 +152,14 @@ impl LocalMind {
             usage,
         })
     }
+}
+
+/// A timeline with nothing on it.
+fn begin(engine: &Engine, secret: Option<&Secret>) -> Result<Timeline, Error> {
+    Ok(match secret {
+        Some(secret) => engine.timeline_under(secret)?,
+        None => engine.timeline(),
+    })
 }
 
 fn seen(progress: engine::Progress) -> Progress {

@@ -8,7 +8,7 @@ use crate::term::say;
 pub(crate) enum Args {
     /// Print the settings in force, as a file that could be used.
     #[command(after_help = "Example:\n  saga config print > ~/.config/saga/config.toml")]
-    Print(Print),
+    Print(Box<Print>),
     /// Check the settings' file and say where it is.
     Check,
 }

@@ -63,7 +63,7 @@ impl Fixture {
         let key = Key::new().expect("random bytes");
         let auth = if options.keyless { Auth::KeylessLoopback } else { Auth::Keys(vec![key.hash()]) };
         let (service, switches) =
-            Service::new(agent, auth, "echo".to_string(), agent::Budget::default(), Box::new(Vec::new));
+            Service::new(agent, auth, "echo".to_string(), agent::Budget::default(), None);
         switches.readiness.send_replace(Readiness::Ready);
         let readiness = switches.readiness.clone();
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");

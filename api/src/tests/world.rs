@@ -110,6 +110,8 @@ impl Worlds for Echo {
         Ok(Arc::new(Seat { echo: self.clone(), journal: self.memory.journal(id.as_str())? }))
     }
 
+    async fn forget(&self, _: &SessionId) {}
+
     fn now_ms(&self) -> u64 {
         use std::time::{SystemTime, UNIX_EPOCH};
         SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_millis() as u64).unwrap_or_default()
