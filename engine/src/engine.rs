@@ -1,15 +1,15 @@
 //! Opens a model and hands out timelines.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Chain, EDITION, KvKind, Layout};
 use crate::counts::{Activity, Counters};
+use crate::crew::{self, Crew};
 use crate::experts::{Held, Uses};
 use crate::guess::{Counts, Guesses, Speculate};
 use crate::kernels::Kernels;
@@ -158,12 +158,8 @@ impl Engine {
             },
         };
         let threads = if options.threads == 0 { physical_cores() } else { options.threads };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("engine-{i}"))
-            .build()
-            .map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
-        read_ahead(&source, &model, place.as_deref(), &pool, on)?;
+        let crew = Crew::new(threads).map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
+        crew.lead(|| read_ahead(&source, &model, place.as_deref(), on))?;
         tracing::info!(
             model = info.name,
             architecture = info.architecture,
@@ -187,7 +183,7 @@ impl Engine {
             guesses: Arc::clone(&guesses),
             counters: Arc::clone(&counters),
         };
-        let orders = worker::start(model, settings, shelf, pool)
+        let orders = worker::start(model, settings, shelf, crew)
             .map_err(|e| Error::Option(format!("the engine's thread does not start: {e}")))?;
         let (orders, lines) = (Mutex::new(orders), AtomicU64::new(0));
         let shared = Shared { info, tokenizer, place, tables, guesses, counters, kv_counts, orders, lines };
@@ -368,7 +364,6 @@ fn read_ahead(
     source: &Source,
     model: &Model,
     place: Option<&Place>,
-    pool: &rayon::ThreadPool,
     on: &mut dyn FnMut(Progress),
 ) -> Result<(), Error> {
     // For each call of `on`, and for each thread. Both are taken in whole blocks.
@@ -410,12 +405,17 @@ fn read_ahead(
         let size = kind.block_bytes();
         let blocks = |bytes: usize| (bytes / size).max(1) * size;
         for (i, piece) in bytes.chunks(blocks(PIECE)).enumerate() {
-            let shares = || {
-                piece.par_chunks(blocks(SHARE)).enumerate().find_map_first(|(share, bytes)| {
-                    unsound(kind, bytes).map(|block| share * blocks(SHARE) / size + block)
-                })
-            };
-            if let Some(block) = pool.install(shares) {
+            // The first block that is no numbers, whoever finds one.
+            let worst = AtomicUsize::new(usize::MAX);
+            crew::each(piece.len().div_ceil(blocks(SHARE)), |share| {
+                let start = share * blocks(SHARE);
+                let bytes = &piece[start..piece.len().min(start + blocks(SHARE))];
+                if let Some(block) = unsound(kind, bytes) {
+                    worst.fetch_min(start / size + block, Ordering::Relaxed);
+                }
+            });
+            let block = worst.into_inner();
+            if block < usize::MAX {
                 let weight = (i * blocks(PIECE) / size + block) * kind.block();
                 let why = format!(
                     "its weights from number {weight} on are no finite numbers: the file is damaged or was converted wrongly; \

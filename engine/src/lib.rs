@@ -19,6 +19,7 @@ mod model;
 
 mod cache;
 mod counts;
+mod crew;
 mod kernels;
 mod weights;
 

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 
-use rayon::ThreadPool;
 use tokio::sync::{mpsc, oneshot};
 
 use self::outlook::Outlook;
 use crate::cache::{Cache, KvKind, Layout};
 use crate::counts::Counters;
+use crate::crew::Crew;
 use crate::experts::Uses;
 use crate::guess::{
     Chance, Costs, Counts, GUESSES_MAX, Guess, Origin, PREDICTIONS_MAX, Speculate, Trust, look_back,
@@ -140,11 +140,12 @@ pub(crate) fn start(
     model: Model,
     settings: Settings,
     shelf: Shelf,
-    pool: ThreadPool,
+    crew: Crew,
 ) -> std::io::Result<Sender<Order>> {
     let (orders, receiver) = channel();
-    let worker = Worker::new(model, settings, shelf, pool);
-    std::thread::Builder::new().name("engine".into()).spawn(move || worker.run(&receiver))?;
+    let worker = Worker::new(model, settings, shelf);
+    let thread = std::thread::Builder::new().name("engine".into());
+    thread.spawn(move || crew.lead(|| worker.run(&receiver)))?;
     Ok(orders)
 }
 
@@ -152,7 +153,6 @@ struct Worker {
     model: Model,
     settings: Settings,
     shelf: Shelf,
-    pool: ThreadPool,
     layout: Arc<Layout>,
     /// What the predictor keeps of a line, if the model has one.
     ahead: Option<Arc<Layout>>,
@@ -165,14 +165,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(model: Model, settings: Settings, shelf: Shelf, pool: ThreadPool) -> Worker {
+    fn new(model: Model, settings: Settings, shelf: Shelf) -> Worker {
         let layout = Arc::clone(shelf.layout());
         let ahead = model.predictor().map(|predictor| Arc::new(predictor.cache_layout(settings.kv)));
         Worker {
             model,
             settings,
             shelf,
-            pool,
             layout,
             ahead,
             costs: Costs::default(),
@@ -266,7 +265,7 @@ impl Worker {
 
     /// Does one chunk or finishes the job; true if there is more to do.
     fn step(&mut self, task: &mut Task) -> bool {
-        let Worker { model, settings, shelf, pool, layout, costs, lines, scratch, shown, .. } = self;
+        let Worker { model, settings, shelf, layout, costs, lines, scratch, shown, .. } = self;
         let Some(line) = lines.get_mut(&task.line) else { return false };
         let total = line.tokens.len();
         if !task.job.wants_all() {
@@ -286,9 +285,7 @@ impl Worker {
             let end = total.min(at + PREFILL_CHUNK_TOKENS.min(line.cache.tokens_to_mark()));
             let begun = Instant::now();
             let guess = match &task.job {
-                Job::Next { .. } if end == total => {
-                    pool.install(|| line.guess(settings, costs, model.predictor(), scratch))
-                }
+                Job::Next { .. } if end == total => line.guess(settings, costs, model.predictor(), scratch),
                 Job::Next { .. } | Job::Sync { .. } | Job::Logits { .. } | Job::AllLogits { .. } => None,
             };
             let start = Instant::now();
@@ -303,8 +300,7 @@ impl Worker {
                 line.tokens.extend(guesses);
             }
             let count = end - at + guesses.len();
-            let computed = pool
-                .install(|| model.forward(&mut line.cache, &line.tokens[..at + count], count, want, scratch));
+            let computed = model.forward(&mut line.cache, &line.tokens[..at + count], count, want, scratch);
             line.tokens.truncate(total);
             let mut logits = match computed {
                 Ok(logits) => logits,
@@ -319,7 +315,7 @@ impl Worker {
             if let Some((outlook, predictor)) = line.outlook.as_mut().zip(model.predictor()) {
                 model.shown(scratch, shown);
                 outlook.take(at, shown);
-                pool.install(|| outlook.follow(predictor, &line.tokens, scratch));
+                outlook.follow(predictor, &line.tokens, scratch);
             }
             match &task.job {
                 Job::Next { .. } => settings.counters.decoded(begun.elapsed()),

@@ -1,8 +1,7 @@
 //! Activations in the forms that weights are multiplied with.
 
-use rayon::prelude::*;
-
 use super::Kernels;
+use crate::crew;
 use crate::weights::Kind;
 
 /// The form a kind of weights wants its activations in.
@@ -132,13 +131,12 @@ impl Blocks {
         self.values.resize(tokens * columns * DIGITS, 0);
         self.units.resize(tokens * columns / size, 0.0);
         self.sums.resize(tokens * columns * DIGITS / 16, 0);
-        let values = self.values.par_chunks_exact_mut(tokens * size * DIGITS);
-        let parts = values.zip(self.units.par_chunks_exact_mut(tokens));
-        let parts = parts.zip(self.sums.par_chunks_exact_mut(tokens * size * DIGITS / 16));
+        let values = crew::chunks(&mut self.values, tokens * size * DIGITS);
+        let sums = crew::chunks(&mut self.sums, tokens * size * DIGITS / 16);
+        let parts = (values, (crew::chunks(&mut self.units, tokens), sums));
         // Handing a few kilobytes to another thread costs more than quantising them.
         let fewest = (16_384 / (tokens * size * DIGITS)).max(1);
-        let parts = parts.enumerate().with_min_len(fewest);
-        parts.for_each(|(block, ((values, units), sums))| {
+        crew::each_part(parts, fewest, |block, (values, (units, sums))| {
             let values = values.chunks_exact_mut(size * DIGITS);
             let sums = sums.chunks_exact_mut(size * DIGITS / 16);
             for (token, ((unit, values), sums)) in units.iter_mut().zip(values).zip(sums).enumerate() {

@@ -1,10 +1,9 @@
-//! Matrices times activations, split over the threads of the pool the caller runs in.
+//! Matrices times activations, split over the threads of the crew that the caller leads.
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::{Form, Input, Kernels, Set, plain};
+use crate::crew::{self, Grid, Share};
 use crate::weights::Matrix;
 
 /// One matrix, what it is multiplied with, and the place of its results.
@@ -25,16 +24,30 @@ const UNIT_BYTES: usize = 64 * 1024;
 
 /// Computes all products in one parallel step: to[token, row] = Σ matrix[row, i] · input[token, i].
 pub(crate) fn multiply(kernels: Kernels, products: &mut [Product<'_>]) {
-    let mut units = Vec::new();
-    let places: Vec<Place> = products.iter_mut().map(Place::of).collect();
-    for (i, product) in products.iter().enumerate() {
-        assert_eq!(product.matrix.columns(), product.input.columns());
-        let rows = unit_rows(kernels, product.matrix, product.input.tokens());
-        let starts = (0..product.matrix.rows()).step_by(rows);
-        units.extend(starts.map(|start| (i, start..(start + rows).min(product.matrix.rows()))));
+    let mut grids = Vec::with_capacity(products.len());
+    // For each product how many rows make a unit, and the number of the unit after its last.
+    let mut ends = Vec::with_capacity(products.len());
+    let mut units = 0;
+    for Product { input, matrix, to } in products {
+        let (tokens, rows) = (input.tokens(), matrix.rows());
+        assert_eq!(matrix.columns(), input.columns());
+        assert_eq!(to.len(), tokens * rows);
+        let size = unit_rows(kernels, matrix, tokens);
+        units += rows.div_ceil(size);
+        grids.push((Grid::new(to, rows), *matrix, *input));
+        ends.push((size, units));
     }
-    units.into_par_iter().for_each(|(i, rows)| {
-        unit(kernels, products[i].matrix, rows, products[i].input, &places[i]);
+    crew::each(units, |i| {
+        let product = ends.partition_point(|&(_, end)| end <= i);
+        let (size, end) = ends[product];
+        let (grid, matrix, input) = &grids[product];
+        // The last unit of a product may have fewer rows.
+        let start = (matrix.rows().div_ceil(size) - (end - i)) * size;
+        let rows = start..(start + size).min(matrix.rows());
+        // SAFETY: units of one product have different rows of its matrix, which are columns of its results.
+        // WHY: see `Grid`.
+        let share = unsafe { grid.share(0..input.tokens(), rows.clone()) };
+        unit(kernels, matrix, rows, input, &share);
     });
 }
 
@@ -53,42 +66,7 @@ fn unit_rows(kernels: Kernels, matrix: &Matrix, tokens: usize) -> usize {
     }
 }
 
-/// Where a product's results go. Threads write different rows of it, which lie interleaved.
-struct Place {
-    to: *mut f32,
-    rows: usize,
-    tokens: usize,
-}
-
-// SAFETY: units of one product have disjoint rows, and `put` writes only its own unit's.
-// WHY: results are kept token by token, which the next step reads; safe splitting would need them row by row
-// and one more pass over memory to turn them.
-unsafe impl Send for Place {}
-// SAFETY: as above.
-// WHY: as above.
-unsafe impl Sync for Place {}
-
-impl Place {
-    fn of(product: &mut Product<'_>) -> Place {
-        let (rows, tokens) = (product.matrix.rows(), product.input.tokens());
-        assert_eq!(product.to.len(), tokens * rows);
-        Place { to: product.to.as_mut_ptr(), rows, tokens }
-    }
-
-    /// Writes the results of some rows for one token.
-    fn put(&self, token: usize, row: usize, results: &[f32]) {
-        assert!(token < self.tokens && row + results.len() <= self.rows);
-        // SAFETY: within the slice this place was made of, which outlives the parallel step; no other unit
-        // has these rows.
-        // WHY: see `Sync`.
-        unsafe {
-            let to = self.to.add(token * self.rows + row);
-            to.copy_from_nonoverlapping(results.as_ptr(), results.len());
-        }
-    }
-}
-
-fn unit(kernels: Kernels, matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
+fn unit(kernels: Kernels, matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Share<'_>) {
     let form = kernels.form(matrix.kind());
     match (kernels.set, form) {
         (Set::Plain, _) => plain_rows(form, matrix, rows, input, place),
@@ -109,7 +87,7 @@ fn unit(kernels: Kernels, matrix: &Matrix, rows: Range<usize>, input: &Input, pl
     }
 }
 
-fn plain_rows(form: Form, matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
+fn plain_rows(form: Form, matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Share<'_>) {
     let (kind, floats) = (matrix.kind(), form == Form::Floats);
     let mut weights = vec![0.0; if floats { matrix.columns() } else { 0 }];
     for row in rows {
@@ -133,7 +111,7 @@ mod avx2 {
     use std::ops::Range;
 
     use super::super::x86::{self, DOT_ROWS, PANEL_ROWS, Panel};
-    use super::{Form, Input, Matrix, PANEL_TOKENS_MIN, Place};
+    use super::{Form, Input, Matrix, PANEL_TOKENS_MIN, Share};
     use crate::weights::Kind;
 
     thread_local! {
@@ -150,7 +128,7 @@ mod avx2 {
         matrix: &Matrix,
         rows: Range<usize>,
         input: &Input,
-        place: &Place,
+        place: &Share<'_>,
     ) -> Range<usize> {
         if form == Form::Floats {
             floats(matrix, rows, input, place)
@@ -163,7 +141,7 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn panels(matrix: &Matrix, mut rows: Range<usize>, input: &Input, place: &Place) -> Range<usize> {
+    fn panels(matrix: &Matrix, mut rows: Range<usize>, input: &Input, place: &Share<'_>) -> Range<usize> {
         let x = input.blocks(matrix.kind());
         PANEL.with_borrow_mut(|panel| {
             while rows.len() >= PANEL_ROWS {
@@ -179,7 +157,7 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn dots(matrix: &Matrix, mut rows: Range<usize>, input: &Input, place: &Place) -> Range<usize> {
+    fn dots(matrix: &Matrix, mut rows: Range<usize>, input: &Input, place: &Share<'_>) -> Range<usize> {
         let x = input.blocks(matrix.kind());
         while rows.len() >= DOT_ROWS {
             let bytes = matrix.bytes(rows.start..rows.start + DOT_ROWS);
@@ -196,7 +174,7 @@ mod avx2 {
     /// Four rows and three tokens at once: twelve sums, four weights and three activations are what sixteen
     /// registers nearly hold, and seven loads feed twelve products.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn floats(matrix: &Matrix, mut rows: Range<usize>, input: &Input, place: &Place) -> Range<usize> {
+    fn floats(matrix: &Matrix, mut rows: Range<usize>, input: &Input, place: &Share<'_>) -> Range<usize> {
         let kind = matrix.kind();
         let ready = matches!(kind, Kind::F32 | Kind::F16 | Kind::Bf16) && !matrix.is_scaled();
         FLOATS.with_borrow_mut(|weights| {
@@ -234,7 +212,7 @@ mod avx2 {
 
     /// Four rows of floats, from row `row` on, whose bytes these are, times all tokens.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn dot_four(kind: Kind, bytes: &[u8], row: usize, input: &Input, place: &Place) {
+    fn dot_four(kind: Kind, bytes: &[u8], row: usize, input: &Input, place: &Share<'_>) {
         let mut token = 0;
         while token + 3 <= input.tokens() {
             let x = std::array::from_fn(|t| input.floats(token + t));
@@ -260,7 +238,7 @@ mod avx512 {
     use std::ops::Range;
 
     use super::super::x86::vnni::{Panel, ROWS, multiply};
-    use super::{Input, Matrix, Place};
+    use super::{Input, Matrix, Share};
 
     thread_local! {
         /// Each thread's panel, kept because clearing one costs as much as using it for a few tokens.
@@ -268,7 +246,7 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    pub(super) fn rows(matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Place) {
+    pub(super) fn rows(matrix: &Matrix, rows: Range<usize>, input: &Input, place: &Share<'_>) {
         let x = input.blocks(matrix.kind());
         PANEL.with_borrow_mut(|panel| {
             for start in rows.clone().step_by(ROWS) {

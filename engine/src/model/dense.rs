@@ -1,10 +1,9 @@
 //! The gated feed-forward: down(activation(gate(x)) · up(x)).
 
-use rayon::prelude::*;
-
 use super::mixer::add_to_rows;
 use super::spec::{self, Activation};
 use crate::Error;
+use crate::crew;
 use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::weights::{Matrix, Source};
 
@@ -85,13 +84,15 @@ pub(crate) struct Buffers {
 impl Activation {
     /// gate = activation(gate, up).
     pub(crate) fn apply(self, kernels: Kernels, gate: &mut [f32], up: &[f32]) {
-        let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE));
-        pieces.for_each(|(gate, up)| match self {
-            Activation::Silu => kernels.silu_times(gate, up),
-            Activation::Gelu => kernels.gelu_times(gate, up),
-            Activation::ClampedSilu { limit } => kernels.clamped_silu_times(gate, up, limit),
-            Activation::ShiftedSwish { alpha, limit } => {
-                kernels.shifted_swish_times(gate, up, alpha, limit);
+        crew::each_part(crew::chunks(gate, PIECE), 1, |i, gate| {
+            let up = &up[i * PIECE..][..gate.len()];
+            match self {
+                Activation::Silu => kernels.silu_times(gate, up),
+                Activation::Gelu => kernels.gelu_times(gate, up),
+                Activation::ClampedSilu { limit } => kernels.clamped_silu_times(gate, up, limit),
+                Activation::ShiftedSwish { alpha, limit } => {
+                    kernels.shifted_swish_times(gate, up, alpha, limit);
+                }
             }
         });
     }

@@ -1,13 +1,11 @@
 //! Several residual streams instead of one: every part reads a mix of them, adds its result to each, and mixes them
 //! anew, all with weights that depend on the token.
 
-use rayon::prelude::*;
-
 use super::norm::Norm;
 use super::spec;
-use crate::Error;
 use crate::kernels::{Input, Kernels, Product, float, multiply};
 use crate::weights::{Matrix, Source};
+use crate::{Error, crew};
 
 /// What makes the weights around one part.
 pub(crate) struct Hyper {
@@ -72,9 +70,10 @@ impl Hyper {
         mix.read.resize(tokens * n, 0.0);
         mix.write.resize(tokens * n, 0.0);
         mix.carry.resize(tokens * n * n, 0.0);
-        let rows = mix.read.par_chunks_exact_mut(n).zip(mix.write.par_chunks_exact_mut(n));
-        let rows = rows.zip(mix.carry.par_chunks_exact_mut(n * n)).zip(weights.par_chunks_exact((2 + n) * n));
-        rows.with_min_len(16).for_each(|(((read, write), carry), weights)| {
+        let Mix { read, write, carry, .. } = mix;
+        let rows = (crew::chunks(read, n), (crew::chunks(write, n), crew::chunks(carry, n * n)));
+        crew::each_part(rows, 16, |i, (read, (write, carry))| {
+            let weights = &weights[i * (2 + n) * n..][..(2 + n) * n];
             for (to, &x) in read.iter_mut().zip(weights) {
                 *to = sigmoid(x) + epsilon;
             }
@@ -113,19 +112,23 @@ impl Mix {
     pub(crate) fn write(&self, change: &[f32], x: &mut [f32]) {
         let n = self.streams;
         let width = x.len() / self.write.len();
-        let rows = x.par_chunks_exact_mut(n * width).zip(change.par_chunks_exact(width));
-        let weights = self.write.par_chunks_exact(n).zip(self.carry.par_chunks_exact(n * n));
-        rows.zip(weights).with_min_len(4).for_each_init(Vec::new, |old, ((x, change), (write, carry))| {
-            old.clear();
-            old.extend_from_slice(x);
-            for (k, x) in x.chunks_exact_mut(width).enumerate() {
-                for (x, change) in x.iter_mut().zip(change) {
-                    *x = write[k] * change;
-                }
-                for (j, old) in old.chunks_exact(width).enumerate() {
-                    let share = carry[j * n + k];
-                    for (x, old) in x.iter_mut().zip(old) {
-                        *x += share * old;
+        // A thread takes four tokens at once.
+        crew::each_part(crew::chunks(x, 4 * n * width), 1, |unit, x| {
+            let mut old = Vec::with_capacity(n * width);
+            for (token, x) in (4 * unit..).zip(x.chunks_exact_mut(n * width)) {
+                let change = &change[token * width..][..width];
+                let (write, carry) = (&self.write[token * n..], &self.carry[token * n * n..]);
+                old.clear();
+                old.extend_from_slice(x);
+                for (k, x) in x.chunks_exact_mut(width).enumerate() {
+                    for (x, change) in x.iter_mut().zip(change) {
+                        *x = write[k] * change;
+                    }
+                    for (j, old) in old.chunks_exact(width).enumerate() {
+                        let share = carry[j * n + k];
+                        for (x, old) in x.iter_mut().zip(old) {
+                            *x += share * old;
+                        }
                     }
                 }
             }
@@ -200,10 +203,10 @@ impl Weigher {
 fn read(weights: &[f32], x: &[f32], streams: usize, to: &mut Vec<f32>) {
     let width = x.len() / weights.len();
     to.resize(x.len() / streams, 0.0);
-    let rows = to.par_chunks_exact_mut(width).zip(x.par_chunks_exact(streams * width));
-    rows.zip(weights.par_chunks_exact(streams)).with_min_len(8).for_each(|((to, x), weights)| {
+    crew::each_part(crew::chunks(to, width), 8, |i, to| {
+        let x = &x[i * streams * width..][..streams * width];
         to.fill(0.0);
-        for (x, weight) in x.chunks_exact(width).zip(weights) {
+        for (x, weight) in x.chunks_exact(width).zip(&weights[i * streams..]) {
             for (to, x) in to.iter_mut().zip(x) {
                 *to += weight * x;
             }

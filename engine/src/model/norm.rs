@@ -1,10 +1,8 @@
 //! The norm before every part: x / rms(x) · weight (Zhang and Sennrich 2019).
 
-use rayon::prelude::*;
-
-use crate::Error;
 use crate::kernels::Kernels;
 use crate::weights::Source;
+use crate::{Error, crew};
 
 pub(crate) struct Norm {
     weight: Vec<f32>,
@@ -30,20 +28,24 @@ impl Norm {
     pub(crate) fn apply(&self, kernels: Kernels, x: &[f32], to: &mut Vec<f32>) {
         let width = self.weight.len();
         to.resize(x.len(), 0.0);
-        let rows = to.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width));
-        rows.with_min_len(16).for_each(|(to, x)| kernels.rms_norm(x, &self.weight, self.epsilon, to));
+        crew::each_part(crew::chunks(to, width), ROWS_MIN, |i, to| {
+            kernels.rms_norm(&x[i * width..][..width], &self.weight, self.epsilon, to);
+        });
     }
 
     /// Norms every row of `x` [rows, width] where it is.
     pub(crate) fn apply_in_place(&self, kernels: Kernels, x: &mut [f32]) {
         let width = self.weight.len();
-        let rows = x.par_chunks_exact_mut(width).with_min_len(16);
-        rows.for_each_init(
-            || vec![0.0; width],
-            |row, x| {
-                kernels.rms_norm(x, &self.weight, self.epsilon, row);
-                x.copy_from_slice(row);
-            },
-        );
+        // A thread takes so many rows at once.
+        crew::each_part(crew::chunks(x, width * ROWS_MIN), 1, |_, rows| {
+            let mut normed = vec![0.0; width];
+            for x in rows.chunks_exact_mut(width) {
+                kernels.rms_norm(x, &self.weight, self.epsilon, &mut normed);
+                x.copy_from_slice(&normed);
+            }
+        });
     }
 }
+
+/// Rows that one thread takes at least: fewer take less time than handing them out.
+const ROWS_MIN: usize = 16;

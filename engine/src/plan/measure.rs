@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Shape;
 use crate::Error;
+use crate::crew::Crew;
 use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::weights::{Bytes, Kind, Matrix};
 
@@ -40,10 +41,7 @@ const ALIGNMENT: usize = 4096;
 pub fn ram_bytes_per_s(shape: &Shape, threads: usize) -> Result<f64, Error> {
     let kernels = Kernels::pick()?;
     let threads = if threads == 0 { crate::engine::physical_cores() } else { threads };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
+    let crew = Crew::new(threads).map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
     // A machine that has little left is not to be pushed over the edge.
     let available = crate::engine::available_memory().unwrap_or(u64::MAX) / 4;
     let bytes = RAM_BYTES.min(usize::try_from(available).unwrap_or(usize::MAX)).max(16 << 20);
@@ -53,10 +51,10 @@ pub fn ram_bytes_per_s(shape: &Shape, threads: usize) -> Result<f64, Error> {
     for (&kind, &share) in kinds {
         // What hardly counts is not worth the wait.
         if share as f64 > 0.01 * total {
-            seconds += share as f64 / pool.install(|| product(kernels, kind, bytes));
+            seconds += share as f64 / crew.lead(|| product(kernels, kind, bytes));
         }
     }
-    Ok(if seconds > 0.0 { total / seconds } else { pool.install(|| product(kernels, Kind::F32, bytes)) })
+    Ok(if seconds > 0.0 { total / seconds } else { crew.lead(|| product(kernels, Kind::F32, bytes)) })
 }
 
 /// Bytes per second of products of one token with weights of a kind.

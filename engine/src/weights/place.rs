@@ -17,11 +17,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use memmap2::Mmap;
-use rayon::prelude::*;
 
 use super::{Bytes, Matrix};
-use crate::Error;
 use crate::experts::Held;
+use crate::{Error, crew};
 
 /// A mapped file, and the file itself.
 pub(crate) type MappedFile = (Arc<Mmap>, Arc<File>);
@@ -314,14 +313,18 @@ impl Visit<'_> {
         reads
     }
 
-    /// Reads with all threads of the pool: a fast disk is kept busy by many.
+    /// Reads with all threads of the crew: a fast disk is kept busy by many.
     fn read(&mut self, reads: Vec<(usize, Vec<u8>)>) -> Vec<(usize, Arc<Expert>)> {
         let shared = self.shared;
         for (id, _) in &reads {
             shared.advise(*id);
         }
-        let read = reads.into_par_iter().map(|(id, buffer)| (id, shared.read(id, buffer)));
-        let read: Vec<_> = read.collect();
+        let reads: Vec<_> = reads.into_iter().map(|read| Mutex::new(Some(read))).collect();
+        let read = crew::map(reads.len(), |i| {
+            let read = reads[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (id, buffer) = read.expect("each is read once");
+            (id, shared.read(id, buffer))
+        });
         let mut state = shared.state();
         let mut here = Vec::new();
         for (id, expert) in read {

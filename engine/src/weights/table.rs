@@ -13,17 +13,27 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use rayon::prelude::*;
-
 use super::{Kind, quant};
-use crate::Error;
 use crate::tables::Held;
+use crate::{Error, crew};
 
 /// Batches of rows that wait to be prefetched: one for each layer with a table, and as much again. More would be read
 /// too late to be of use.
 const BATCHES_WAITING: usize = 4;
 /// Rows one thread reads at a time when many are missing: so few that a slow disk is asked by all threads at once.
 const ROWS_AT_ONCE: usize = 64;
+
+/// Keeps what went wrong first.
+fn note(trouble: &Mutex<Option<Error>>, result: Result<(), Error>) {
+    if let Err(error) = result {
+        trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// What went wrong first.
+fn first(trouble: &Mutex<Option<Error>>) -> Result<(), Error> {
+    trouble.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+}
 
 /// Where the rows, or their scales, lie in a file: one after the other from `start`.
 #[derive(Clone, Debug)]
@@ -220,8 +230,12 @@ impl Shared {
         wanted.sort_unstable();
         let order: Vec<u64> = wanted.iter().map(|&(row, _)| row).collect();
         let mut fresh = vec![0; order.len() * slot];
-        let pieces = fresh.par_chunks_mut(slot * ROWS_AT_ONCE).zip(order.par_chunks(ROWS_AT_ONCE));
-        pieces.try_for_each(|(fresh, rows)| self.fetch(rows, fresh))?;
+        let trouble = Mutex::new(None);
+        crew::each_part(crew::chunks(&mut fresh, slot * ROWS_AT_ONCE), 1, |i, fresh| {
+            let rows = &order[i * ROWS_AT_ONCE..][..fresh.len() / slot];
+            note(&trouble, self.fetch(rows, fresh));
+        });
+        first(&trouble)?;
         let mut cache = self.cache();
         for (&(row, i), fresh) in wanted.iter().zip(fresh.chunks_exact(slot)) {
             cache.put(row, fresh);
@@ -233,8 +247,10 @@ impl Shared {
         }
 
         to.resize(rows.len() * self.width, 0.0);
-        let unpacked = to.par_chunks_exact_mut(self.width).zip(stored.par_chunks_exact(slot)).zip(rows);
-        unpacked.with_min_len(ROWS_AT_ONCE).try_for_each(|((to, stored), &row)| self.unpack(row, stored, to))
+        crew::each_part(crew::chunks(to, self.width), ROWS_AT_ONCE, |i, to| {
+            note(&trouble, self.unpack(rows[i], &stored[i * slot..][..slot], to));
+        });
+        first(&trouble)
     }
 
     /// Brings rows into the cache that are not there.

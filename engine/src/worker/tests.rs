@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Edit, Job, Line, LineId, Order, Settings, Task, Worker, start};
 use crate::cache::Chain;
+use crate::crew::Crew;
 use crate::engine::tokenizer;
 use crate::guess::{Counts, Guesses};
 use crate::kernels::Kernels;
@@ -262,8 +263,8 @@ fn shelf(model: &Model, bytes: u64) -> Shelf {
     Shelf::new(layout, Chain::root(b"test"), bytes, None, Arc::default())
 }
 
-fn pool() -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()
+fn crew() -> Crew {
+    Crew::new(2).unwrap()
 }
 
 /// A worker with one line, which is made to say a given text token by token.
@@ -283,7 +284,7 @@ impl Dictation {
         let (model, settings) = model(folder, speculate, context_tokens);
         let (vocabulary, guesses) = (model.spec().vocabulary, Arc::clone(&settings.guesses));
         let shelf = shelf(&model, 0);
-        let orders = start(model, settings, shelf, pool()).unwrap();
+        let orders = start(model, settings, shelf, crew()).unwrap();
         Dictation { orders, guesses, vocabulary, said: 0 }
     }
 
@@ -329,7 +330,7 @@ async fn guesses_are_computed_like_any_token_in_every_family() {
 fn bench(folder: &Path, kept_bytes: u64) -> Worker {
     let (model, settings) = model(folder, Speculate::Always, 10_000);
     let shelf = shelf(&model, kept_bytes);
-    Worker::new(model, settings, shelf, pool())
+    Worker::new(model, settings, shelf)
 }
 
 impl Worker {

@@ -20,8 +20,6 @@ mod hash;
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use compress::Classes;
 pub(crate) use hash::Hashes;
 use hash::{Given, Sizes};
@@ -31,7 +29,7 @@ use crate::kernels::plain::fold;
 use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::model::spec::{self, EngramForm, GramHashes};
 use crate::weights::{Matrix, Source, Table};
-use crate::{Error, Token, Tokenizer};
+use crate::{Error, Token, Tokenizer, crew};
 
 /// The memory of one layer.
 pub(crate) struct Engram {
@@ -282,8 +280,12 @@ impl Shared {
         projected.resize(images.len() * matrix.rows(), 0.0);
         multiply(kernels, &mut [Product { input: &scratch.input, matrix, to: projected }]);
 
-        let tokens = streams.par_chunks_exact_mut(all).zip(projected.par_chunks_exact(matrix.rows()));
-        tokens.zip(images).filter(|(_, image)| !**image).for_each(|((streams, projected), _)| {
+        let projected = &*projected;
+        crew::each_part(crew::chunks(streams, all), 1, |token, streams| {
+            if images[token] {
+                return;
+            }
+            let projected = &projected[token * matrix.rows()..][..matrix.rows()];
             let (keys, value) = projected.split_at(all);
             let weights = self.query_weight.chunks_exact(width).zip(self.key_weight.chunks_exact(width));
             let parts = streams.chunks_exact_mut(width).zip(keys.chunks_exact(width)).zip(weights);
@@ -371,9 +373,10 @@ impl Paper {
         normed.extend_from_slice(kept);
         normed.resize(kept.len() + tokens * all, 0.0);
         values.resize(tokens * all, 0.0);
-        let now = streams.par_chunks_exact(all).zip(values.par_chunks_exact_mut(all));
-        let now = now.zip(normed[kept.len()..].par_chunks_exact_mut(all)).enumerate();
-        now.for_each(|(token, ((streams, values), normed))| {
+        let now = (crew::chunks(values, all), crew::chunks(&mut normed[kept.len()..], all));
+        let before = &*streams;
+        crew::each_part(now, 1, |token, (values, normed)| {
+            let streams = &before[token * all..][..all];
             let (mut query, mut key, mut sum) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
             for (i, projected) in keys.iter().enumerate() {
                 let here = i * width..(i + 1) * width;
@@ -411,11 +414,12 @@ impl Paper {
         let seen = self.conv.len() / all;
         mixed.resize(tokens * all, 0.0);
         ones.resize(all, 1.0);
-        mixed.par_chunks_exact_mut(all).enumerate().for_each(|(token, mixed)| {
+        let (seen_rows, ones) = (&*normed, &*ones);
+        crew::each_part(crew::chunks(mixed, all), 1, |token, mixed| {
             mixed.fill(0.0);
             for place in 0..seen {
                 let at = (token + place * self.dilation) * all;
-                for (channel, (to, x)) in mixed.iter_mut().zip(&normed[at..at + all]).enumerate() {
+                for (channel, (to, x)) in mixed.iter_mut().zip(&seen_rows[at..at + all]).enumerate() {
                     *to += self.conv[channel * seen + place] * x;
                 }
             }

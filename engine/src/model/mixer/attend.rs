@@ -1,8 +1,9 @@
 //! What queries see of a cache of keys and values, in one pass over it.
 
-use rayon::prelude::*;
+use std::cell::RefCell;
 
 use crate::cache::Heads;
+use crate::crew::{self, Grid};
 use crate::kernels::{Head, Kernels, State, TILE, Tile};
 
 /// How queries look at the cache.
@@ -24,73 +25,136 @@ const QUERIES: usize = 16;
 /// work for other threads when one token is decoded and all heads look at the same keys.
 const HEADS: usize = 16;
 
-/// What every query sees: q [tokens, heads, key] → mixed [tokens, heads, value]. The queries' own keys are in the
-/// cache, from position `first` on.
+/// Some of the tokens at hand: those of one line, which stand at the positions from `first` on. Their own keys are in
+/// the line's cache.
+pub(crate) struct Lookers<'a> {
+    pub(crate) cache: &'a Heads,
+    pub(crate) first: usize,
+    pub(crate) tokens: usize,
+}
+
+/// What a thread needs for its queries, kept because making it anew costs as much as a short line's attention.
+#[derive(Default)]
+struct Desk {
+    tile: Tile,
+    /// [token, head, key]: the heads lie together in every token.
+    queries: Vec<f32>,
+    seen: Vec<[usize; 2]>,
+    states: Vec<State>,
+    /// [token, head, value]
+    outputs: Vec<f32>,
+}
+
+thread_local! {
+    static DESK: RefCell<Desk> = RefCell::default();
+}
+
+/// Some queries that one thread takes at once.
+struct Unit {
+    line: usize,
+    /// The place of the first token among all tokens at hand, and in its line.
+    start: usize,
+    start_in_line: usize,
+    tokens: usize,
+    /// A head of keys, the first of the heads that look at it, and how many do.
+    kv_head: usize,
+    head_start: usize,
+    heads: usize,
+}
+
+/// What every query sees: q [tokens, heads, key] → mixed [tokens, heads, value]. The tokens are those of all lines, one
+/// line after the other.
 ///
-/// In one pass over the cache for some heads that share keys, tile by tile from the first. A
-/// query takes the same steps whether it comes alone or in a chunk, so its result does too.
+/// In one pass over each cache for some heads that share keys, tile by tile from the first. A
+/// query takes the same steps whether it comes alone, in a chunk, or with other lines, so its result does too.
 pub(crate) fn attend(
     kernels: Kernels,
     attention: &Attention<'_>,
-    cache: &Heads,
-    first: usize,
+    lines: &[Lookers<'_>],
     q: &[f32],
     mixed: &mut Vec<f32>,
 ) {
-    let &Attention { heads, kv_heads, head, window, sinks } = attention;
-    let (q_row, row) = (heads * head.key, heads * head.value);
-    let tokens = q.len() / q_row;
+    let &Attention { heads, kv_heads, head, .. } = attention;
+    let tokens = q.len() / (heads * head.key);
+    let row = heads * head.value;
     mixed.resize(tokens * row, 0.0);
     let group = heads / kv_heads;
     // Evenly: of twenty heads ten and ten, not sixteen and four.
     let part = group.div_ceil(group.div_ceil(HEADS));
-    let parts = (0..kv_heads).flat_map(|kv_head| {
-        let firsts = (0..group).step_by(part).map(move |at| (kv_head * group + at, part.min(group - at)));
-        firsts.map(move |(first, count)| (kv_head, first, count))
-    });
-    // A head of keys, the first of the heads that look at it, and how many do.
-    let parts: Vec<(usize, usize, usize)> = parts.collect();
-    let units: Vec<(usize, (usize, usize, usize))> = (0..tokens)
-        .step_by(QUERIES)
+    let mut units = Vec::new();
+    let mut before = 0;
+    for (line, lookers) in lines.iter().enumerate() {
         // Late queries see the most; starting with them evens out the threads' ends.
-        .rev()
-        .flat_map(|token| parts.iter().map(move |&part| (token, part)))
-        .collect();
-    let results: Vec<Vec<f32>> = units
-        .par_iter()
-        .map_init(Tile::default, |tile, &(start, (kv_head, head_start, group))| {
-            let count = QUERIES.min(tokens - start);
-            // [token, head, key]: the heads lie together in every token.
-            let columns = head_start * head.key..(head_start + group) * head.key;
-            let mut queries = Vec::with_capacity(count * group * head.key);
-            for token in start..start + count {
-                queries.extend_from_slice(&q[token * q_row..][columns.clone()]);
+        for start_in_line in (0..lookers.tokens).step_by(QUERIES).rev() {
+            for kv_head in 0..kv_heads {
+                units.extend((0..group).step_by(part).map(|at| Unit {
+                    line,
+                    start: before + start_in_line,
+                    start_in_line,
+                    tokens: QUERIES.min(lookers.tokens - start_in_line),
+                    kv_head,
+                    head_start: kv_head * group + at,
+                    heads: part.min(group - at),
+                }));
             }
-            let mut outputs = vec![0.0; count * group * head.value];
-            let mut states: Vec<State> = (0..count * group).map(|_| State::EMPTY).collect();
-            let mut seen = vec![[0; 2]; count * group];
-            // From which position on anybody sees anything, and up to which.
-            let from = window.map_or(0, |window| (first + start + 1).saturating_sub(window));
-            let until = first + start + count;
-            for tile_start in (from / TILE * TILE..until).step_by(TILE) {
-                for (i, seen) in seen.iter_mut().enumerate() {
-                    let position = first + start + i / group;
-                    let from = window.map_or(0, |window| (position + 1).saturating_sub(window));
-                    *seen = [from, position + 1].map(|at| at.saturating_sub(tile_start).min(TILE));
-                }
-                cache.read(kernels, kv_head, tile_start / TILE, tile);
-                kernels.attend(tile, head, &queries, &seen, &mut states, &mut outputs);
+        }
+        before += lookers.tokens;
+    }
+    assert_eq!(before, tokens, "every token is a line's");
+    let grid = Grid::new(mixed, row);
+    crew::each(units.len(), |i| {
+        let unit = &units[i];
+        DESK.with_borrow_mut(|desk| unit.look(kernels, attention, &lines[unit.line], q, desk));
+        let columns = unit.head_start * head.value..(unit.head_start + unit.heads) * head.value;
+        // SAFETY: units have different tokens, or different heads of the same.
+        // WHY: see `Grid`.
+        let share = unsafe { grid.share(unit.start..unit.start + unit.tokens, columns.clone()) };
+        DESK.with_borrow(|desk| {
+            for (token, output) in desk.outputs.chunks_exact(columns.len()).enumerate() {
+                share.put(unit.start + token, columns.start, output);
             }
-            for (i, (state, output)) in states.iter().zip(outputs.chunks_exact_mut(head.value)).enumerate() {
-                state.settle(sinks.map(|sinks| sinks[head_start + i % group]), output);
+        });
+    });
+}
+
+impl Unit {
+    /// Leaves in `desk.outputs` what the queries see.
+    fn look(
+        &self,
+        kernels: Kernels,
+        attention: &Attention<'_>,
+        line: &Lookers<'_>,
+        q: &[f32],
+        desk: &mut Desk,
+    ) {
+        let &Attention { heads, head, window, sinks, .. } = attention;
+        let Desk { tile, queries, seen, states, outputs } = desk;
+        let count = self.tokens * self.heads;
+        let columns = self.head_start * head.key..(self.head_start + self.heads) * head.key;
+        queries.clear();
+        for q in q[self.start * heads * head.key..].chunks_exact(heads * head.key).take(self.tokens) {
+            queries.extend_from_slice(&q[columns.clone()]);
+        }
+        outputs.clear();
+        outputs.resize(count * head.value, 0.0);
+        states.clear();
+        states.resize_with(count, || State::EMPTY);
+        seen.resize(count, [0; 2]);
+        // From which position on anybody sees anything, and up to which.
+        let first = line.first + self.start_in_line;
+        let from = window.map_or(0, |window| (first + 1).saturating_sub(window));
+        let until = first + self.tokens;
+        for tile_start in (from / TILE * TILE..until).step_by(TILE) {
+            for (i, seen) in seen.iter_mut().enumerate() {
+                let position = first + i / self.heads;
+                let from = window.map_or(0, |window| (position + 1).saturating_sub(window));
+                *seen = [from, position + 1].map(|at| at.saturating_sub(tile_start).min(TILE));
             }
-            outputs
-        })
-        .collect();
-    for (&(start, (_, head_start, group)), result) in units.iter().zip(&results) {
-        for (i, result) in result.chunks_exact(group * head.value).enumerate() {
-            let at = (start + i) * row + head_start * head.value;
-            mixed[at..at + group * head.value].copy_from_slice(result);
+            line.cache.read(kernels, self.kv_head, tile_start / TILE, tile);
+            kernels.attend(tile, head, queries, seen, states, outputs);
+        }
+        for (i, (state, output)) in states.iter().zip(outputs.chunks_exact_mut(head.value)).enumerate() {
+            state.settle(sinks.map(|sinks| sinks[self.head_start + i % self.heads]), output);
         }
     }
 }

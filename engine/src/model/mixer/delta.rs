@@ -5,9 +5,6 @@
 //! memory however long it is. The state is kept in strips of columns, each continued by itself, token by token:
 //! that is the work threads share out, and a chunk reads a strip from memory once.
 
-use rayon::prelude::*;
-
-use crate::Error;
 use crate::cache::LayerLayout;
 use crate::kernels::{Input, Kernels, Product, STRIP, Step, float, multiply};
 use crate::model::forward::Scratch;
@@ -15,6 +12,7 @@ use crate::model::moe::softplus;
 use crate::model::norm::Norm;
 use crate::model::spec::{self, Sharing};
 use crate::weights::{Kind, Matrix, Source};
+use crate::{Error, crew};
 
 pub(crate) struct Delta {
     spec: spec::Delta,
@@ -124,8 +122,9 @@ impl Delta {
         }
 
         convolved.resize(tokens * channels, 0.0);
-        convolved.par_chunks_exact_mut(channels).enumerate().for_each(|(token, to)| {
-            let seen = &entered[token * channels..][..taps * channels];
+        let before = &*entered;
+        crew::each_part(crew::chunks(convolved, channels), 1, |token, to| {
+            let seen = &before[token * channels..][..taps * channels];
             kernels.convolve(seen, &self.convolution, to);
             for (i, head) in to[..2 * key_heads * key].chunks_exact_mut(key).enumerate() {
                 // Queries are made shorter, so that what they get does not grow with their length.
@@ -138,14 +137,15 @@ impl Delta {
         });
 
         let strips_per_head = spec.strips();
-        let strips = strips.par_chunks_exact_mut(key * STRIP).enumerate();
         // For every strip [tokens, STRIP].
-        let results = strips.map(|(i, state)| {
+        let mut results = vec![[0.0; STRIP]; strips.len() / (key * STRIP) * tokens];
+        let work = (crew::chunks(strips, key * STRIP), crew::chunks(&mut results, tokens));
+        let convolved = &*convolved;
+        crew::each_part(work, 1, |i, (state, results)| {
             let (head, first) = (i / strips_per_head, i % strips_per_head * STRIP);
             let key_head = spec.key_head(head);
             let columns = STRIP.min(value - first);
-            let mut results = vec![[0.0; STRIP]; tokens];
-            for (token, (x, to)) in convolved.chunks_exact(channels).zip(&mut results).enumerate() {
+            for (token, (x, to)) in convolved.chunks_exact(channels).zip(results).enumerate() {
                 let (queries, rest) = x.split_at(key_heads * key);
                 let (keys, x) = rest.split_at(key_heads * key);
                 let mut own = [0.0; STRIP];
@@ -160,11 +160,9 @@ impl Delta {
                 };
                 kernels.correct(state, &step, to);
             }
-            results
         });
-        let results: Vec<Vec<[f32; STRIP]>> = results.collect();
         answers.resize(tokens * values, 0.0);
-        for (i, results) in results.iter().enumerate() {
+        for (i, results) in results.chunks_exact(tokens).enumerate() {
             let (head, first) = (i / strips_per_head, i % strips_per_head * STRIP);
             for (answers, result) in answers.chunks_exact_mut(values).zip(results) {
                 let to = &mut answers[head * value..(head + 1) * value][first..];
@@ -174,8 +172,9 @@ impl Delta {
         }
 
         self.norm.apply(kernels, answers, mixed);
-        let tokens = gate.par_chunks_exact_mut(values).zip(mixed.par_chunks_exact(values));
-        tokens.for_each(|(gate, x)| kernels.silu_times(gate, x));
+        crew::each_part(crew::chunks(gate, values), 4, |token, gate| {
+            kernels.silu_times(gate, &mixed[token * values..][..values]);
+        });
         input.set(kernels, gate, values, &[self.output.kind()]);
         change.resize(input.tokens() * width, 0.0);
         multiply(kernels, &mut [Product { input, matrix: &self.output, to: change }]);

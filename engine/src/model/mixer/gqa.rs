@@ -1,6 +1,6 @@
 //! Attention whose query heads share the keys and values of fewer heads.
 
-use super::attend::{Attention, attend};
+use super::attend::{Attention, Lookers, attend};
 use crate::Error;
 use crate::cache::{Heads, HeadsLayout, LayerLayout};
 use crate::kernels::{Head, Kernels, Product, multiply};
@@ -150,7 +150,7 @@ impl Gqa {
             window: self.spec.window,
             sinks: self.sinks.as_deref(),
         };
-        attend(kernels, &attention, cache, first, q, mixed);
+        attend(kernels, &attention, &[Lookers { cache, first, tokens }], q, mixed);
         if self.spec.gate {
             for (x, gate) in mixed.iter_mut().zip(gate.iter()) {
                 *x /= 1.0 + crate::kernels::float::exp(-gate);

@@ -6,11 +6,8 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::add_to_rows;
-use super::attend::{Attention, attend};
-use crate::Error;
+use super::attend::{Attention, Lookers, attend};
 use crate::cache::{Heads, HeadsLayout, LayerLayout};
 use crate::kernels::{Head, Input, Kernels, Product, multiply};
 use crate::model::forward::Scratch;
@@ -18,6 +15,7 @@ use crate::model::norm::Norm;
 use crate::model::rope::Rope;
 use crate::model::spec;
 use crate::weights::{Kind, Matrix, Source};
+use crate::{Error, crew};
 
 pub(crate) struct Mla {
     spec: spec::Mla,
@@ -86,7 +84,7 @@ impl Mla {
             // [head, still + value, row]: every head's keys, then its values.
             let start = |head: usize| head * (still + value);
             let part = |head| both.part(start(head)..start(head) + still);
-            let keys = (0..heads).into_par_iter().map(|head| turn(&part(head))).collect();
+            let keys = crew::map(heads, |head| turn(&part(head)));
             let part = |head| both.part(start(head) + still..start(head + 1));
             (keys, (0..heads).map(part).collect())
         };
@@ -165,7 +163,7 @@ impl Mla {
             window: None,
             sinks: None,
         };
-        attend(kernels, &attention, cache, first, v, mixed);
+        attend(kernels, &attention, &[Lookers { cache, first, tokens }], v, mixed);
 
         let made = each_head(kernels, &self.values, mixed, row);
         v.resize(tokens * heads * value, 0.0);
@@ -186,7 +184,8 @@ impl Mla {
 fn each_head(kernels: Kernels, matrices: &[Matrix], x: &[f32], head: usize) -> Vec<Vec<f32>> {
     let tokens = x.chunks_exact(matrices.len() * head);
     let count = tokens.len();
-    let input = |(i, matrix): (usize, &Matrix)| {
+    let input = |i: usize| {
+        let matrix: &Matrix = &matrices[i];
         let columns = matrix.columns();
         let mut own = Vec::with_capacity(count * columns);
         for token in tokens.clone() {
@@ -196,7 +195,7 @@ fn each_head(kernels: Kernels, matrices: &[Matrix], x: &[f32], head: usize) -> V
         input.set(kernels, &own, columns, &[matrix.kind()]);
         input
     };
-    let inputs: Vec<Input> = matrices.par_iter().enumerate().map(input).collect();
+    let inputs: Vec<Input> = crew::map(matrices.len(), input);
     let mut results: Vec<_> = matrices.iter().map(|matrix| vec![0.0; count * matrix.rows()]).collect();
     let products = inputs.iter().zip(matrices).zip(&mut results);
     let mut products: Vec<_> = products.map(|((input, matrix), to)| Product { input, matrix, to }).collect();

@@ -6,8 +6,6 @@ mod router;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 pub(crate) use experts::Experts;
 pub(crate) use router::{Chosen, Router, softplus};
 
@@ -16,7 +14,7 @@ use super::forward::Scratch;
 use super::spec;
 use crate::kernels::{Kernels, float};
 use crate::weights::{Builder, Place, Source};
-use crate::{Error, Token};
+use crate::{Error, Token, crew};
 
 pub(crate) struct Moe {
     router: Arc<Router>,
@@ -115,8 +113,8 @@ impl Moe {
             let Scratch { normed, more, dense, .. } = scratch;
             shared.dense.forward(kernels, normed, more, dense);
             if let Some(gate) = &shared.gate {
-                let rows = more.par_chunks_exact_mut(width).zip(normed.par_chunks_exact(width));
-                rows.with_min_len(16).for_each(|(more, x)| {
+                crew::each_part(crew::chunks(more, width), 16, |i, more| {
+                    let x = &normed[i * width..][..width];
                     let share = 1.0 / (1.0 + float::exp(-kernels.dot(gate, x)));
                     for more in more {
                         *more *= share;

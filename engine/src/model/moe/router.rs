@@ -2,13 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
-
 use crate::kernels::{Input, Kernels, Product, float, multiply};
 use crate::model::mixer::add_to_rows;
 use crate::model::spec::{self, Choice, Scoring};
 use crate::weights::{Matrix, Source};
-use crate::{Error, Token};
+use crate::{Error, Token, crew};
 
 pub(crate) struct Router {
     spec: spec::Router,
@@ -79,8 +77,8 @@ impl Router {
             add_to_rows(&mut scores, bias);
         }
         let mut picks = vec![(0, 0.0); tokens.len() * used];
-        let rows = picks.par_chunks_exact_mut(used).zip(scores.par_chunks_exact_mut(experts)).zip(tokens);
-        rows.with_min_len(8).for_each(|((picks, scores), &token)| self.pick(token, scores, picks));
+        let rows = (crew::chunks(&mut picks, used), crew::chunks(&mut scores, experts));
+        crew::each_part(rows, 8, |i, (picks, scores)| self.pick(tokens[i], scores, picks));
         Chosen { used, picks }
     }
 

@@ -3,11 +3,10 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::best::Best;
 use super::indexer::{Questions, choose, judge, units};
 use crate::cache::{BLOCK_ROWS, Rows};
+use crate::crew;
 use crate::kernels::{Kernels, TILE};
 
 /// For each token the blocks that are left of the rows, in order.
@@ -28,12 +27,10 @@ pub(crate) fn choose_and_leave(
         return (choose(kernels, keys, questions), None);
     }
     let units = units(questions, BLOCK_ROWS * size);
-    let found: Vec<Vec<Found>> = units
-        .par_iter()
-        .map(|(tokens, rows)| {
-            look_through(kernels, keys, questions, kept, size, tokens.clone(), rows.clone())
-        })
-        .collect();
+    let found: Vec<Vec<Found>> = crew::map(units.len(), |i| {
+        let (tokens, rows) = &units[i];
+        look_through(kernels, keys, questions, kept, size, tokens.clone(), rows.clone())
+    });
     let mut all: Vec<Found> = visible.iter().map(|_| Found::new(questions.wanted, kept, size)).collect();
     for ((tokens, _), found) in units.iter().zip(found) {
         for (token, found) in tokens.clone().zip(found) {
@@ -77,8 +74,10 @@ pub(crate) fn choose_among(
         .filter(|(_, rows)| rows.len() > questions.wanted)
         .flat_map(|(token, rows)| rows.chunks(ROWS_AT_ONCE).map(move |rows| (token, rows)))
         .collect();
-    let found: Vec<Best> =
-        units.par_iter().map(|&(token, rows)| best_of(kernels, keys, questions, token, rows)).collect();
+    let found: Vec<Best> = crew::map(units.len(), |i| {
+        let (token, rows) = units[i];
+        best_of(kernels, keys, questions, token, rows)
+    });
     let mut best: Vec<Option<Best>> = rows.iter().map(|_| None).collect();
     for ((token, _), found) in units.iter().zip(found) {
         best[*token].get_or_insert_with(|| Best::new(questions.wanted)).append(found);

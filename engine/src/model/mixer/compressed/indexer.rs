@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::best::Best;
 use crate::cache::{BLOCK_ROWS, Rows};
+use crate::crew;
 use crate::kernels::{Kernels, TILE};
 
 /// What is asked of the rows.
@@ -45,10 +44,10 @@ pub(crate) fn choose(kernels: Kernels, keys: &Rows, questions: &Questions<'_>) -
         return None;
     }
     let units = units(questions, BLOCK_ROWS);
-    let found: Vec<Vec<Best>> = units
-        .par_iter()
-        .map(|(tokens, rows)| look_through(kernels, keys, questions, tokens.clone(), rows.clone()))
-        .collect();
+    let found: Vec<Vec<Best>> = crew::map(units.len(), |i| {
+        let (tokens, rows) = &units[i];
+        look_through(kernels, keys, questions, tokens.clone(), rows.clone())
+    });
     let mut chosen: Vec<Best> = (0..tokens).map(|_| Best::new(questions.wanted)).collect();
     for ((tokens, _), found) in units.iter().zip(found) {
         for (token, found) in tokens.clone().zip(found) {
@@ -63,7 +62,7 @@ pub(super) fn units(questions: &Questions<'_>, edge: usize) -> Vec<(Range<usize>
     let tokens = questions.visible.len();
     let most = questions.visible.last().copied().unwrap_or(0);
     // A block of keys is read once for all tokens of a unit, and their queries stay in the core's cache.
-    let threads = rayon::current_num_threads();
+    let threads = crew::threads();
     let fit = QUERY_NUMBERS / (questions.queries.len() / tokens).max(1);
     let size = fit.min(tokens.div_ceil(2 * threads)).max(1);
     let parts = (2 * threads).div_ceil(tokens.div_ceil(size)).min(most.div_ceil(ROWS_MIN)).max(1);

@@ -1,8 +1,9 @@
 //! What queries see of a line: the rows of the last positions, and the rows that stand for more.
 
-use rayon::prelude::*;
+use std::cell::RefCell;
 
 use crate::cache::Rows;
+use crate::crew;
 use crate::kernels::{Head, Kernels, State, TILE, Tile};
 
 /// What there is to see. A row is key and value at once.
@@ -42,22 +43,24 @@ const QUERIES_MIN: usize = 8;
 pub(crate) fn look(kernels: Kernels, view: &View<'_>, first: usize, q: &[f32], mixed: &mut Vec<f32>) {
     let &View { heads, row, .. } = view;
     let queries = q.len() / row;
-    let size = queries.div_ceil(4 * rayon::current_num_threads()).clamp(QUERIES_MIN, QUERIES_MAX);
+    let size = queries.div_ceil(4 * crew::threads()).clamp(QUERIES_MIN, QUERIES_MAX);
     mixed.clear();
     mixed.resize(q.len(), 0.0);
-    let units = mixed.par_chunks_mut(size * row).zip(q.par_chunks(size * row)).enumerate();
-    units.for_each_init(
-        || Tile { keys: vec![0.0; row * TILE], values: vec![0.0; row * TILE] },
-        |tile, (i, (outputs, queries))| {
-            let mut unit = Unit {
-                view,
-                head: Head { key: row, value: row, scale: 1.0 / (row as f32).sqrt() },
-                first,
-                start: i * size,
-                queries,
-                states: (0..queries.len() / row).map(|_| State::EMPTY).collect(),
-                outputs,
-            };
+    crew::each_part(crew::chunks(mixed, size * row), 1, |i, outputs| {
+        let queries = &q[i * size * row..][..outputs.len()];
+        let mut unit = Unit {
+            view,
+            head: Head { key: row, value: row, scale: 1.0 / (row as f32).sqrt() },
+            first,
+            start: i * size,
+            queries,
+            states: (0..queries.len() / row).map(|_| State::EMPTY).collect(),
+            outputs,
+        };
+        TILE_AT_HAND.with_borrow_mut(|tile| {
+            // Whatever it held before is written over before it is read, but for rows that nobody sees.
+            tile.keys.resize(row * TILE, 0.0);
+            tile.values.resize(row * TILE, 0.0);
             unit.near(kernels, first + q.len() / (heads * row), tile);
             if let Some(far) = &view.far {
                 match far.chosen {
@@ -65,9 +68,14 @@ pub(crate) fn look(kernels: Kernels, view: &View<'_>, first: usize, q: &[f32], m
                     Some(chosen) => unit.chosen(kernels, far, chosen, tile),
                 }
             }
-            unit.settle();
-        },
-    );
+        });
+        unit.settle();
+    });
+}
+
+thread_local! {
+    /// Each thread's tile of rows.
+    static TILE_AT_HAND: RefCell<Tile> = RefCell::default();
 }
 
 /// Some queries after one another, and what they have seen so far.

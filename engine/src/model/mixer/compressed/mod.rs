@@ -11,13 +11,10 @@ mod indexer;
 mod look;
 mod trips;
 
-use rayon::prelude::*;
-
 use self::candidates::{Blocks, choose_among, choose_and_leave};
 use self::compressor::Compressor;
 use self::indexer::{Questions, choose};
 use self::look::{View, look};
-use crate::Error;
 use crate::cache::{self, LayerLayout, Memory, RowsLayout};
 use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::model::forward::Scratch;
@@ -25,6 +22,7 @@ use crate::model::norm::Norm;
 use crate::model::rope::Rope;
 use crate::model::spec::{self, Candidates, Choosing, Trips};
 use crate::weights::{Kind, Matrix, Source};
+use crate::{Error, crew};
 
 pub(crate) struct Compressed {
     spec: spec::Compressed,
@@ -311,8 +309,8 @@ impl Compressed {
         if rotated == 0 {
             return;
         }
-        let tokens = x.par_chunks_exact_mut(heads * head).zip(turns.par_chunks_exact(rotated));
-        tokens.with_min_len(16).for_each(|(x, turns)| {
+        crew::each_part(crew::chunks(x, heads * head), 16, |token, x| {
+            let turns = &turns[token * rotated..][..rotated];
             for x in x.chunks_exact_mut(head) {
                 self.rope.rotate(&mut x[head - rotated..], rotated, turns);
             }
