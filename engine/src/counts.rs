@@ -16,6 +16,10 @@ pub struct Activity {
     pub sampled_tokens: u64,
     /// Tokens that a grammar left no choice about, so that they were not sampled.
     pub forced_tokens: u64,
+    /// Passes through the model.
+    pub passes: u64,
+    /// How many lines took part in them, added up: over the passes, how many were computed together.
+    pub lines_in_passes: u64,
     /// Time spent on prompts, in seconds.
     pub prefill_seconds: f64,
     /// Time spent on logits to sample from, in seconds; guesses are in it.
@@ -31,6 +35,8 @@ pub(crate) struct Counters {
     cached: AtomicU64,
     sampled: AtomicU64,
     forced: AtomicU64,
+    passes: AtomicU64,
+    lines: AtomicU64,
     prefill: AtomicU64,
     decode: AtomicU64,
     mask: AtomicU64,
@@ -54,6 +60,11 @@ impl Counters {
         add(&self.forced, 1);
     }
 
+    pub(crate) fn passed(&self, lines: usize) {
+        add(&self.passes, 1);
+        add(&self.lines, lines as u64);
+    }
+
     pub(crate) fn decoded(&self, took: Duration) {
         add(&self.decode, nanoseconds(took));
     }
@@ -70,6 +81,8 @@ impl Counters {
             cached_tokens: read(&self.cached),
             sampled_tokens: read(&self.sampled),
             forced_tokens: read(&self.forced),
+            passes: read(&self.passes),
+            lines_in_passes: read(&self.lines),
             prefill_seconds: seconds(&self.prefill),
             decode_seconds: seconds(&self.decode),
             mask_seconds: seconds(&self.mask),

@@ -44,6 +44,10 @@ pub struct Options {
     /// The most memory that the KV of lines may take that nobody is at work on: a line that begins as one of them did goes
     /// on from there. With 0 lines share nothing but what they were forked from. `None` means a gibibyte.
     pub kv_bytes: Option<u64>,
+    /// The most memory that the KV of all timelines may take. Work on one waits until there is room for all it needs;
+    /// timelines that have rested for ten seconds make room, and are computed anew, or found again, when they go on.
+    /// `None` means four fifths of what is free when the model is open.
+    pub lines_bytes: Option<u64>,
     /// Where timelines find what was written of others that began as they do, also before a restart. `None`, or `kv_bytes`
     /// of 0: nowhere.
     pub snapshots: Option<Snapshots>,
@@ -179,6 +183,12 @@ impl Engine {
         let settings = worker::Settings {
             kv: options.kv,
             context_tokens,
+            lines_bytes: options.lines_bytes.unwrap_or_else(|| {
+                // What is free of the cache of files holds the model, unless that is read as it is used.
+                let model = if options.expert_bytes.is_some() { 0 } else { source.file_bytes() };
+                let free = available_memory().map_or(u64::MAX, |free| free.saturating_sub(model));
+                (free / 5).saturating_mul(4).max(LINES_BYTES_MIN)
+            }),
             speculate: options.speculate,
             guesses: Arc::clone(&guesses),
             counters: Arc::clone(&counters),
@@ -314,6 +324,9 @@ fn root(source: &Source, path: &Path, layout: &Layout, options: &Options) -> Res
 /// The longest line if nobody says otherwise. What a model could hold is often more than a machine has room
 /// for: the cache of a 1.5B model takes 28 KiB for every token.
 const CONTEXT_TOKENS: usize = 32_768;
+
+/// What the KV of all lines may take at least, if nobody says otherwise: on a machine that is full something must work.
+const LINES_BYTES_MIN: u64 = 1 << 30;
 
 /// What the KV of lines may take that nobody is at work on, if nobody says otherwise: 37,000 tokens of a 1.5B model's.
 const KV_BYTES: u64 = 1 << 30;

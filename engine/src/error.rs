@@ -140,6 +140,20 @@ pub enum Error {
         /// What to do about it.
         advice: &'static str,
     },
+    /// A line needs more memory than all lines may take: allow more, or ask for less.
+    #[error(
+        "the KV cache of this line would take {asked} bytes, and there are {limit} for all lines together; keep it in fewer \
+         bits with the setting `kv`, make the prompt shorter, or give the machine more memory"
+    )]
+    NoRoom {
+        /// What the line needs, in bytes.
+        asked: u64,
+        /// What there is for all lines.
+        limit: u64,
+    },
+    /// The line was computed together with others, and it failed for one of them: try again.
+    #[error("what was computed together with other lines failed; try again: {0}")]
+    Together(String),
     /// The worker thread has ended, which only a defect in the engine can cause: open the engine again.
     #[error("the engine's worker has stopped; open the model again and report this")]
     Stopped,

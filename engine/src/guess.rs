@@ -310,6 +310,8 @@ pub(crate) struct Chance {
     pub(crate) most: usize,
     /// How many must be computed in any case.
     pub(crate) due: usize,
+    /// How many of other lines are computed in the same pass.
+    pub(crate) beside: usize,
     /// Whether accepted guesses are computed again after one that was wrong.
     pub(crate) redo: bool,
 }
@@ -399,8 +401,8 @@ impl Trust {
 
 /// What guesses promise if the first is right at one rate, and each that follows a right one at another.
 fn promise(costs: &Costs, chance: Chance, [first, next]: [f64; 2]) -> Promise {
-    let Chance { origin, most, due, redo } = chance;
-    let base = costs.of(due);
+    let Chance { origin, most, due, beside, redo } = chance;
+    let base = costs.of(beside + due);
     let mut best = Promise { gain: GAIN_MIN, ..Promise::NOTHING };
     // Tokens that are gained, on average, and how likely all guesses are right.
     let (mut tokens, mut all) = (1.0, 1.0);
@@ -409,8 +411,9 @@ fn promise(costs: &Costs, chance: Chance, [first, next]: [f64; 2]) -> Promise {
         tokens += all;
         // About half of the guesses are computed again when one was wrong.
         let again = if redo { (1.0 - all) * (costs.of(2 + guesses / 2) - costs.of(1)) } else { 0.0 };
-        let cost = costs.of(due + guesses) + costs.of_making(origin, guesses) + again;
-        let gain = tokens * base / cost;
+        let cost = costs.of(beside + due + guesses) + costs.of_making(origin, guesses) + again;
+        // What all lines of the pass get out of it, who all wait for its end.
+        let gain = (beside as f64 + tokens) / (beside as f64 + 1.0) * base / cost;
         if gain > best.gain {
             best = Promise { guesses, gain };
         }
@@ -452,7 +455,7 @@ mod tests {
 
     fn chance(origin: Origin, redo: bool) -> Chance {
         let most = if origin.is_predicted() { PREDICTIONS_MAX } else { GUESSES_MAX };
-        Chance { origin, most, due: 1, redo }
+        Chance { origin, most, due: 1, beside: 0, redo }
     }
 
     /// How many guesses are made on 1,000 occasions if that share of them is right.

@@ -9,6 +9,7 @@ mod timeline;
 
 mod grammar;
 mod sample;
+mod schedule;
 mod tokenizer;
 
 mod guess;
@@ -45,6 +46,7 @@ pub use guess::{Guesses, Speculate};
 pub use sample::Sampling;
 pub use timeline::{Synced, Timeline};
 pub use tokenizer::Tokenizer;
+pub use worker::Priority;
 
 #[cfg(test)]
 mod tests;

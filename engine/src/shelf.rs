@@ -32,6 +32,14 @@ pub(crate) struct Anchor {
     restored: usize,
 }
 
+impl Anchor {
+    /// The name of the first page that is not kept for others yet of a line that says `tokens`, if it has a whole one.
+    pub(crate) fn next_page(&self, tokens: &[Token]) -> Option<Chain> {
+        let start = self.place.tokens();
+        tokens.get(start..start + PAGE_TOKENS).map(|page| self.place.chain().then(page))
+    }
+}
+
 /// What a line found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recalled {
@@ -306,7 +314,8 @@ impl Shelf {
         self.count();
     }
 
-    fn is_off(&self) -> bool {
+    /// Whether lines find nothing of each other.
+    pub(crate) fn is_off(&self) -> bool {
         self.prefix.bytes_max() == 0
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Shared;
 use crate::snapshot::{Secret, Slot, Written};
-use crate::worker::{Edit, Job, LineId, Order};
+use crate::worker::{Edit, Job, LineId, Order, Priority};
 use crate::{Error, Grammar, Progress, Sampling, Token};
 
 /// One line of tokens with its KV cache, owned by one caller. Dropping any of its futures is harmless: the
@@ -19,6 +19,7 @@ pub struct Timeline {
     tokens: Vec<Token>,
     /// How many of the tokens the worker was told; it may know others after them that were forgotten here.
     told: usize,
+    priority: Priority,
 }
 
 /// What [`Timeline::sync`] did.
@@ -33,7 +34,7 @@ pub struct Synced {
 impl Timeline {
     pub(crate) fn new(shared: Arc<Shared>) -> Timeline {
         let line = shared.new_line();
-        Timeline { shared, line, tokens: Vec::new(), told: 0 }
+        Timeline { shared, line, tokens: Vec::new(), told: 0, priority: Priority::default() }
     }
 
     /// A line whose snapshots are sealed.
@@ -46,6 +47,11 @@ impl Timeline {
     /// What the line says now, computed or pending.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
+    }
+
+    /// Says who goes first from now on when this line and others wait. A new line is in the foreground, and so is a fork.
+    pub fn set_priority(&mut self, priority: Priority) {
+        self.priority = priority;
     }
 
     /// Makes the line say exactly `tokens`: keeps the longest common prefix, forgets what was after it and
@@ -227,7 +233,7 @@ impl Timeline {
     /// Orders work on the line as it is now.
     fn order(&mut self, job: Job) -> Result<(), Error> {
         let edit = self.edit();
-        self.shared.order(Order::Work { line: self.line, edit, job })?;
+        self.shared.order(Order::Work { line: self.line, edit, priority: self.priority, job })?;
         self.told = self.tokens.len();
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The only thread that touches the device. It takes orders over a channel and works on those of several
-//! timelines in turn, one prefill chunk or one token at a time, so that none waits for another's whole prompt.
+//! The only thread that touches the device. It takes orders over a channel and works on those of several timelines
+//! together, pass by pass: the next tokens of replies and chunks of prompts, as [`crate::schedule`] puts them together.
 //!
 //! Every order carries what changed in its line since the last one, so the worker's copy of the line follows
 //! the timeline's own. Orders of one line come one after another, because a timeline is borrowed while it
@@ -7,10 +7,10 @@
 
 mod outlook;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,15 +22,21 @@ use crate::experts::Uses;
 use crate::guess::{
     Chance, Costs, Counts, GUESSES_MAX, Guess, Origin, PREDICTIONS_MAX, Speculate, Trust, look_back,
 };
-use crate::model::{Model, Predictor, Scratch, Want};
+use crate::model::{Model, Part, Predictor, Scratch, Want};
 use crate::sample::{Choice, sample};
+use crate::schedule::{STEP_TOKENS, Waiting, together};
 use crate::shelf::{Anchor, Recalled, Shelf};
 use crate::snapshot::{Secret, Slot};
 use crate::{Error, Progress, Sampling, Token};
 
-/// Tokens computed between two looks at the channel. Larger chunks use unpacked weights for more tokens;
-/// smaller ones answer sooner. Beyond 256 the gain is lost in the noise.
-pub(crate) const PREFILL_CHUNK_TOKENS: usize = 256;
+/// How long the worker waits for those who just got a token to come for the next one, before it goes on with others: this
+/// share of the time the pass took, and no longer than this. A pass without them would make them wait for a whole one.
+const GRACE_SHARE: u32 = 8;
+const GRACE_MAX: Duration = Duration::from_millis(5);
+/// A line that nobody asks anything of for so long is in no reply: what is computed of it may go when there is no room.
+const REST: Duration = Duration::from_secs(10);
+/// How often the worker looks whether there is room by now.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 
 /// A line with a predictor does not go on from what is kept for less than this, because the predictor forgets the line's
 /// past when it takes it up anew.
@@ -39,7 +45,7 @@ const TAKE_UP_MIN: usize = 64;
 /// What a timeline has the worker do.
 pub(crate) enum Order {
     /// Work on a line, after bringing it up to date.
-    Work { line: LineId, edit: Edit, job: Job },
+    Work { line: LineId, edit: Edit, priority: Priority, job: Job },
     /// Make `to` say what `from` says after the edit.
     Fork { from: LineId, edit: Edit, to: LineId, done: oneshot::Sender<()> },
     /// Begin a line whose snapshots are sealed with this secret. Other lines begin by themselves.
@@ -52,6 +58,16 @@ pub(crate) enum Order {
     KeepBytes(u64),
     /// Say how often each expert was chosen.
     ExpertUses { done: oneshot::Sender<Vec<Uses>> },
+}
+
+/// Who goes first when several lines wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// Somebody waits for it.
+    #[default]
+    Foreground,
+    /// It is done where nobody waits, and in a quarter of the passes where somebody does.
+    Background,
 }
 
 /// A line's name between a timeline and the worker.
@@ -105,6 +121,8 @@ struct Line {
     trust: Trust,
     /// If the model has a predictor. It knows what the cache holds, but for tokens that are not said.
     outlook: Option<Outlook>,
+    /// When somebody last asked something of it, or it was last worked on.
+    used: Instant,
 }
 
 /// A token that may come next and is computed already.
@@ -120,7 +138,47 @@ struct Guessed {
 struct Task {
     line: LineId,
     job: Job,
+    priority: Priority,
     cached: usize,
+    /// Whether there is room for all that it will need.
+    admitted: bool,
+}
+
+/// What is counted for lines, in bytes.
+#[derive(Clone, Copy)]
+struct Price {
+    token: u64,
+    line: u64,
+}
+
+impl Price {
+    /// What a line holds.
+    fn held(self, line: &Line) -> u64 {
+        self.line + self.token * line.cache.tokens() as u64
+    }
+
+    /// What it holds when all it says is computed, and guesses after that.
+    fn needed(self, line: &Line) -> u64 {
+        self.line + self.token * (line.tokens.len() + 1 + GUESSES_MAX) as u64
+    }
+}
+
+/// A task's part of a pass. Its line is out of the map meanwhile.
+struct Share {
+    task: Task,
+    line: Line,
+    /// How many of the line's tokens were computed before, and how many are afterwards, guesses aside.
+    at: usize,
+    end: usize,
+    guess: Option<Guess>,
+    want: Want,
+}
+
+impl Share {
+    /// How many tokens are computed.
+    fn count(&self) -> usize {
+        self.end - self.at + self.guess.as_ref().map_or(0, |guess| guess.tokens.len())
+    }
 }
 
 /// How lines are kept and continued.
@@ -128,6 +186,8 @@ pub(crate) struct Settings {
     pub(crate) kv: KvKind,
     /// The longest line.
     pub(crate) context_tokens: usize,
+    /// What the KV of all lines may take.
+    pub(crate) lines_bytes: u64,
     pub(crate) speculate: Speculate,
     /// Where guesses are counted.
     pub(crate) guesses: Arc<Counts>,
@@ -154,11 +214,16 @@ struct Worker {
     settings: Settings,
     shelf: Shelf,
     layout: Arc<Layout>,
+    price: Price,
     /// What the predictor keeps of a line, if the model has one.
     ahead: Option<Arc<Layout>>,
     costs: Costs,
     lines: BTreeMap<LineId, Line>,
     queue: VecDeque<Task>,
+    /// Those who got a token in the last pass and did not come back yet, and until when they are waited for.
+    expected: BTreeSet<LineId>,
+    grace: Instant,
+    passes: u64,
     scratch: Scratch,
     /// What the predictor is shown of the tokens that were computed last.
     shown: Vec<f32>,
@@ -172,11 +237,15 @@ impl Worker {
             model,
             settings,
             shelf,
+            price: Price { token: layout.bytes(1) - layout.bytes(0), line: layout.bytes(0) },
             layout,
             ahead,
             costs: Costs::default(),
             lines: BTreeMap::new(),
             queue: VecDeque::new(),
+            expected: BTreeSet::new(),
+            grace: Instant::now(),
+            passes: 0,
             scratch: Scratch::default(),
             shown: Vec::new(),
         }
@@ -192,28 +261,39 @@ impl Worker {
                 }
             }
             loop {
-                match orders.try_recv() {
+                // Those who just got a token are about to ask for the next one.
+                let grace = self.grace.saturating_duration_since(Instant::now());
+                let order = if self.expected.is_empty() || grace.is_zero() {
+                    orders.try_recv()
+                } else {
+                    orders.recv_timeout(grace).map_err(|error| match error {
+                        RecvTimeoutError::Timeout => TryRecvError::Empty,
+                        RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+                    })
+                };
+                match order {
                     Ok(order) => self.accept(order),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            if let Some(mut task) = self.queue.pop_front()
-                && !task.job.abandoned()
-                && self.step(&mut task)
-            {
-                self.queue.push_back(task);
-            } else {
-                // The task is done, or nobody waits for it; dropping it says so.
+            if !self.pass() && !self.queue.is_empty() {
+                // All that is left waits for room.
+                match orders.recv_timeout(ROOM_EVERY) {
+                    Ok(order) => self.accept(order),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
         }
     }
 
     fn accept(&mut self, order: Order) {
         match order {
-            Order::Work { line, edit, job } => {
+            Order::Work { line, edit, priority, job } => {
+                self.expected.remove(&line);
                 let cached = self.edit(line, edit);
-                self.queue.push_back(Task { line, job, cached });
+                self.queue.push_back(Task { line, job, priority, cached, admitted: false });
             }
             Order::Fork { from, edit, to, done } => {
                 self.edit(from, edit);
@@ -223,6 +303,7 @@ impl Worker {
                 let _ = done.send(());
             }
             Order::Close(line) => {
+                self.expected.remove(&line);
                 if let Some(Line { tokens, cache, anchor, .. }) = self.lines.remove(&line) {
                     self.shelf.close(anchor, &cache, &tokens);
                 }
@@ -251,6 +332,7 @@ impl Worker {
     fn edit(&mut self, line: LineId, edit: Edit) -> usize {
         let counts = Arc::clone(&self.settings.guesses);
         let line = self.line(line);
+        line.used = Instant::now();
         line.cut(edit.keep);
         line.say(&edit.append, &counts);
         line.cache.tokens().min(line.tokens.len())
@@ -263,109 +345,276 @@ impl Worker {
             .or_insert_with(|| Line::new(layout, shelf.start(None), model.predictor().zip(ahead.as_ref())))
     }
 
-    /// Does one chunk or finishes the job; true if there is more to do.
-    fn step(&mut self, task: &mut Task) -> bool {
-        let Worker { model, settings, shelf, layout, costs, lines, scratch, shown, .. } = self;
-        let Some(line) = lines.get_mut(&task.line) else { return false };
-        let total = line.tokens.len();
-        if !task.job.wants_all() {
-            match line.recall(shelf) {
-                Recalled::Tokens(found) => task.cached += found,
-                Recalled::More => return true,
+    /// Computes a piece of what is waited for, and answers whoever waits for no more. False if there was nothing that
+    /// could be done.
+    fn pass(&mut self) -> bool {
+        self.queue.retain(|task| !task.job.abandoned());
+        self.admit();
+        let mut busy = false;
+        let (mut numbers, mut waiting, mut done) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, task) in self.queue.iter_mut().enumerate().filter(|(_, task)| task.admitted) {
+            let Some(line) = self.lines.get_mut(&task.line) else {
+                done.push(i);
+                continue;
+            };
+            if !task.job.wants_all() {
+                match line.recall(&mut self.shelf) {
+                    Recalled::Tokens(found) => task.cached += found,
+                    Recalled::More => {
+                        busy = true;
+                        continue;
+                    }
+                }
+            }
+            let total = line.tokens.len();
+            if total > 0 && line.cache.tokens() == total && line.logits.is_none() && !task.job.wants_all() {
+                // The line was cut back to here: the last token's logits are gone and must be made again. They
+                // will be the same, because results do not depend on how a line is cut.
+                line.cache.truncate(total - 1);
+                task.cached = task.cached.min(line.cache.tokens());
+            }
+            let due = total - line.cache.tokens().min(total);
+            if due == 0 {
+                done.push(i);
+                continue;
+            }
+            numbers.push(i);
+            let background = task.priority == Priority::Background;
+            waiting.push(Waiting { due, most: line.cache.tokens_to_mark(), background });
+        }
+        self.let_first_go_ahead(&mut numbers, &mut waiting);
+        let chosen = together(&waiting, self.passes);
+        self.passes += 1;
+        let mut shares = Vec::with_capacity(chosen.len());
+        let mut counts: BTreeMap<usize, usize> =
+            chosen.into_iter().map(|(i, count)| (numbers[i], count)).collect();
+        let queue = std::mem::take(&mut self.queue);
+        let mut finished = Vec::with_capacity(done.len());
+        for (i, task) in queue.into_iter().enumerate() {
+            if let Some(count) = counts.remove(&i) {
+                let line = self.lines.remove(&task.line).expect("a line that was just seen");
+                let at = line.cache.tokens();
+                shares.push(Share { task, line, at, end: at + count, guess: None, want: Want::None });
+            } else if done.contains(&i) {
+                finished.push(task);
+            } else {
+                self.queue.push_back(task);
             }
         }
-        if total > 0 && line.cache.tokens() == total && line.logits.is_none() && !task.job.wants_all() {
-            // The line was cut back to here: the last token's logits are gone and must be made again. They
-            // will be the same, because results do not depend on how a line is cut.
-            line.cache.truncate(total - 1);
-            task.cached = task.cached.min(line.cache.tokens());
+        let busy = busy || !shares.is_empty() || !finished.is_empty();
+        for mut task in finished {
+            self.finish(&mut task);
         }
-        let at = line.cache.tokens();
-        if at < total {
-            let end = total.min(at + PREFILL_CHUNK_TOKENS.min(line.cache.tokens_to_mark()));
-            let begun = Instant::now();
-            let guess = match &task.job {
-                Job::Next { .. } if end == total => line.guess(settings, costs, model.predictor(), scratch),
-                Job::Next { .. } | Job::Sync { .. } | Job::Logits { .. } | Job::AllLogits { .. } => None,
-            };
-            let start = Instant::now();
-            let guesses = guess.as_ref().map_or(&[][..], |guess| &guess.tokens);
-            let want = match () {
+        if !shares.is_empty() {
+            self.compute(shares);
+        }
+        busy
+    }
+
+    /// Where several lines are about to compute the same, lets the first of them do it: the others find it then.
+    fn let_first_go_ahead(&self, numbers: &mut Vec<usize>, waiting: &mut Vec<Waiting>) {
+        if self.shelf.is_off() {
+            return;
+        }
+        let next = |i: usize| {
+            let line = self.lines.get(&self.queue[i].line)?;
+            line.anchor.next_page(&line.tokens)
+        };
+        let mut taken = BTreeSet::new();
+        let prompt = |waiting: &Waiting| waiting.due > STEP_TOKENS;
+        let keep: Vec<bool> = std::iter::zip(&*numbers, &*waiting)
+            .map(|(&i, waiting)| !prompt(waiting) || next(i).is_none_or(|page| taken.insert(page)))
+            .collect();
+        let mut kept = keep.iter();
+        numbers.retain(|_| kept.next().copied().unwrap_or(true));
+        let mut kept = keep.iter();
+        waiting.retain(|_| kept.next().copied().unwrap_or(true));
+    }
+
+    /// Lets in those for whom there is room, in order. A line has room for all that its job needs before it is worked on,
+    /// so that no two lines ever take it from each other.
+    fn admit(&mut self) {
+        let Worker { settings, shelf, price, lines, queue, .. } = self;
+        let limit = settings.lines_bytes;
+        let waits: BTreeSet<LineId> = queue.iter().map(|task| task.line).collect();
+        let (need, held) = (|line: &Line| price.needed(line), |line: &Line| price.held(line));
+        let admitted: BTreeSet<LineId> =
+            queue.iter().filter(|task| task.admitted).map(|task| task.line).collect();
+        // Lines at work count with all that they will need, others with what they hold.
+        let mut bytes: u64 = lines
+            .iter()
+            .map(|(id, line)| if admitted.contains(id) { need(line).max(held(line)) } else { held(line) })
+            .sum();
+        let now = Instant::now();
+        let (mut somebody_waits, mut i) = (false, 0);
+        while let Some(task) = queue.get_mut(i) {
+            i += 1;
+            let Some(line) = lines.get(&task.line).filter(|_| !task.admitted) else { continue };
+            let (needed, more) = (need(line), need(line).saturating_sub(held(line)));
+            if needed > limit {
+                task.job.fail(Error::NoRoom { asked: needed, limit });
+                i -= 1;
+                queue.remove(i);
+                continue;
+            }
+            // Whoever comes later does not overtake, or a long line might wait for ever; but one that is in the middle of a
+            // reply goes on, for what it holds is in the way until it is done.
+            if somebody_waits && line.cache.tokens() == 0 {
+                continue;
+            }
+            if bytes + more > limit {
+                // What rests longest goes first. It is found again if it is kept or on disk, and computed again if not.
+                let mut resting: Vec<(Instant, LineId)> = lines
+                    .iter()
+                    .filter(|(id, line)| {
+                        let rests = now.saturating_duration_since(line.used) > REST;
+                        !waits.contains(id) && rests && line.cache.tokens() > 0
+                    })
+                    .map(|(&id, line)| (line.used, id))
+                    .collect();
+                resting.sort_unstable();
+                for (_, id) in resting {
+                    if let Some(line) = lines.get_mut(&id).filter(|_| bytes + more > limit) {
+                        bytes -= held(line) - price.line;
+                        shelf.keep(&mut line.anchor, &line.cache, &line.tokens);
+                        line.drop_computed();
+                    }
+                }
+            }
+            if bytes + more <= limit {
+                bytes += more;
+                task.admitted = true;
+            } else {
+                somebody_waits = true;
+            }
+        }
+        // If all who are there wait for each other, those who came last start over.
+        if somebody_waits && !queue.iter().any(|task| task.admitted) {
+            let first = queue.front().map(|task| task.line);
+            let last =
+                queue.iter().rev().map(|task| task.line).find(|&id| {
+                    Some(id) != first && lines.get(&id).is_some_and(|line| line.cache.tokens() > 0)
+                });
+            if let Some(line) = last.and_then(|id| lines.get_mut(&id)) {
+                shelf.keep(&mut line.anchor, &line.cache, &line.tokens);
+                line.drop_computed();
+            }
+        }
+    }
+
+    /// Computes all shares in one pass.
+    fn compute(&mut self, mut shares: Vec<Share>) {
+        let begun = Instant::now();
+        let Worker { model, settings, shelf, layout, costs, scratch, shown, .. } = self;
+        let least: usize = shares.iter().map(|share| share.end - share.at).sum();
+        for share in &mut shares {
+            let Share { task, line, at, end, .. } = share;
+            let total = line.tokens.len();
+            if let (Job::Next { .. }, true) = (&task.job, *end == total) {
+                let beside = least - (*end - *at);
+                share.guess = line.guess(settings, costs, beside, model.predictor(), scratch);
+            }
+            let guesses = share.guess.as_ref().map_or(&[][..], |guess| &guess.tokens);
+            share.want = match () {
                 () if task.job.wants_all() => Want::All,
-                () if end == total => Want::Last(1 + guesses.len()),
+                () if *end == total => Want::Last(1 + guesses.len()),
                 () => Want::None,
             };
             if !guesses.is_empty() {
                 line.cache.hold();
                 line.tokens.extend(guesses);
             }
-            let count = end - at + guesses.len();
-            let computed = model.forward(&mut line.cache, &line.tokens[..at + count], count, want, scratch);
-            line.tokens.truncate(total);
-            let mut logits = match computed {
-                Ok(logits) => logits,
-                Err(error) => {
-                    tracing::error!(%error, "a chunk could not be computed");
+        }
+        let start = Instant::now();
+        let mut parts: Vec<Part<'_>> = shares
+            .iter_mut()
+            .map(|share| {
+                let (count, want) = (share.count(), share.want);
+                let Line { tokens, cache, .. } = &mut share.line;
+                Part { cache, line: &tokens[..share.at + count], count, want }
+            })
+            .collect();
+        let computed = model.forward(&mut parts, scratch);
+        drop(parts);
+        let seconds = start.elapsed().as_secs_f64();
+        for share in &mut shares {
+            let guesses = share.count() - (share.end - share.at);
+            share.line.tokens.truncate(share.line.tokens.len() - guesses);
+        }
+        let results = match computed {
+            Ok(results) => results,
+            Err(error) => {
+                tracing::error!(%error, "a pass could not be computed");
+                let (said, mut error) = (error.to_string(), Some(error));
+                for Share { mut task, mut line, .. } in shares {
                     (line.cache, line.logits) = (Cache::new(Arc::clone(layout)), None);
-                    task.job.fail(error);
-                    return false;
+                    // An error cannot be cloned; the first line gets it, the others its words.
+                    task.job.fail(error.take().unwrap_or_else(|| Error::Together(said.clone())));
+                    self.lines.insert(task.line, line);
                 }
-            };
-            line.learn(costs, count, start.elapsed().as_secs_f64());
-            if let Some((outlook, predictor)) = line.outlook.as_mut().zip(model.predictor()) {
-                model.shown(scratch, shown);
-                outlook.take(at, shown);
-                outlook.follow(predictor, &line.tokens, scratch);
+                return;
             }
+        };
+        settings.counters.passed(shares.len());
+        let count: usize = shares.iter().map(Share::count).sum();
+        let single = shares.iter().map(|share| share.line.trust.single()).fold(0.0, f64::max);
+        if let [share] = &mut shares[..] {
+            share.line.learn(costs, count, seconds);
+        } else {
+            costs.learn(count, seconds, single);
+        }
+        if let Some(predictor) = model.predictor() {
+            model.shown(scratch, shown);
+            let row = shown.len() / count;
+            let mut rest = &shown[..];
+            for share in &mut shares {
+                let (own, others) = rest.split_at(share.count() * row);
+                if let Some(outlook) = &mut share.line.outlook {
+                    outlook.take(share.at, own);
+                    outlook.follow(predictor, &share.line.tokens, scratch);
+                }
+                rest = others;
+            }
+        }
+        let took = begun.elapsed();
+        let vocabulary = model.spec().vocabulary;
+        let mut finished = Vec::new();
+        for (share, logits) in shares.into_iter().zip(results) {
+            let tokens = share.count();
+            // Each token of a pass counts as much as any other.
+            let own = took.mul_f64(tokens as f64 / count as f64);
+            let Share { task, mut line, end, guess, want, .. } = share;
             match &task.job {
-                Job::Next { .. } => settings.counters.decoded(begun.elapsed()),
+                Job::Next { .. } => settings.counters.decoded(own),
                 Job::Sync { .. } | Job::Logits { .. } | Job::AllLogits { .. } => {
-                    settings.counters.prefilled(count, begun.elapsed());
+                    settings.counters.prefilled(tokens, own);
                 }
             }
             shelf.keep(&mut line.anchor, &line.cache, &line.tokens);
-            let vocabulary = model.spec().vocabulary;
-            line.logits = match want {
-                Want::None => None,
-                Want::Last(_) => {
-                    if let Some(guess) = guess {
-                        settings.guesses.guessed(guess.origin, guess.tokens.len());
-                        let rows = logits.chunks_exact(vocabulary).skip(1);
-                        let origins =
-                            std::iter::once(guess.origin).chain(std::iter::repeat(guess.origin.next()));
-                        line.guesses = std::iter::zip(guess.tokens, origins)
-                            .zip(rows)
-                            .map(|((token, origin), logits)| Guessed {
-                                token,
-                                origin,
-                                logits: logits.to_vec(),
-                            })
-                            .collect();
-                        logits.truncate(vocabulary);
-                    }
-                    Some(logits)
-                }
-                Want::All => {
-                    let last = logits[logits.len() - vocabulary..].to_vec();
-                    if let Job::AllLogits { piece } = &task.job
-                        && piece.blocking_send(Ok(logits)).is_err()
-                    {
-                        return false;
-                    }
-                    Some(last)
-                }
-            };
-            let (done_tokens, total_tokens) = (end - task.cached, total - task.cached);
+            line.take_logits(settings, want, guess, logits, vocabulary, &task.job);
+            let total = line.tokens.len();
+            let (done_tokens, total_tokens) =
+                (end.saturating_sub(task.cached), total.saturating_sub(task.cached));
             if let Job::Sync { progress, .. } = &task.job {
                 // The caller may have stopped listening; `abandoned` notices next time.
                 let _ = progress.send(Progress::Prefilling { done_tokens, total_tokens });
             }
+            line.used = Instant::now();
+            self.lines.insert(task.line, line);
             if end < total {
-                return true;
+                self.queue.push_back(task);
+            } else {
+                finished.push(task);
             }
         }
-        self.finish(task);
-        false
+        self.expected.clear();
+        self.grace = Instant::now() + (took / GRACE_SHARE).min(GRACE_MAX);
+        for mut task in finished {
+            if let Job::Next { .. } = task.job {
+                self.expected.insert(task.line);
+            }
+            self.finish(&mut task);
+        }
     }
 
     /// Answers a job whose line is computed to its end.
@@ -405,6 +654,7 @@ impl Line {
             guesses: VecDeque::new(),
             trust: Trust::default(),
             outlook: ahead.map(|(predictor, layout)| Outlook::new(predictor, layout)),
+            used: Instant::now(),
         }
     }
 
@@ -470,11 +720,58 @@ impl Line {
         }
     }
 
-    /// What may follow the line and is worth computing with its last tokens, which are computed next.
+    /// Forgets what is computed, and nothing else.
+    fn drop_computed(&mut self) {
+        self.cache.truncate(0);
+        (self.logits, self.guesses) = (None, VecDeque::new());
+        if let Some(outlook) = &mut self.outlook {
+            outlook.take_up(0);
+        }
+    }
+
+    /// Takes in the logits that were wanted of a pass.
+    fn take_logits(
+        &mut self,
+        settings: &Settings,
+        want: Want,
+        guess: Option<Guess>,
+        mut logits: Vec<f32>,
+        vocabulary: usize,
+        job: &Job,
+    ) {
+        self.logits = match want {
+            Want::None => None,
+            Want::Last(_) => {
+                if let Some(guess) = guess {
+                    settings.guesses.guessed(guess.origin, guess.tokens.len());
+                    let rows = logits.chunks_exact(vocabulary).skip(1);
+                    let origins = std::iter::once(guess.origin).chain(std::iter::repeat(guess.origin.next()));
+                    self.guesses = std::iter::zip(guess.tokens, origins)
+                        .zip(rows)
+                        .map(|((token, origin), logits)| Guessed { token, origin, logits: logits.to_vec() })
+                        .collect();
+                    logits.truncate(vocabulary);
+                }
+                Some(logits)
+            }
+            Want::All => {
+                let last = logits[logits.len() - vocabulary..].to_vec();
+                if let Job::AllLogits { piece } = job {
+                    // If nobody takes them any more, `abandoned` notices.
+                    let _ = piece.blocking_send(Ok(logits));
+                }
+                Some(last)
+            }
+        };
+    }
+
+    /// What may follow the line and is worth computing with its last tokens, which are computed next with `beside` tokens of
+    /// other lines.
     fn guess(
         &mut self,
         settings: &Settings,
         costs: &mut Costs,
+        beside: usize,
         predictor: Option<&Predictor>,
         scratch: &mut Scratch,
     ) -> Option<Guess> {
@@ -487,7 +784,7 @@ impl Line {
         let most = GUESSES_MAX.min(room).min(self.cache.tokens_to_mark() - due);
         let said = look_back(&self.tokens, most);
         let reaches = self.outlook.as_ref().is_some_and(|outlook| outlook.reaches(&self.tokens));
-        let chance = |origin, most| Chance { origin, most, due, redo: self.cache.has_states() };
+        let chance = |origin, most| Chance { origin, most, due, beside, redo: self.cache.has_states() };
         let lookup = said.as_ref().map(|said| chance(said.origin, said.tokens.len()));
         let prediction = reaches
             .then(|| chance(Origin::Predictor, most.min(PREDICTIONS_MAX)))

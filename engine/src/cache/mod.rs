@@ -80,6 +80,12 @@ impl Layout {
         bytes.sum::<f64>().ceil() as usize
     }
 
+    /// What a line of so many tokens takes that shares nothing with others; marks aside.
+    pub(crate) fn bytes(&self, tokens: usize) -> u64 {
+        let states: usize = self.layers.iter().map(|layer| 4 * layer.state).sum();
+        tokens as u64 * self.bytes_per_token() as u64 + states as u64
+    }
+
     /// Whether any layer has a state.
     pub(crate) fn has_states(&self) -> bool {
         self.layers.iter().any(|layer| layer.state > 0)
@@ -267,7 +273,6 @@ impl Cache {
     }
 
     /// What layer `i` keeps.
-    #[cfg(test)]
     pub(crate) fn layer(&self, i: usize) -> &Memory {
         &self.layers[i]
     }

@@ -26,27 +26,28 @@ pub(crate) enum Streams {
 }
 
 impl End {
-    /// The logits of the last `positions` of the streams `scratch.x` [tokens, streams · width], of which there are `tokens`:
-    /// [positions, vocabulary].
-    pub(crate) fn logits(
-        &self,
-        kernels: Kernels,
-        tokens: usize,
-        positions: usize,
-        scratch: &mut Scratch,
-    ) -> Vec<f32> {
-        let Scratch { x, normed, change, input, mix, .. } = scratch;
+    /// The logits of some of the tokens whose streams are `scratch.x` [tokens, streams, width]: [wanted, vocabulary].
+    pub(crate) fn logits(&self, kernels: Kernels, wanted: &[usize], scratch: &mut Scratch) -> Vec<f32> {
+        let Scratch { x, normed, change, more, input, mix, .. } = scratch;
         let (width, vocabulary) = (self.output.columns(), self.output.rows());
-        let wanted = &x[x.len() - positions * (x.len() / tokens)..];
+        let streams = match &self.streams {
+            Streams::One => 1,
+            Streams::Head(head) => head.streams(),
+            Streams::Lagged => mix.streams(),
+        };
+        more.clear();
+        for &token in wanted {
+            more.extend_from_slice(&x[token * streams * width..][..streams * width]);
+        }
         let wanted = match &self.streams {
-            Streams::One => wanted,
+            Streams::One => &*more,
             Streams::Head(head) => {
-                head.read(kernels, wanted, input, change);
-                &change[..]
+                head.read(kernels, more, input, change);
+                &*change
             }
             Streams::Lagged => {
-                mix.read_last(wanted, width, change);
-                &change[..]
+                mix.read_some(wanted, more, change);
+                &*change
             }
         };
         self.norm.apply(kernels, wanted, normed);

@@ -38,6 +38,48 @@ pub(crate) enum Want {
     All,
 }
 
+impl Want {
+    /// How many of so many positions these are.
+    pub(crate) fn positions(self, count: usize) -> usize {
+        match self {
+            Want::None => 0,
+            Want::Last(positions) => positions,
+            Want::All => count,
+        }
+    }
+}
+
+/// What one line has computed in a pass that it may share with others.
+pub(crate) struct Part<'a> {
+    pub(crate) cache: &'a mut Cache,
+    /// What the line says, up to the last of the tokens that are computed.
+    pub(crate) line: &'a [Token],
+    /// How many of its last tokens are computed, at least one. They are in the vocabulary and follow what is in the cache,
+    /// and no mark is due before the last of them.
+    pub(crate) count: usize,
+    pub(crate) want: Want,
+}
+
+impl Part<'_> {
+    /// What is in the cache already, and what follows it.
+    fn split(&self) -> (&[Token], &[Token]) {
+        self.line.split_at(self.line.len() - self.count)
+    }
+}
+
+/// Tokens at hand that stand together in one line, and what is kept of that line.
+pub(crate) struct Stretch<'a> {
+    pub(crate) cache: &'a mut Cache,
+    pub(crate) tokens: usize,
+}
+
+impl Stretch<'_> {
+    /// The position of the first.
+    pub(crate) fn first(&self) -> usize {
+        self.cache.tokens()
+    }
+}
+
 /// The buffers of a forward pass, reused from one to the next.
 #[derive(Default)]
 pub(crate) struct Scratch {
@@ -56,8 +98,8 @@ pub(crate) struct Scratch {
     pub(crate) v: Vec<f32>,
     pub(crate) mixed: Vec<f32>,
     pub(crate) turns: Vec<f32>,
-    /// What was chosen of rows that stand for so many positions.
-    pub(crate) sights: BTreeMap<usize, Sight>,
+    /// For each line at hand, what was chosen of rows that stand for so many positions.
+    pub(crate) sights: Vec<BTreeMap<usize, Sight>>,
     pub(crate) engram: engram::Scratch,
     pub(crate) gate: Vec<f32>,
     pub(crate) dense: Buffers,
@@ -162,47 +204,76 @@ impl Model {
         self.layers.iter().filter_map(|layer| layer.engram.as_ref())
     }
 
-    /// Computes the last `count` tokens of a line, which follow what is in the cache, and returns the logits that are
-    /// wanted: [positions, vocabulary]. The tokens are in the vocabulary, and no mark is due before the last of them.
+    /// Computes some tokens of some lines together and returns the logits that are wanted of each line: [positions,
+    /// vocabulary]. What is computed of a line does not depend on which others come along.
     ///
     /// # Errors
-    /// If a table cannot be read. Then the cache is of no more use.
+    /// If a table cannot be read. Then the caches are of no more use.
     pub(crate) fn forward(
         &self,
-        cache: &mut Cache,
-        line: &[Token],
-        count: usize,
-        want: Want,
+        parts: &mut [Part<'_>],
         scratch: &mut Scratch,
-    ) -> Result<Vec<f32>, Error> {
-        assert!(count > 0);
-        let (before, tokens) = line.split_at(line.len() - count);
-        assert_eq!(before.len(), cache.tokens(), "the tokens follow what is in the cache");
-        for engram in self.engrams() {
-            engram.foresee(before, tokens);
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let mut tokens: Vec<Token> = Vec::with_capacity(parts.iter().map(|part| part.count).sum());
+        for part in &*parts {
+            assert!(part.count > 0);
+            let (before, now) = part.split();
+            assert_eq!(before.len(), part.cache.tokens(), "the tokens follow what is in the cache");
+            for engram in self.engrams() {
+                engram.foresee(before, now);
+            }
+            tokens.extend_from_slice(now);
         }
         let kernels = self.kernels;
-        cache.grow(tokens.len());
-        self.embed(tokens, &mut scratch.x);
+        for part in &mut *parts {
+            part.cache.grow(part.count);
+        }
+        self.embed(&tokens, &mut scratch.x);
         if let Streams::Lagged = self.end.streams {
             scratch.mix.start(tokens.len(), self.spec.residual.streams());
         }
+        let row = scratch.x.len() / tokens.len();
         let mut table = self.layers.len();
         for (i, layer) in self.layers.iter().enumerate() {
             if let Some(engram) = &layer.engram {
-                let kept = cache.layer_mut(table).state_mut();
-                engram.forward(kernels, before, tokens, &mut scratch.x, kept, &mut scratch.engram)?;
+                let mut x = &mut scratch.x[..];
+                for part in &mut *parts {
+                    let (own, others) = x.split_at_mut(part.count * row);
+                    let (before, now) = part.line.split_at(part.line.len() - part.count);
+                    let kept = part.cache.layer_mut(table).state_mut();
+                    engram.forward(kernels, before, now, own, kept, &mut scratch.engram)?;
+                    x = others;
+                }
                 table += 1;
             }
-            layer.mix(kernels, cache, i, scratch);
-            layer.channel(kernels, tokens, scratch);
+            let stretch = |part| {
+                let Part { cache, count, .. }: &mut Part<'_> = part;
+                Stretch { cache, tokens: *count }
+            };
+            let mut stretches: Vec<Stretch<'_>> = parts.iter_mut().map(stretch).collect();
+            layer.mix(kernels, &mut stretches, i, scratch);
+            layer.channel(kernels, &tokens, scratch);
         }
-        cache.commit(tokens.len());
-        Ok(match want {
-            Want::None => Vec::new(),
-            Want::Last(positions) => self.end.logits(kernels, tokens.len(), positions, scratch),
-            Want::All => self.end.logits(kernels, tokens.len(), tokens.len(), scratch),
-        })
+        let mut wanted = Vec::new();
+        let mut end = 0;
+        for part in &mut *parts {
+            part.cache.commit(part.count);
+            end += part.count;
+            wanted.extend(end - part.want.positions(part.count)..end);
+        }
+        let mut logits = match wanted.is_empty() {
+            true => Vec::new(),
+            false => self.end.logits(kernels, &wanted, scratch),
+        };
+        // Most passes are of one line, whose logits need not be copied.
+        let mut results: Vec<Vec<f32>> = Vec::with_capacity(parts.len());
+        for part in parts.iter().skip(1).rev() {
+            let own = part.want.positions(part.count) * self.spec.vocabulary;
+            results.push(logits.split_off(logits.len() - own));
+        }
+        results.push(logits);
+        results.reverse();
+        Ok(results)
     }
 
     /// The tokens' embeddings, the same in every stream: x [tokens, streams, width].

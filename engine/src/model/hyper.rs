@@ -97,10 +97,15 @@ impl Mix {
         }
     }
 
-    /// The same as [`Mix::read`] for the last tokens alone, whose streams are `x`.
-    pub(crate) fn read_last(&self, x: &[f32], width: usize, to: &mut Vec<f32>) {
-        let first = self.read.len() - x.len() / width;
-        read(&self.read[first..], x, self.streams, to);
+    /// The same as [`Mix::read`] for some of the tokens alone, whose streams are `x` [some, streams, width].
+    pub(crate) fn read_some(&self, tokens: &[usize], x: &[f32], to: &mut Vec<f32>) {
+        let weights = tokens.iter().flat_map(|token| &self.read[token * self.streams..][..self.streams]);
+        read(&weights.copied().collect::<Vec<f32>>(), x, self.streams, to);
+    }
+
+    /// How many streams there are.
+    pub(crate) fn streams(&self) -> usize {
+        self.streams
     }
 
     /// What the part reads of `x` [tokens, streams, width]: to [tokens, width].
@@ -148,6 +153,11 @@ impl Head {
         let n = spec.streams;
         let weigher = Weigher::load(file, front, n, 1, n * width, norm_epsilon)?;
         Ok(Head { spec, weigher })
+    }
+
+    /// How many streams there are.
+    pub(crate) fn streams(&self) -> usize {
+        self.spec.streams
     }
 
     /// One of the streams `x` [tokens, streams, width]: to [tokens, width].

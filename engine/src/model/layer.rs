@@ -1,17 +1,18 @@
 //! One layer: a mixer and a channel, each tied to the residual streams, and a table before them if it has one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::dense::Dense;
 use super::engram::{Engram, Hashes};
-use super::forward::Scratch;
+use super::forward::{Scratch, Stretch};
 use super::hyper::Hyper;
 use super::mixer::{Compressed, Delta, Gqa, Mla};
 use super::moe::Moe;
 use super::norm::Norm;
 use super::residual::Tie;
 use super::spec::{self, Norms, Residual, Spec};
-use crate::cache::{Cache, LayerLayout};
+use crate::cache::LayerLayout;
 use crate::kernels::Kernels;
 use crate::weights::Source;
 use crate::{Error, Token};
@@ -111,32 +112,36 @@ impl Layer {
         }
     }
 
-    /// Runs the mixer over the streams `scratch.x` [tokens, streams, width]. The tokens follow what is in the cache, which has
-    /// room for them; what is kept of them goes into its memory number `i`.
-    pub(crate) fn mix(&self, kernels: Kernels, cache: &mut Cache, i: usize, scratch: &mut Scratch) {
-        let first = cache.tokens();
+    /// Runs the mixer over the streams `scratch.x` [tokens, streams, width], where the tokens are those of all stretches, one
+    /// after the other. They follow what is in their lines' caches, which have room for them; what is kept of them goes into
+    /// each cache's memory number `i`.
+    pub(crate) fn mix(
+        &self,
+        kernels: Kernels,
+        stretches: &mut [Stretch<'_>],
+        i: usize,
+        scratch: &mut Scratch,
+    ) {
         self.mixer_tie.read(kernels, scratch);
         match &self.mixer {
-            Mixer::Gqa(gqa) => {
-                let heads = cache.layer_mut(i).heads.as_mut();
-                let heads = heads.expect("the layout of attention has heads");
-                gqa.forward(kernels, heads, first, scratch);
-            }
-            Mixer::Mla(mla) => {
-                let heads = cache.layer_mut(i).heads.as_mut();
-                let heads = heads.expect("the layout of attention has heads");
-                mla.forward(kernels, heads, first, scratch);
-            }
-            Mixer::Delta(delta) => delta.forward(kernels, cache.layer_mut(i).state_mut(), scratch),
+            Mixer::Gqa(gqa) => gqa.forward(kernels, stretches, i, scratch),
+            Mixer::Mla(mla) => mla.forward(kernels, stretches, i, scratch),
+            Mixer::Delta(delta) => delta.forward(kernels, stretches, i, scratch),
             Mixer::Compressed(compressed) => {
-                let (memory, source) = match compressed.source() {
-                    None => (cache.layer_mut(i), None),
-                    Some(source) => {
-                        let (memory, source) = cache.layer_after(i, source);
-                        (memory, Some(source))
-                    }
-                };
-                compressed.forward(kernels, memory, source, first, scratch);
+                if scratch.sights.len() < stretches.len() {
+                    scratch.sights.resize_with(stretches.len(), BTreeMap::new);
+                }
+                each_alone(stretches, scratch, |line, stretch, scratch| {
+                    let first = stretch.first();
+                    let (memory, source) = match compressed.source() {
+                        None => (stretch.cache.layer_mut(i), None),
+                        Some(source) => {
+                            let (memory, source) = stretch.cache.layer_after(i, source);
+                            (memory, Some(source))
+                        }
+                    };
+                    compressed.forward(kernels, memory, source, first, line, scratch);
+                });
             }
         }
         self.mixer_tie.write(kernels, scratch);
@@ -169,4 +174,29 @@ impl Layer {
             Channel::Moe(moe) => Some((moe, self.channel_tie.before.weight())),
         }
     }
+}
+
+/// Has a mixer make `scratch.change` of `scratch.normed` for one stretch after the other, whose number it is told.
+fn each_alone(
+    stretches: &mut [Stretch<'_>],
+    scratch: &mut Scratch,
+    mut work: impl FnMut(usize, &mut Stretch<'_>, &mut Scratch),
+) {
+    if let [stretch] = stretches {
+        return work(0, stretch, scratch);
+    }
+    let normed = std::mem::take(&mut scratch.normed);
+    let width = normed.len() / stretches.iter().map(|stretch| stretch.tokens).sum::<usize>();
+    let mut change = Vec::with_capacity(normed.len());
+    let mut rest = &normed[..];
+    for (i, stretch) in stretches.iter_mut().enumerate() {
+        let (own, others) = rest.split_at(stretch.tokens * width);
+        scratch.normed.clear();
+        scratch.normed.extend_from_slice(own);
+        work(i, stretch, scratch);
+        change.extend_from_slice(&scratch.change);
+        rest = others;
+    }
+    scratch.normed = normed;
+    scratch.change = change;
 }

@@ -17,6 +17,6 @@ mod residual;
 mod rope;
 mod spec;
 
-pub(crate) use forward::{Model, Scratch, Want};
+pub(crate) use forward::{Model, Part, Scratch, Want};
 pub(crate) use predictor::Predictor;
 pub(crate) use spec::{Spec, know};

@@ -5,7 +5,7 @@
 //! model's. Its row for a token can only be made when the next token is known, so its cache is a row behind the model's.
 
 use super::end::{End, Streams};
-use super::forward::{Scratch, Want, embed};
+use super::forward::{Scratch, Stretch, Want, embed};
 use super::hyper::Head;
 use super::layer::{Layer, Tables};
 use super::moe::Moe;
@@ -122,18 +122,18 @@ impl Predictor {
         self.seen_norm.apply(self.kernels, seen, more);
         self.joint.join(self.kernels, normed, more, x, input);
         cache.grow(tokens);
-        self.layer.mix(self.kernels, cache, 0, scratch);
+        let stretch = Stretch { cache: &mut *cache, tokens };
+        self.layer.mix(self.kernels, &mut [stretch], 0, scratch);
         cache.commit(tokens);
         // Only the mixer keeps anything, so what is not wanted ends here.
-        let wanted = match want {
-            Want::None => return Vec::new(),
-            Want::Last(positions) => positions,
-            Want::All => tokens,
-        };
+        let wanted = want.positions(tokens);
+        if wanted == 0 {
+            return Vec::new();
+        }
         let row = scratch.x.len() / tokens;
         scratch.x.drain(..(tokens - wanted) * row);
         self.layer.channel(self.kernels, &following[tokens - wanted..], scratch);
-        self.end.logits(self.kernels, wanted, wanted, scratch)
+        self.end.logits(self.kernels, &(0..wanted).collect::<Vec<_>>(), scratch)
     }
 
     /// What it is shown of the positions it has just said logits of, to guess further from its own guesses: to [positions,

@@ -3,6 +3,7 @@
 
 use std::f64::consts::TAU;
 
+use super::forward::Stretch;
 use super::spec::{self, Pairs, Scaling, Yarn};
 use crate::Error;
 use crate::weights::Source;
@@ -44,9 +45,16 @@ impl Rope {
         Rope { pairs: spec.pairs, steps: steps.collect(), magnitude }
     }
 
-    /// The cosines and sines of some positions from `first` on: [position, pair, 2].
-    pub(crate) fn turns(&self, first: usize, positions: usize, to: &mut Vec<f32>) {
+    /// The cosines and sines of the positions of all tokens: [token, pair, 2].
+    pub(crate) fn turns(&self, stretches: &[Stretch<'_>], to: &mut Vec<f32>) {
         to.clear();
+        for stretch in stretches {
+            self.turns_from(stretch.first(), stretch.tokens, to);
+        }
+    }
+
+    /// Appends the cosines and sines of some positions from `first` on: [position, pair, 2].
+    pub(crate) fn turns_from(&self, first: usize, positions: usize, to: &mut Vec<f32>) {
         for position in first..first + positions {
             self.turn(position, to);
         }

@@ -1,13 +1,15 @@
-//! Guesses change nothing but time: lines of engines that guess and that do not, side by side.
+//! Guesses and company change nothing but time: lines of engines that guess and that do not, and lines that are computed
+//! together and alone, side by side.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Edit, Job, Line, LineId, Order, Settings, Task, Worker, start};
-use crate::cache::Chain;
+use super::{Edit, Job, Line, LineId, Order, Priority, REST, Settings, Worker, start};
+use crate::cache::{Chain, PAGE_TOKENS};
 use crate::crew::Crew;
 use crate::engine::tokenizer;
 use crate::guess::{Counts, Guesses};
@@ -16,7 +18,7 @@ use crate::model::{Model, Spec, know};
 use crate::shelf::Shelf;
 use crate::testing::{SPECIALS, TinyModel, checkpoints};
 use crate::weights::Source;
-use crate::{Engine, Grammar, GrammarSource, KvKind, Options, Sampling, Speculate, Timeline, Token};
+use crate::{Engine, Error, Grammar, GrammarSource, KvKind, Options, Sampling, Speculate, Timeline, Token};
 
 fn open(model: &TinyModel, speculate: Speculate, kv: KvKind) -> Engine {
     let folder = tempfile::tempdir().unwrap();
@@ -250,6 +252,7 @@ fn model(folder: &Path, speculate: Speculate, context_tokens: usize) -> (Model, 
         Settings {
             kv: KvKind::F16,
             context_tokens,
+            lines_bytes: u64::MAX,
             speculate,
             guesses: Arc::default(),
             counters: Arc::default(),
@@ -299,12 +302,21 @@ impl Dictation {
         masked.send(Some(allowed)).unwrap();
         let (done, answer) = oneshot::channel();
         let job = Job::Next { sampling: Sampling::default(), mask, done };
-        self.orders.send(Order::Work { line: LineId(0), edit: edit(), job }).unwrap();
+        self.orders
+            .send(Order::Work { line: LineId(0), edit: edit(), priority: Priority::Foreground, job })
+            .unwrap();
         assert_eq!(answer.await.unwrap().unwrap(), *token);
         self.said = before.len();
         let (done, answer) = oneshot::channel();
         let edit = Edit { keep: self.said, append: Vec::new() };
-        self.orders.send(Order::Work { line: LineId(0), edit, job: Job::Logits { done } }).unwrap();
+        self.orders
+            .send(Order::Work {
+                line: LineId(0),
+                edit,
+                priority: Priority::Foreground,
+                job: Job::Logits { done },
+            })
+            .unwrap();
         answer.await.unwrap().unwrap()
     }
 }
@@ -333,13 +345,27 @@ fn bench(folder: &Path, kept_bytes: u64) -> Worker {
     Worker::new(model, settings, shelf)
 }
 
+type Answer = oneshot::Receiver<Result<Vec<f32>, Error>>;
+
+/// The bits of what was answered, if it was.
+fn bits(answer: &mut Answer) -> Option<Vec<u32>> {
+    let logits = answer.try_recv().ok()?.unwrap();
+    Some(logits.into_iter().map(f32::to_bits).collect())
+}
+
 impl Worker {
     /// Has a line keep so many tokens and say more of them, and computes all.
     fn say(&mut self, line: LineId, keep: usize, append: &[Token]) {
-        self.edit(line, Edit { keep, append: append.to_vec() });
-        let (done, _answer) = oneshot::channel();
-        let mut task = Task { line, job: Job::Logits { done }, cached: 0 };
-        while self.step(&mut task) {}
+        let _answer = self.ask(line, keep, append, Priority::Foreground);
+        while self.pass() {}
+    }
+
+    /// Has a line keep so many tokens and say more of them, and asks for the logits of what follows.
+    fn ask(&mut self, line: LineId, keep: usize, append: &[Token], priority: Priority) -> Answer {
+        let (done, answer) = oneshot::channel();
+        let edit = Edit { keep, append: append.to_vec() };
+        self.accept(Order::Work { line, edit, priority, job: Job::Logits { done } });
+        answer
     }
 
     /// What the predictor guesses to follow a line once it says one token more, which is not computed.
@@ -463,5 +489,195 @@ async fn a_line_that_says_what_is_predicted_is_computed_in_fewer_steps() {
         let counts = guessing.guesses.read();
         // Of three tokens about two are foreseen, unless the line happened to say the same before.
         assert!(counts.predicted_rightly > 100 && counts.predicted > 200, "{name}: {counts:?}");
+    }
+}
+
+#[test]
+fn what_a_line_says_does_not_depend_on_who_else_runs() {
+    // With every family's mixers, routers and residuals: lines of all lengths, some of them at their prompt, some at a
+    // reply, some that were cut or forked, go through the model together or one after the other.
+    for folder in checkpoints() {
+        let [mut together, mut alone] = [(); 2].map(|()| bench(&folder, 0));
+        let mut chance = Chance(11);
+        let mut texts: Vec<Vec<Token>> = (0..7).map(|_| Vec::new()).collect();
+        for round in 0..12 {
+            let mut answers = Vec::new();
+            for (i, text) in texts.iter_mut().enumerate() {
+                let line = LineId(i as u64);
+                let keep = if text.is_empty() || chance.below(4) > 0 {
+                    text.len()
+                } else {
+                    text.len() - chance.below(text.len().min(300))
+                };
+                text.truncate(keep);
+                let more = [1, 1, 1, 2, 17, 90, 400][chance.below(7)];
+                text.extend(chance.text(more, 100));
+                answers.push(together.ask(line, keep, &text[keep..], Priority::Foreground));
+                alone.say(line, keep, &text[keep..]);
+            }
+            while together.pass() {}
+            for (i, answer) in answers.iter_mut().enumerate() {
+                let expected = alone.lines[&LineId(i as u64)].logits.iter().flatten();
+                let expected: Vec<u32> = expected.map(|x| x.to_bits()).collect();
+                let what = format!("{} round {round} line {i}", folder.display());
+                assert_eq!(bits(answer).as_ref(), Some(&expected), "{what}");
+            }
+            if round % 3 == 2 {
+                // One goes on as a fork of another.
+                let [from, to] = [chance.below(7), chance.below(7)];
+                let text = texts[from].clone();
+                for worker in [&mut together, &mut alone] {
+                    let (done, edit) = (oneshot::channel().0, Edit { keep: text.len(), append: Vec::new() });
+                    worker.accept(Order::Fork {
+                        from: LineId(from as u64),
+                        edit,
+                        to: LineId(to as u64),
+                        done,
+                    });
+                }
+                texts[to] = text;
+            }
+        }
+        let done = together.settings.counters.read();
+        assert!(done.lines_in_passes > 2 * done.passes, "{}: {done:?}", folder.display());
+    }
+}
+
+#[test]
+fn what_several_lines_begin_with_is_computed_once() {
+    // Parts of one task start at the same moment with the same instructions.
+    let folder = fixture("qwen2");
+    let mut worker = bench(&folder, 1 << 30);
+    let mut chance = Chance(3);
+    let start = chance.text(1000, 100);
+    let mut answers = Vec::new();
+    for i in 0..4 {
+        let text = [&start[..], &chance.text(20, 100)].concat();
+        answers.push((worker.ask(LineId(i), 0, &text, Priority::Foreground), text));
+    }
+    while worker.pass() {}
+    let computed = worker.settings.counters.read().prefilled_tokens;
+    assert!(computed < 1000 + 4 * 20 + 4 * PAGE_TOKENS as u64, "{computed} tokens");
+    let mut alone = bench(&folder, 0);
+    for (i, (answer, text)) in answers.iter_mut().enumerate() {
+        let mut expected = alone.ask(LineId(i as u64), 0, text, Priority::Foreground);
+        while alone.pass() {}
+        assert_eq!(bits(answer), bits(&mut expected), "line {i}");
+    }
+}
+
+#[test]
+fn the_foreground_goes_first() {
+    let mut worker = bench(&fixture("qwen2"), 0);
+    let mut chance = Chance(3);
+    let mut background = worker.ask(LineId(0), 0, &chance.text(2000, 100), Priority::Background);
+    let mut foreground = worker.ask(LineId(1), 0, &chance.text(2000, 100), Priority::Foreground);
+    while bits(&mut foreground).is_none() {
+        assert!(worker.pass());
+        assert!(bits(&mut background).is_none(), "the background came first");
+    }
+    let ahead = worker.lines[&LineId(0)].cache.tokens();
+    assert!((1..1500).contains(&ahead), "{ahead} tokens of the background were computed meanwhile");
+    while worker.pass() {}
+    assert!(bits(&mut background).is_some());
+}
+
+#[test]
+fn lines_wait_for_room_and_those_that_rest_make_it() {
+    let folder = fixture("qwen2");
+    let mut worker = bench(&folder, 0);
+    let mut chance = Chance(3);
+    let text = chance.text(1200, 100);
+    // Two such lines have no room at once.
+    worker.settings.lines_bytes = worker.layout.bytes(2000);
+    let mut first = worker.ask(LineId(0), 0, &text, Priority::Foreground);
+    let mut second = worker.ask(LineId(1), 0, &text, Priority::Foreground);
+    while worker.pass() {}
+    let expected = bits(&mut first);
+    assert!(expected.is_some() && bits(&mut second).is_none(), "one waits for the other");
+    // Somebody who has just said something goes on, though another one waits.
+    let mut again = worker.ask(LineId(0), text.len(), &[5], Priority::Foreground);
+    while worker.pass() {}
+    assert!(bits(&mut again).is_some() && bits(&mut second).is_none());
+    worker.lines.get_mut(&LineId(0)).unwrap().used -= 2 * REST;
+    while worker.pass() {}
+    assert_eq!(bits(&mut second), expected);
+    assert_eq!(worker.lines[&LineId(0)].cache.tokens(), 0, "the line that rested made room");
+    // It goes on as if nothing had happened, once the other one is gone.
+    let mut again = worker.ask(LineId(0), text.len(), &[], Priority::Foreground);
+    worker.accept(Order::Close(LineId(1)));
+    while worker.pass() {}
+    assert_eq!(bits(&mut again), expected);
+    // Two that have begun and want more than there is do not wait for each other for ever.
+    worker.say(LineId(4), 0, &text[..700]);
+    let mut both = [LineId(0), LineId(4)].map(|line| {
+        let keep = worker.lines[&line].tokens.len();
+        worker.ask(line, keep, &text[..700], Priority::Foreground)
+    });
+    for _ in 0..1000 {
+        worker.pass();
+    }
+    let answered = both.iter_mut().filter_map(bits).count();
+    assert_eq!(answered, 1, "one is done, and the other waits until that rests");
+    for line in worker.lines.values_mut() {
+        line.used -= 2 * REST;
+    }
+    while worker.pass() {}
+    assert_eq!(both.iter_mut().filter_map(bits).count(), 1);
+    for line in [LineId(0), LineId(4)] {
+        worker.accept(Order::Close(line));
+    }
+    // What can never have room is told so, and delays nobody.
+    let mut large = worker.ask(LineId(2), 0, &chance.text(2100, 100), Priority::Foreground);
+    let mut small = worker.ask(LineId(3), 0, &text[..30], Priority::Foreground);
+    while worker.pass() {}
+    match large.try_recv().unwrap() {
+        Err(Error::NoRoom { asked, limit }) => assert!(asked > limit),
+        other => panic!("{other:?}"),
+    }
+    assert!(bits(&mut small).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_that_are_written_at_the_same_time_are_what_they_are_alone() {
+    // Through the whole engine: sampled, with a grammar, guessed, and interrupted at random moments.
+    for architecture in ["qwen2", "deepseek2", "qwen35moe"] {
+        let model = TinyModel::new(architecture);
+        let [shared, single] = [Speculate::On, Speculate::Off].map(|s| open(&model, s, KvKind::F16));
+        let grammar = shared.grammar(&GrammarSource::Lark("start: /[xyz]{40}/".into())).unwrap();
+        let mut replies = Vec::new();
+        for i in 0..8 {
+            let (engine, grammar) = (shared.clone(), grammar.clone());
+            replies.push(tokio::spawn(async move {
+                let (mut chance, mut line) = (Chance(i), engine.timeline());
+                let mut grammar = (i % 2 == 0).then_some(grammar);
+                let start = 20 + chance.below(300);
+                let prompt = chance.text(start, 100);
+                line.sync(&prompt, |_| {}).await.unwrap();
+                let sampling = Sampling { temperature: 0.8, seed: i, ..Sampling::default() };
+                while line.tokens().len() < prompt.len() + 30 {
+                    let stop = Duration::from_micros(chance.below(3000) as u64);
+                    // One that is interrupted in the middle of a grammar has moved on in it, so those are not.
+                    if grammar.is_none() && chance.below(5) == 0 {
+                        let _ = tokio::time::timeout(stop, line.next(&sampling, None)).await;
+                    } else {
+                        line.next(&sampling, grammar.as_mut()).await.unwrap();
+                    }
+                }
+                (prompt, sampling, line.tokens().to_vec())
+            }));
+        }
+        for (i, reply) in replies.into_iter().enumerate() {
+            let (prompt, sampling, said) = reply.await.unwrap();
+            let mut grammar = (i % 2 == 0).then(|| grammar.clone());
+            let mut line = single.timeline();
+            line.sync(&prompt, |_| {}).await.unwrap();
+            while line.tokens().len() < said.len() {
+                line.next(&sampling, grammar.as_mut()).await.unwrap();
+            }
+            assert_eq!(line.tokens(), said, "{architecture} reply {i}");
+        }
+        let done = shared.activity();
+        assert!(done.lines_in_passes > done.passes, "{done:?}");
     }
 }

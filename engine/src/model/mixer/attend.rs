@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use crate::cache::Heads;
 use crate::crew::{self, Grid};
 use crate::kernels::{Head, Kernels, State, TILE, Tile};
+use crate::model::forward::Stretch;
 
 /// How queries look at the cache.
 pub(crate) struct Attention<'a> {
@@ -31,6 +32,37 @@ pub(crate) struct Lookers<'a> {
     pub(crate) cache: &'a Heads,
     pub(crate) first: usize,
     pub(crate) tokens: usize,
+}
+
+/// Puts the keys [tokens, key row] and values [tokens, value row] of all stretches into their caches as layer `i`'s.
+/// There are none where keys are values too.
+pub(crate) fn keep(
+    stretches: &mut [Stretch<'_>],
+    i: usize,
+    keys: &[f32],
+    key_row: usize,
+    values: Option<&[f32]>,
+) {
+    let value_row = values.map_or(0, |values| values.len() / (keys.len() / key_row));
+    let mut token = 0;
+    for stretch in stretches {
+        let (first, heads) = (stretch.first(), stretch.cache.layer_mut(i).heads.as_mut());
+        let heads = heads.expect("the layout of attention has heads");
+        for position in first..first + stretch.tokens {
+            let value = values.map_or(&[][..], |values| &values[token * value_row..][..value_row]);
+            heads.write(position, &keys[token * key_row..][..key_row], value);
+            token += 1;
+        }
+    }
+}
+
+/// The stretches' tokens as they look at what layer `i` keeps.
+pub(crate) fn lookers<'a>(stretches: &'a [Stretch<'_>], i: usize) -> Vec<Lookers<'a>> {
+    let looker = |stretch: &'a Stretch<'_>| {
+        let cache = stretch.cache.layer(i).heads.as_ref().expect("the layout of attention has heads");
+        Lookers { cache, first: stretch.first(), tokens: stretch.tokens }
+    };
+    stretches.iter().map(looker).collect()
 }
 
 /// What a thread needs for its queries, kept because making it anew costs as much as a short line's attention.

@@ -7,7 +7,7 @@
 
 use crate::cache::LayerLayout;
 use crate::kernels::{Input, Kernels, Product, STRIP, Step, float, multiply};
-use crate::model::forward::Scratch;
+use crate::model::forward::{Scratch, Stretch};
 use crate::model::moe::softplus;
 use crate::model::norm::Norm;
 use crate::model::spec::{self, Sharing};
@@ -84,35 +84,36 @@ impl Delta {
         LayerLayout { state: spec.tail() + strips, ..LayerLayout::default() }
     }
 
-    /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width], continuing `state`.
-    pub(crate) fn forward(&self, kernels: Kernels, state: &mut [f32], scratch: &mut Scratch) {
+    /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width], where the tokens are those of all stretches. Each
+    /// continues its own state, layer `i`'s.
+    pub(crate) fn forward(
+        &self,
+        kernels: Kernels,
+        stretches: &mut [Stretch<'_>],
+        i: usize,
+        scratch: &mut Scratch,
+    ) {
         let Scratch {
             normed, change, input, q: entered, k: convolved, v: answers, mixed, gate, more, ..
         } = scratch;
-        let spec = &self.spec;
-        let &spec::Delta { key_heads, key, value_heads, value, taps, .. } = spec;
-        let (channels, values, width) = (spec.channels(), value_heads * value, self.output.rows());
-        let (tail, strips) = state.split_at_mut(spec.tail());
+        let &spec::Delta { key_heads, value_heads, value, .. } = &self.spec;
+        let (channels, values, width) = (self.spec.channels(), value_heads * value, self.output.rows());
 
         let kinds = [self.entry.kinds(), self.rates.kinds()].concat();
         input.set(kernels, normed, width, &kinds);
         let tokens = input.tokens();
-        // entered [taps − 1 + tokens, channels]: what the convolution sees.
-        entered.clear();
-        entered.extend_from_slice(tail);
-        entered.resize(tail.len() + tokens * channels, 0.0);
+        entered.resize(tokens * channels, 0.0);
         gate.resize(tokens * values, 0.0);
         more.resize(tokens * 2 * value_heads, 0.0);
         let (rates, fading) = more.split_at_mut(tokens * value_heads);
         let (mut packed, mut packed_rates) = (Vec::new(), Vec::new());
-        let mut products = self.entry.products(input, &mut entered[tail.len()..], gate, &mut packed);
+        let mut products = self.entry.products(input, entered, gate, &mut packed);
         products.extend(self.rates.products(input, rates, fading, &mut packed_rates));
         multiply(kernels, &mut products);
         drop(products);
-        let share = value_heads / key_heads;
-        unpack(&packed, key_heads, &[key, key, share * value], &mut entered[tail.len()..], gate);
+        let (key, share) = (self.spec.key, value_heads / key_heads);
+        unpack(&packed, key_heads, &[key, key, share * value], entered, gate);
         unpack(&packed_rates, key_heads, &[share], rates, fading);
-        tail.copy_from_slice(&entered[tokens * channels..]);
         for (rates, fading) in rates.chunks_exact_mut(value_heads).zip(fading.chunks_exact_mut(value_heads)) {
             for head in 0..value_heads {
                 rates[head] = 1.0 / (1.0 + float::exp(-rates[head]));
@@ -121,11 +122,53 @@ impl Delta {
             }
         }
 
+        answers.resize(tokens * values, 0.0);
+        let mut start = 0;
+        for stretch in stretches {
+            let here = start..start + stretch.tokens;
+            let part = |row: usize| here.start * row..here.end * row;
+            self.go_on(
+                kernels,
+                stretch.cache.layer_mut(i).state_mut(),
+                &entered[part(channels)],
+                [&rates[part(value_heads)], &fading[part(value_heads)]],
+                convolved,
+                &mut answers[part(values)],
+            );
+            start = here.end;
+        }
+
+        self.norm.apply(kernels, answers, mixed);
+        crew::each_part(crew::chunks(gate, values), 4, |token, gate| {
+            kernels.silu_times(gate, &mixed[token * values..][..values]);
+        });
+        input.set(kernels, gate, values, &[self.output.kind()]);
+        change.resize(input.tokens() * width, 0.0);
+        multiply(kernels, &mut [Product { input, matrix: &self.output, to: change }]);
+    }
+
+    /// Continues one line's state with some tokens: entered [tokens, channels], and how much each corrects and lets fade,
+    /// [tokens, value heads] → answers [tokens, value heads · value].
+    fn go_on(
+        &self,
+        kernels: Kernels,
+        state: &mut [f32],
+        entered: &[f32],
+        [rates, fading]: [&[f32]; 2],
+        convolved: &mut Vec<f32>,
+        answers: &mut [f32],
+    ) {
+        let spec = &self.spec;
+        let &spec::Delta { key_heads, key, value_heads, value, taps, .. } = spec;
+        let (channels, values) = (spec.channels(), value_heads * value);
+        let tokens = entered.len() / channels;
+        let (tail, strips) = state.split_at_mut(spec.tail());
+        // What the convolution sees: [taps − 1 + tokens, channels].
+        let seen = [&*tail, entered].concat();
+        tail.copy_from_slice(&seen[tokens * channels..]);
         convolved.resize(tokens * channels, 0.0);
-        let before = &*entered;
         crew::each_part(crew::chunks(convolved, channels), 1, |token, to| {
-            let seen = &before[token * channels..][..taps * channels];
-            kernels.convolve(seen, &self.convolution, to);
+            kernels.convolve(&seen[token * channels..][..taps * channels], &self.convolution, to);
             for (i, head) in to[..2 * key_heads * key].chunks_exact_mut(key).enumerate() {
                 // Queries are made shorter, so that what they get does not grow with their length.
                 let length = if i < key_heads { 1.0 / (key as f32).sqrt() } else { 1.0 };
@@ -161,7 +204,6 @@ impl Delta {
                 kernels.correct(state, &step, to);
             }
         });
-        answers.resize(tokens * values, 0.0);
         for (i, results) in results.chunks_exact(tokens).enumerate() {
             let (head, first) = (i / strips_per_head, i % strips_per_head * STRIP);
             for (answers, result) in answers.chunks_exact_mut(values).zip(results) {
@@ -170,14 +212,6 @@ impl Delta {
                 to[..columns].copy_from_slice(&result[..columns]);
             }
         }
-
-        self.norm.apply(kernels, answers, mixed);
-        crew::each_part(crew::chunks(gate, values), 4, |token, gate| {
-            kernels.silu_times(gate, &mixed[token * values..][..values]);
-        });
-        input.set(kernels, gate, values, &[self.output.kind()]);
-        change.resize(input.tokens() * width, 0.0);
-        multiply(kernels, &mut [Product { input, matrix: &self.output, to: change }]);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Attention whose query heads share the keys and values of fewer heads.
 
-use super::attend::{Attention, Lookers, attend};
+use super::attend::{Attention, attend, keep, lookers};
 use crate::Error;
-use crate::cache::{Heads, HeadsLayout, LayerLayout};
+use crate::cache::{HeadsLayout, LayerLayout};
 use crate::kernels::{Head, Kernels, Product, multiply};
-use crate::model::forward::Scratch;
+use crate::model::forward::{Scratch, Stretch};
 use crate::model::norm::Norm;
 use crate::model::rope::Rope;
 use crate::model::spec::{self, QkNorm};
@@ -86,9 +86,15 @@ impl Gqa {
         LayerLayout { heads: Some(heads), ..LayerLayout::default() }
     }
 
-    /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width]. The tokens stand at the positions
-    /// from `first` on, and their keys and values go into the cache.
-    pub(crate) fn forward(&self, kernels: Kernels, cache: &mut Heads, first: usize, scratch: &mut Scratch) {
+    /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width]. The tokens are those of all stretches, and their
+    /// keys and values go into their caches as layer `i`'s.
+    pub(crate) fn forward(
+        &self,
+        kernels: Kernels,
+        stretches: &mut [Stretch<'_>],
+        i: usize,
+        scratch: &mut Scratch,
+    ) {
         let Scratch { normed, change, input, q, k, v, mixed, turns, gate, .. } = scratch;
         let &spec::Gqa { heads, kv_heads, head, .. } = &self.spec;
         let (q_row, kv_row, width) = (heads * head, kv_heads * head, self.q.columns());
@@ -131,7 +137,7 @@ impl Gqa {
                 *x = x.clamp(-limit, limit);
             }
         }
-        self.rope.turns(first, tokens, turns);
+        self.rope.turns(stretches, turns);
         let per_position = self.rope.turns_per_position();
         if per_position > 0 {
             for (token, turns) in turns.chunks_exact(per_position).enumerate() {
@@ -139,10 +145,7 @@ impl Gqa {
                 self.rope.rotate(&mut k[token * kv_row..][..kv_row], head, turns);
             }
         }
-        for token in 0..tokens {
-            let at = token * kv_row..(token + 1) * kv_row;
-            cache.write(first + token, &k[at.clone()], &v[at]);
-        }
+        keep(stretches, i, k, kv_row, Some(v));
         let attention = Attention {
             heads,
             kv_heads,
@@ -150,7 +153,7 @@ impl Gqa {
             window: self.spec.window,
             sinks: self.sinks.as_deref(),
         };
-        attend(kernels, &attention, &[Lookers { cache, first, tokens }], q, mixed);
+        attend(kernels, &attention, &lookers(stretches, i), q, mixed);
         if self.spec.gate {
             for (x, gate) in mixed.iter_mut().zip(gate.iter()) {
                 *x /= 1.0 + crate::kernels::float::exp(-gate);

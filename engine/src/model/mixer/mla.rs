@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use super::add_to_rows;
-use super::attend::{Attention, Lookers, attend};
-use crate::cache::{Heads, HeadsLayout, LayerLayout};
+use super::attend::{Attention, attend, keep, lookers};
+use crate::cache::{HeadsLayout, LayerLayout};
 use crate::kernels::{Head, Input, Kernels, Product, multiply};
-use crate::model::forward::Scratch;
+use crate::model::forward::{Scratch, Stretch};
 use crate::model::norm::Norm;
 use crate::model::rope::Rope;
 use crate::model::spec;
@@ -109,9 +109,15 @@ impl Mla {
         LayerLayout { heads: Some(heads), ..LayerLayout::default() }
     }
 
-    /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width]. The tokens stand at the positions
-    /// from `first` on, and their rows go into the cache.
-    pub(crate) fn forward(&self, kernels: Kernels, cache: &mut Heads, first: usize, scratch: &mut Scratch) {
+    /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width]. The tokens are those of all stretches, and their
+    /// rows go into their caches as layer `i`'s.
+    pub(crate) fn forward(
+        &self,
+        kernels: Kernels,
+        stretches: &mut [Stretch<'_>],
+        i: usize,
+        scratch: &mut Scratch,
+    ) {
         let Scratch { normed, change, input, q, k, v, mixed, turns, gate, .. } = scratch;
         let &spec::Mla { heads, row, still, value, scale, .. } = &self.spec;
         let (rotated, width) = (self.rope.rotated(), self.row.columns());
@@ -137,14 +143,14 @@ impl Mla {
         if let Some(bias) = &self.row_bias {
             add_to_rows(k, bias);
         }
-        self.rope.turns(first, tokens, turns);
+        self.rope.turns(stretches, turns);
         let per_position = self.rope.turns_per_position();
         for (token, k) in k.chunks_exact_mut(key).enumerate() {
             let (own, shared) = k.split_at_mut(row);
             self.row_norm.apply_in_place(kernels, own);
             self.rope.rotate(shared, rotated, &turns[token * per_position..][..per_position]);
-            cache.write(first + token, k, &[]);
         }
+        keep(stretches, i, k, key, None);
 
         // v [tokens, heads, row + rotated]: what looks at the rows.
         let turned = each_head(kernels, &self.keys, q, head);
@@ -163,7 +169,7 @@ impl Mla {
             window: None,
             sinks: None,
         };
-        attend(kernels, &attention, &[Lookers { cache, first, tokens }], v, mixed);
+        attend(kernels, &attention, &lookers(stretches, i), v, mixed);
 
         let made = each_head(kernels, &self.values, mixed, row);
         v.resize(tokens * heads * value, 0.0);

@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 
 use crate::cache::{Cache, KvKind};
 use crate::kernels::Kernels;
-use crate::model::{Model, Scratch, Spec, Want, know};
+use crate::model::{Model, Part, Scratch, Spec, Want, know};
 use crate::testing::TinyModel;
 use crate::weights::Source;
 use crate::{Error, Token, Tokenizer};
@@ -32,7 +32,8 @@ fn predicted(model: &Model, ids: &[Token], step: usize) -> Vec<f32> {
     let (ids, following) = (&ids[..ids.len() - 1], &ids[1..]);
     for at in (0..ids.len()).step_by(step) {
         let end = ids.len().min(at + step);
-        model.forward(&mut cache, &ids[..end], end - at, Want::None, &mut scratch).unwrap();
+        let part = Part { cache: &mut cache, line: &ids[..end], count: end - at, want: Want::None };
+        model.forward(&mut [part], &mut scratch).unwrap();
         model.shown(&scratch, &mut shown);
         said.extend(predictor.forward(&mut ahead, &shown, &following[at..end], Want::All, &mut scratch));
     }
@@ -108,7 +109,8 @@ fn a_model_whose_predictor_is_not_whole_runs_without_it() {
     let ids: Vec<Token> = (0..40).map(|i| i * 7 % 128).collect();
     let says = |model: &Model| {
         let mut cache = Cache::new(Arc::new(model.cache_layout(KvKind::F32)));
-        model.forward(&mut cache, &ids, ids.len(), Want::All, &mut Scratch::default()).unwrap()
+        let part = Part { cache: &mut cache, line: &ids, count: ids.len(), want: Want::All };
+        model.forward(&mut [part], &mut Scratch::default()).unwrap().remove(0)
     };
     for (name, parts) in [
         (

@@ -156,13 +156,14 @@ impl Compressed {
 
     /// `scratch.normed` [tokens, width] → `scratch.change` [tokens, width]. The tokens stand at the positions from
     /// `first` on, and what later ones need of them goes into the memory. `source` is the memory of the layer that makes
-    /// the rows, if this one does not.
+    /// the rows, if this one does not; `line` is the number of the line among those at hand.
     pub(crate) fn forward(
         &self,
         kernels: Kernels,
         memory: &mut Memory,
         source: Option<&Memory>,
         first: usize,
+        line: usize,
         scratch: &mut Scratch,
     ) {
         let Scratch { normed, change, input, q, mixed, turns, sights, .. } = scratch;
@@ -194,7 +195,8 @@ impl Compressed {
             norm.apply_in_place(kernels, q);
         }
         self.near_norm.apply_in_place(kernels, &mut rows);
-        self.rope.turns(first, tokens, turns);
+        turns.clear();
+        self.rope.turns_from(first, tokens, turns);
         self.rotate(q, heads, head, turns);
         self.rotate(&mut rows, 1, head, turns);
         if let Some(trips) = self.spec.trips {
@@ -241,7 +243,7 @@ impl Compressed {
         let seen = source.map_or(&memory.rows[..], |source| &source.rows);
         if let Some(far) = &self.far {
             visible.extend((first..first + tokens).map(|position| (position + 1) / far.ratio));
-            let sight = sights.entry(far.ratio).or_default();
+            let sight = sights[line].entry(far.ratio).or_default();
             if let Choice::Indexed(Indexer { spec: indexer, .. }) = &far.choice {
                 self.rotate(&mut questions, indexer.heads, indexer.head, turns);
                 if let Some(trips) = self.spec.trips {
