@@ -163,7 +163,11 @@ impl Engine {
         };
         let threads = if options.threads == 0 { physical_cores() } else { options.threads };
         let crew = Crew::new(threads).map_err(|e| Error::Option(format!("{threads} threads: {e}")))?;
-        crew.lead(|| read_ahead(&source, &model, place.as_deref(), on))?;
+        crew.lead(|| {
+            read_ahead(&source, &model, place.as_deref(), on)?;
+            turn(&source, &mut model, kernels, on);
+            Ok::<(), Error>(())
+        })?;
         tracing::info!(
             model = info.name,
             architecture = info.architecture,
@@ -441,6 +445,52 @@ fn read_ahead(
         }
     }
     Ok(())
+}
+
+/// Turns the weights for kernels that are faster with that, if there is memory for it, and lets go of them as they lie in
+/// the file.
+fn turn(source: &Source, model: &mut Model, kernels: Kernels, on: &mut dyn FnMut(Progress)) {
+    let total_bytes = if kernels.want_turned() { model.turn_bytes() } else { 0 };
+    // An eighth more, and a gibibyte for everything else.
+    let needed = total_bytes + total_bytes / 8 + (1 << 30);
+    if total_bytes == 0 || available_memory().is_none_or(|available| needed > available) {
+        return;
+    }
+    // All that was just read; each matrix is read once more, and let go when it is turned.
+    for map in source.maps() {
+        let_go(map, 0, map.len());
+    }
+    let mut done_bytes = 0;
+    let turned = model.turn(|bytes| {
+        done_bytes += bytes.len() as u64;
+        // It takes a third of a second for a gigabyte, so that of small models nobody sees anything.
+        if total_bytes > REPORTED_BYTES {
+            on(Progress::Loading { done_bytes: done_bytes.min(total_bytes), total_bytes });
+        }
+        for map in source.maps() {
+            let at = bytes.as_ptr().addr().checked_sub(map.as_ptr().addr());
+            if let Some(at) = at.filter(|&at| at < map.len()) {
+                let_go(map, at, bytes.len().min(map.len() - at));
+            }
+        }
+    });
+    if let Err(error) = turned {
+        tracing::warn!(%error, "weights are left as they lie in the file, which is slower");
+    }
+}
+
+/// How progress is told of larger models that are turned, which takes seconds.
+const REPORTED_BYTES: u64 = 4 << 30;
+
+/// Lets go of some bytes of a mapped file, so that a model does not take twice its file's size until the system needs the
+/// memory for something else.
+fn let_go(map: &memmap2::Mmap, at: usize, len: usize) {
+    // SAFETY: the map is of a file and never written to, so whatever is touched again is read again from there.
+    // WHY: the resident memory of the default model is 1.0 times its file's size, and was twice that.
+    let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) };
+    if let Err(error) = advised {
+        tracing::debug!(%error, "weights stay in memory as they lie in the file too");
+    }
 }
 
 /// The model's tokenizer: from the metadata of a GGUF file, or from the file beside a folder's weights.

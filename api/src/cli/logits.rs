@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// for.
     #[arg(long, value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     table_bytes: Option<u64>,
-    /// Compute as sessions do: activations in two digits of eight bits where weights are packed, the KV cache as the
+    /// Compute as sessions do: activations in one byte, or two where they have outliers, where weights are packed, the KV cache as the
     /// settings have it. Left out, both stay floats, which is slower and says what the weights mean.
     #[arg(long)]
     as_sessions: bool,

@@ -83,9 +83,9 @@ impl Input {
     }
 }
 
-/// How many bytes an activation is quantised to. One alone is a known source of error in models whose
+/// How many bytes an activation is quantised to at most. One alone is a known source of error in models whose
 /// activations have outliers: the logits of the default model then have a cosine of 0.93 to 0.999 with those of
-/// unquantised activations, and of 0.999999 with two, for up to twice the products.
+/// unquantised activations. So a block with outliers takes two, for twice the products.
 pub(crate) const DIGITS: usize = 2;
 
 /// How many units of the second digit are one of the first: what the first leaves over is at most half a unit, and the
@@ -102,6 +102,8 @@ pub(crate) struct Blocks {
     values: Vec<i8>,
     /// [block, token]: what one unit of the second digit is worth.
     units: Vec<f32>,
+    /// [block, token]: whether there is a second digit that is not 0.
+    fine: Vec<bool>,
     /// [block, token, digit, size / 16]: the sum of every sixteen values.
     sums: Vec<i16>,
 }
@@ -117,6 +119,7 @@ pub(crate) struct Block<'a> {
 /// One block of some tokens' activations, token by token as [`Blocks`] keeps them.
 pub(crate) struct Several<'a> {
     pub(crate) units: &'a [f32],
+    pub(crate) fine: &'a [bool],
     pub(crate) values: &'a [i8],
     pub(crate) sums: &'a [i16],
 }
@@ -130,18 +133,21 @@ impl Blocks {
         self.tokens = tokens;
         self.values.resize(tokens * columns * DIGITS, 0);
         self.units.resize(tokens * columns / size, 0.0);
+        self.fine.resize(tokens * columns / size, false);
         self.sums.resize(tokens * columns * DIGITS / 16, 0);
         let values = crew::chunks(&mut self.values, tokens * size * DIGITS);
         let sums = crew::chunks(&mut self.sums, tokens * size * DIGITS / 16);
-        let parts = (values, (crew::chunks(&mut self.units, tokens), sums));
+        let units = (crew::chunks(&mut self.units, tokens), crew::chunks(&mut self.fine, tokens));
+        let parts = (values, (units, sums));
         // Handing a few kilobytes to another thread costs more than quantising them.
         let fewest = (16_384 / (tokens * size * DIGITS)).max(1);
-        crew::each_part(parts, fewest, |block, (values, (units, sums))| {
+        crew::each_part(parts, fewest, |block, (values, ((units, fine), sums))| {
             let values = values.chunks_exact_mut(size * DIGITS);
             let sums = sums.chunks_exact_mut(size * DIGITS / 16);
-            for (token, ((unit, values), sums)) in units.iter_mut().zip(values).zip(sums).enumerate() {
+            let units = units.iter_mut().zip(fine);
+            for (token, (((unit, fine), values), sums)) in units.zip(values).zip(sums).enumerate() {
                 let x = &x[token * columns + block * size..][..size];
-                *unit = kernels.quantise(x, values, sums);
+                (*unit, *fine) = kernels.quantise(x, values, sums);
             }
         });
         self
@@ -167,6 +173,7 @@ impl Blocks {
         let (at, size) = (block * self.tokens + token, self.size * DIGITS);
         Several {
             units: &self.units[at..at + count],
+            fine: &self.fine[at..at + count],
             values: &self.values[at * size..(at + count) * size],
             sums: &self.sums[at * size / 16..(at + count) * size / 16],
         }

@@ -17,16 +17,20 @@ pub(crate) fn halves(from: &[u16], to: &mut [f32]) {
     }
 }
 
-/// Quantises one block of activations: returns what one unit of the second digit is worth, and fills the `values`
-/// [digit, block] and the `sums` [digit, block / 16] of every sixteen of them.
+/// Quantises one block of activations: returns what one unit of the second digit is worth and whether that digit is used,
+/// and fills the `values` [digit, block] and the `sums` [digit, block / 16] of every sixteen of them.
+///
+/// In a block without outliers one digit says all that matters (see [`EVEN`]), and the second is 0.
 #[inline(always)]
-pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> (f32, bool) {
     let mut largest = [0.0_f32; 8];
     let mut nothing = [0.0_f32; 8];
+    let mut squares = [0.0_f32; 8];
     for x in x.chunks_exact(8) {
         for i in 0..8 {
             largest[i] = if x[i].abs() > largest[i] { x[i].abs() } else { largest[i] };
             nothing[i] += x[i] * 0.0;
+            squares[i] = x[i].mul_add(x[i], squares[i]);
         }
     }
     // Zero times anything is nothing, but for NaN and infinity: NaN then comes out of every product, and
@@ -34,12 +38,15 @@ pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
     if fold(nothing).is_nan() {
         values.fill(0);
         sums.fill(0);
-        return f32::NAN;
+        return (f32::NAN, false);
     }
     let most = largest.iter().fold(0.0, |most, &x| if x > most { x } else { most });
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
     // A subnormal block would overflow the inverse; it is worth nothing beside any other.
     let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    let fine = most * most * x.len() as f32 > EVEN * EVEN * fold(squares);
+    // What is left over counts so many units of the second digit.
+    let units_left = if fine { DIGIT_UNITS as f32 } else { 0.0 };
     let (high, low) = values.split_at_mut(x.len());
     let (high_sums, low_sums) = sums.split_at_mut(x.len() / 16);
     let digits = high.chunks_exact_mut(16).zip(low.chunks_exact_mut(16));
@@ -51,7 +58,7 @@ pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
             let units = x[i] * inverse;
             let rounded = units + ROUND;
             // At most half a unit is left over.
-            let rest = (units - (rounded - ROUND)) * DIGIT_UNITS as f32 + ROUND;
+            let rest = (units - (rounded - ROUND)) * units_left + ROUND;
             let whole = rounded.to_bits() as i32 - ROUND.to_bits() as i32;
             let rest = rest.to_bits() as i32 - ROUND.to_bits() as i32;
             high[i] = whole as i8;
@@ -62,8 +69,23 @@ pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
         *high_sum = high_total as i16;
         *low_sum = low_total as i16;
     }
-    most / (127 * DIGIT_UNITS) as f32
+    (most / (127 * DIGIT_UNITS) as f32, fine)
 }
+
+/// A block is even if its largest number is at most so many times the root of its mean square. Rounding an even block to
+/// one digit then changes it by no more than EVEN / 440, 1.8 per cent of its length: a third of what four-bit weights lose.
+///
+/// Measured with the default model on a text of 400 tokens, as the mean and the largest divergence (Kullback and Leibler) from
+/// what unquantised activations say, and how many blocks are even:
+///
+/// ```text
+/// EVEN    0: 0.00000  0.0000    none         8: 0.0005  0.004    81 %
+///         4: 0.00007  0.0011    16 %        12: 0.0011  0.006
+///         6: 0.00026  0.0021    57 %    always: 0.012   4.1     100 %
+/// ```
+pub(crate) const EVEN: f32 = 8.0;
+// A block of 32 is always even: its largest number is at most √32 times the root of its mean square.
+const _: () = assert!(EVEN * EVEN > 32.0);
 
 /// 1.5·2²³: an f32 this large has no bits left for a fraction.
 const ROUND: f32 = 12_582_912.0;

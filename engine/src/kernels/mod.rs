@@ -113,6 +113,17 @@ impl Kernels {
         sets.into_iter().map(|set| Kernels { set, exact: false }).collect()
     }
 
+    /// Whether products are faster with matrices that are turned: see [`crate::weights::turned`].
+    pub(crate) fn want_turned(self) -> bool {
+        match self.set {
+            Set::Plain => false,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => !self.exact,
+        }
+    }
+
     /// The name `SAGA_KERNELS` knows them by.
     pub(crate) fn name(self) -> &'static str {
         match self.set {
@@ -125,7 +136,7 @@ impl Kernels {
     }
 
     /// Quantises one block of activations. See [`float::quantise`].
-    pub(crate) fn quantise(self, x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+    pub(crate) fn quantise(self, x: &[f32], values: &mut [i8], sums: &mut [i16]) -> (f32, bool) {
         by!(self, quantise(x, values, sums))
     }
 

@@ -251,8 +251,8 @@ mod avx512 {
         PANEL.with_borrow_mut(|panel| {
             for start in rows.clone().step_by(ROWS) {
                 let count = ROWS.min(rows.end - start);
-                let bytes = matrix.bytes(start..start + count);
-                multiply(panel, matrix.kind(), bytes, count, x, |token, row, results| {
+                let bytes = matrix.stored(start..start + count);
+                multiply(panel, matrix.kind(), matrix.is_turned(), bytes, count, x, |token, row, results| {
                     place.put(token, start + row, results);
                 });
             }

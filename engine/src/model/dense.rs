@@ -44,6 +44,11 @@ impl Dense {
         })
     }
 
+    /// Its matrices.
+    pub(crate) fn matrices(&mut self) -> [&mut Matrix; 3] {
+        [&mut self.gate, &mut self.up, &mut self.down]
+    }
+
     /// What every token would add: x [tokens, width] → change [tokens, width].
     pub(crate) fn forward(&self, kernels: Kernels, x: &[f32], change: &mut Vec<f32>, buffers: &mut Buffers) {
         let Buffers { input, gate, up } = buffers;

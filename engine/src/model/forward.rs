@@ -1,7 +1,9 @@
 //! The way through a model, from top to bottom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use memmap2::MmapMut;
 
 use super::dense::Buffers;
 use super::end::{End, Streams};
@@ -15,7 +17,7 @@ use super::spec::{Output, Residual, Spec};
 use crate::cache::{Cache, KvKind, LayerLayout, Layout};
 use crate::experts::Uses;
 use crate::kernels::{Input, Kernels};
-use crate::weights::{Builder, MappedFile, Matrix, Place, Source, Table};
+use crate::weights::{Builder, Bytes, MappedFile, Matrix, Place, Source, Table};
 use crate::{Error, Token, Tokenizer};
 
 /// A model's parts. They point into the mapped file.
@@ -290,6 +292,59 @@ impl Model {
         }
     }
 
+    /// How many bytes [`Model::turn`] would take.
+    pub(crate) fn turn_bytes(&mut self) -> u64 {
+        let mut seen = BTreeSet::new();
+        let matrices = self.matrices().into_iter();
+        let new = matrices.filter(|matrix| matrix.can_turn() && seen.insert(address(matrix)));
+        new.map(|matrix| room(matrix) as u64).sum()
+    }
+
+    /// Turns all matrices that can be, for kernels that take sixteen rows at once. `on` gets the bytes that are not needed any
+    /// more as they lie.
+    ///
+    /// # Errors
+    /// If the system has no memory for it. Then nothing is turned.
+    pub(crate) fn turn(&mut self, mut on: impl FnMut(&[u8])) -> std::io::Result<()> {
+        let bytes = usize::try_from(self.turn_bytes()).map_err(std::io::Error::other)?;
+        // All in one piece, so that it can lie in large pages: with small ones the processor looks for pages as long as it
+        // waits for what they hold.
+        let mut memory = MmapMut::map_anon(bytes.max(1))?;
+        #[cfg(target_os = "linux")]
+        if let Err(error) = memory.advise(memmap2::Advice::HugePage) {
+            tracing::debug!(%error, "weights lie in small pages");
+        }
+        // Some are used in two places.
+        let mut starts = BTreeMap::new();
+        let mut end = 0;
+        for matrix in self.matrices().into_iter().filter(|matrix| matrix.can_turn()) {
+            if starts.contains_key(&address(matrix)) {
+                continue;
+            }
+            let lying = matrix.bytes(0..matrix.rows());
+            matrix.turn(&mut memory[end..end + lying.len()]);
+            on(lying);
+            starts.insert(address(matrix), end);
+            end += room(matrix);
+        }
+        let memory: Bytes = Arc::new(memory.make_read_only()?);
+        for matrix in self.matrices() {
+            if let Some(&start) = starts.get(&address(matrix)) {
+                *matrix = matrix.turned(Arc::clone(&memory), start);
+            }
+        }
+        Ok(())
+    }
+
+    /// All matrices that tokens are multiplied with, but for small ones and those of tables.
+    fn matrices(&mut self) -> Vec<&mut Matrix> {
+        // The largest first: while it is turned it is there twice, and then little else is.
+        let mut matrices = vec![&mut self.end.output];
+        matrices.extend(self.layers.iter_mut().flat_map(Layer::matrices));
+        matrices.extend(self.predictor.iter_mut().flat_map(Predictor::matrices));
+        matrices
+    }
+
     /// Leaves the experts on disk, and keeps at most `budget` bytes of them in memory. `None` if there are no experts.
     pub(crate) fn place_experts(
         &mut self,
@@ -330,6 +385,16 @@ impl Model {
         let layers = self.layers.iter().enumerate();
         layers.filter_map(|(layer, parts)| Some(Uses { layer, uses: parts.moe()?.uses() })).collect()
     }
+}
+
+/// What a matrix takes that is turned: whatever is loaded of it at once lies in one line of the processor's cache.
+fn room(matrix: &Matrix) -> usize {
+    matrix.stored(0..matrix.rows()).len().next_multiple_of(64)
+}
+
+/// Where a matrix begins in memory.
+fn address(matrix: &Matrix) -> usize {
+    matrix.stored(0..matrix.rows()).as_ptr().addr()
 }
 
 /// The number of the layer whose tensor has this name, if it is a layer's.

@@ -14,7 +14,7 @@ use super::residual::Tie;
 use super::spec::{self, Norms, Residual, Spec};
 use crate::cache::LayerLayout;
 use crate::kernels::Kernels;
-use crate::weights::Source;
+use crate::weights::{Matrix, Source};
 use crate::{Error, Token};
 
 pub(crate) struct Layer {
@@ -157,6 +157,21 @@ impl Layer {
             Channel::Moe(moe) => moe.forward(kernels, tokens, scratch),
         }
         self.channel_tie.write(kernels, scratch);
+    }
+
+    /// The matrices that tokens are multiplied with, but for small ones and those of tables.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        let mut matrices = match &mut self.mixer {
+            Mixer::Gqa(gqa) => gqa.matrices(),
+            Mixer::Mla(mla) => mla.matrices(),
+            Mixer::Delta(delta) => delta.matrices(),
+            Mixer::Compressed(compressed) => compressed.matrices(),
+        };
+        match &mut self.channel {
+            Channel::Dense(dense) => matrices.extend(dense.matrices()),
+            Channel::Moe(moe) => matrices.extend(moe.matrices()),
+        }
+        matrices
     }
 
     /// Its experts, if it has some.

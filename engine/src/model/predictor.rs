@@ -142,6 +142,17 @@ impl Predictor {
         self.end.shown(self.kernels, &scratch.x, to);
     }
 
+    /// The matrices that tokens are multiplied with.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        let mut matrices = self.layer.matrices();
+        matrices.push(&mut self.end.output);
+        match &mut self.joint {
+            Joint::Whole(matrix) => matrices.push(matrix),
+            Joint::Halves { token, seen } => matrices.extend([token, seen]),
+        }
+        matrices
+    }
+
     /// The experts of its layer, if it has some, and the weights of the norm before them.
     pub(crate) fn moe_mut(&mut self) -> Option<(&mut Moe, &[f32])> {
         self.layer.moe_mut()

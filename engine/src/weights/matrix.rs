@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::{Kind, quant};
+use super::{Kind, quant, turned};
 use crate::Error;
 
 /// Bytes that somebody keeps: a mapped file, or a vector in a test.
@@ -22,12 +22,14 @@ pub(crate) struct Matrix {
     columns: usize,
     kind: Kind,
     scales: Option<Scales>,
+    /// Whether its rows are turned, sixteen by sixteen.
+    turned: bool,
 }
 
 impl Matrix {
     /// The matrix whose first row starts at `start` in `bytes`.
     pub(crate) fn new(bytes: Bytes, start: usize, rows: usize, columns: usize, kind: Kind) -> Matrix {
-        let matrix = Matrix { bytes, start, rows, columns, kind, scales: None };
+        let matrix = Matrix { bytes, start, rows, columns, kind, scales: None, turned: false };
         assert!(columns.is_multiple_of(kind.block()), "a row is a whole number of blocks");
         assert!(
             (*matrix.bytes).as_ref().len() >= start + rows * matrix.row_bytes(),
@@ -43,9 +45,39 @@ impl Matrix {
         Matrix { scales: Some(scales), ..self }
     }
 
+    /// Writes the matrix, which can be turned, turned for kernels that take sixteen rows at once to as many bytes.
+    pub(crate) fn turn(&self, to: &mut [u8]) {
+        turned::turn(self.kind, self.row_bytes(), self.bytes(0..self.rows), to);
+    }
+
+    /// The same matrix, which was turned to the bytes from `start` on.
+    pub(crate) fn turned(&self, bytes: Bytes, start: usize) -> Matrix {
+        assert!(self.can_turn() && (*bytes).as_ref().len() >= start + self.rows * self.row_bytes());
+        Matrix { bytes, start, turned: true, ..self.clone() }
+    }
+
+    /// Whether it can be turned and is not yet.
+    pub(crate) fn can_turn(&self) -> bool {
+        let can = turned::knows(self.kind) && self.rows.is_multiple_of(turned::GROUP_ROWS);
+        can && !self.turned && !self.is_scaled()
+    }
+
+    /// Whether its rows are turned.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.turned
+    }
+
+    /// What is stored of some rows, turned or not. If it is turned they are whole groups.
+    pub(crate) fn stored(&self, rows: Range<usize>) -> &[u8] {
+        let group = if self.turned { turned::GROUP_ROWS } else { 1 };
+        assert!(rows.start.is_multiple_of(group) && rows.end.is_multiple_of(group) && rows.end <= self.rows);
+        let row = self.row_bytes();
+        &(*self.bytes).as_ref()[self.start + rows.start * row..self.start + rows.end * row]
+    }
+
     /// Some of its rows, as a matrix.
     pub(crate) fn part(&self, rows: Range<usize>) -> Matrix {
-        assert!(rows.end <= self.rows);
+        assert!(rows.end <= self.rows && !self.turned);
         let start = self.start + rows.start * self.row_bytes();
         let scales = self.scales.clone().map(|scales| Scales { first: scales.first + rows.start, ..scales });
         Matrix { start, rows: rows.len(), scales, ..self.clone() }
@@ -92,11 +124,10 @@ impl Matrix {
         self.columns / self.kind.block() * self.kind.block_bytes()
     }
 
-    /// The bytes of some rows.
+    /// The bytes of some rows, which are not turned.
     pub(crate) fn bytes(&self, rows: Range<usize>) -> &[u8] {
-        debug_assert!(rows.end <= self.rows);
-        let row = self.row_bytes();
-        &(*self.bytes).as_ref()[self.start + rows.start * row..self.start + rows.end * row]
+        assert!(!self.turned, "only kernels that know of it are given what is turned");
+        self.stored(rows)
     }
 
     /// Writes the weights of some rows as f32.
@@ -120,6 +151,14 @@ impl Matrix {
         mut piece: impl FnMut(&[u8], f32, &mut [f32]),
     ) {
         assert_eq!(to.len(), rows.len() * self.columns);
+        if self.turned {
+            for (row, to) in rows.zip(to.chunks_exact_mut(self.columns)) {
+                let group = row / turned::GROUP_ROWS * turned::GROUP_ROWS;
+                let group = self.stored(group..group + turned::GROUP_ROWS);
+                piece(&turned::row(self.kind, group, row % turned::GROUP_ROWS), 1.0, to);
+            }
+            return;
+        }
         let Some(scales) = &self.scales else { return piece(self.bytes(rows), 1.0, to) };
         let [_, columns] = scales.block;
         let bytes = columns / self.kind.block() * self.kind.block_bytes();

@@ -12,6 +12,7 @@ mod place;
 pub(crate) mod quant;
 pub(crate) mod sound;
 mod table;
+pub(crate) mod turned;
 
 pub(crate) use folder::Folder;
 pub(crate) use gguf::Gguf;

@@ -37,7 +37,7 @@ pub(crate) fn has_avx512() -> bool {
 macro_rules! compiled {
     ($features:tt) => {
         #[target_feature(enable = $features)]
-        pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> f32 {
+        pub(crate) fn quantise(x: &[f32], values: &mut [i8], sums: &mut [i16]) -> (f32, bool) {
             float::quantise(x, values, sums)
         }
 

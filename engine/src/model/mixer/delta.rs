@@ -78,6 +78,18 @@ impl Delta {
         })
     }
 
+    /// Its matrices.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        let mut matrices = vec![&mut self.output];
+        for pair in [&mut self.entry, &mut self.rates] {
+            match pair {
+                Pair::Apart(first, second) => matrices.extend([first, second]),
+                Pair::Packed(both) => matrices.push(both),
+            }
+        }
+        matrices
+    }
+
     /// What a line keeps for this layer: the last inputs of the convolution, then the strips of every head.
     pub(crate) fn layout(spec: &spec::Delta) -> LayerLayout {
         let strips = spec.value_heads * spec.strips() * spec.key * STRIP;

@@ -80,6 +80,11 @@ impl Gqa {
         })
     }
 
+    /// Its matrices.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        vec![&mut self.q, &mut self.k, &mut self.v, &mut self.output]
+    }
+
     /// What a line keeps for this layer.
     pub(crate) fn layout(spec: &spec::Gqa) -> LayerLayout {
         let heads = HeadsLayout { heads: spec.kv_heads, key: spec.head, value: spec.head, shared: false };

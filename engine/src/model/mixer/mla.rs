@@ -102,6 +102,17 @@ impl Mla {
         })
     }
 
+    /// Its matrices.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        let mut matrices = vec![&mut self.row, &mut self.output];
+        match &mut self.queries {
+            Queries::AtOnce(queries) => matrices.push(queries),
+            Queries::ByRow { row, queries, .. } => matrices.extend([row, queries]),
+        }
+        matrices.extend(self.keys.iter_mut().chain(&mut self.values));
+        matrices
+    }
+
     /// What a line keeps for this layer.
     pub(crate) fn layout(spec: &spec::Mla) -> LayerLayout {
         let key = spec.row + spec.rope.rotated;

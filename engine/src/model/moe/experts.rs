@@ -96,6 +96,14 @@ impl Experts {
         self.weights = Weights::Placed { place, first };
     }
 
+    /// The matrices that stay in memory.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        match &mut self.weights {
+            Weights::Mapped(experts) => experts.iter_mut().flatten().collect(),
+            Weights::Placed { .. } => Vec::new(),
+        }
+    }
+
     pub(crate) fn width(&self) -> usize {
         self.width
     }

@@ -13,7 +13,7 @@ use super::dense::Dense;
 use super::forward::Scratch;
 use super::spec;
 use crate::kernels::{Kernels, float};
-use crate::weights::{Builder, Place, Source};
+use crate::weights::{Builder, Matrix, Place, Source};
 use crate::{Error, Token, crew};
 
 pub(crate) struct Moe {
@@ -126,6 +126,12 @@ impl Moe {
             }
         }
         scratch.change = change;
+    }
+
+    /// The matrices that stay in memory, but for the router's.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        let shared = self.shared.as_mut().map(|shared| shared.dense.matrices());
+        self.experts.matrices().into_iter().chain(shared.into_iter().flatten()).collect()
     }
 
     /// How often each expert was chosen since the model was opened.

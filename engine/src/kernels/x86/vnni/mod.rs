@@ -13,7 +13,7 @@ mod turn;
 
 use std::arch::x86_64::*;
 
-use crate::kernels::blocks::{Blocks, DIGIT_UNITS, DIGITS};
+use crate::kernels::blocks::{Blocks, DIGIT_UNITS};
 use crate::weights::{Kind, Values};
 
 pub(crate) use panel::{Panel, ROWS};
@@ -25,18 +25,21 @@ const DOT_TOKENS: usize = 2;
 /// What signed values are moved by to be multiplied as unsigned ones.
 const MIDDLE: u8 = 128;
 
-/// Up to [`ROWS`] rows of a quantised kind times all tokens of `x`. `put` gets a token, the first of some rows, and their
+/// Up to [`ROWS`] rows of a quantised kind times all tokens of `x`. If they are turned, sixteen by sixteen, there are as many
+/// as that or twice as many. `put` gets a token, the first of some rows, and their
 /// results.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(crate) fn multiply(
     panel: &mut Panel,
     kind: Kind,
+    turned: bool,
     bytes: &[u8],
     rows: usize,
     x: &Blocks,
     put: impl Fn(usize, usize, &[f32]),
 ) {
     assert!(rows > 0 && rows <= ROWS && bytes.len().is_multiple_of(rows));
+    assert!(!turned || rows.is_multiple_of(GROUP_ROWS) && turn::knows(kind));
     let row = bytes.len() / rows;
     assert!(row.is_multiple_of(kind.block_bytes()));
     let mut rest = 0;
@@ -44,7 +47,7 @@ pub(crate) fn multiply(
         while rest + GROUP_ROWS <= rows {
             let mut results = [[0.0; GROUP_ROWS]; DOT_TOKENS];
             let at = rest * row..(rest + GROUP_ROWS) * row;
-            dot::multiply(kind, &bytes[at], x, &mut results);
+            dot::multiply(kind, turned, &bytes[at], x, &mut results);
             for (token, results) in results[..x.tokens()].iter().enumerate() {
                 put(token, rest, results);
             }
@@ -52,7 +55,7 @@ pub(crate) fn multiply(
         }
     }
     if rest < rows {
-        let results = panel::multiply(panel, kind, &bytes[rest * row..], rows - rest, x);
+        let results = panel::multiply(panel, kind, turned, &bytes[rest * row..], rows - rest, x);
         for (token, results) in results.iter().enumerate() {
             put(token, rest, &results[..rows - rest]);
         }
@@ -133,12 +136,17 @@ fn pairs<const SIZE: usize, const SPAN: usize>(sums: &[i16]) -> Spans {
 /// An offset as both halves of a number that is multiplied with a pair.
 const BOTH: i32 = (1 << 16) + DIGIT_UNITS;
 
-/// What a block adds to sixteen rows' results: the specification's steps that round.
+/// What a block adds to sixteen rows' results: the specification's steps that round. There are one or two digits; a second
+/// one that is 0 changes nothing.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn add_products(sum: __m512, d: __m512, unit: f32, product: [__m512i; DIGITS]) -> __m512 {
-    let (high, low) = (_mm512_cvtepi32_ps(product[0]), _mm512_cvtepi32_ps(product[1]));
-    let whole = _mm512_fmadd_ps(_mm512_set1_ps(DIGIT_UNITS as f32), high, low);
+fn add_products<const D: usize>(sum: __m512, d: __m512, unit: f32, product: [__m512i; D]) -> __m512 {
+    let (high, units) = (_mm512_cvtepi32_ps(product[0]), _mm512_set1_ps(DIGIT_UNITS as f32));
+    let whole = if D == 1 {
+        _mm512_mul_ps(units, high)
+    } else {
+        _mm512_fmadd_ps(units, high, _mm512_cvtepi32_ps(product[D - 1]))
+    };
     _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(unit)), whole, sum)
 }
 

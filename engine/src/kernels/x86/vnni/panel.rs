@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::turn::{self, Sink, piece};
+use super::turn::{self, Lying, Ready, Rows, Sink, piece};
 use super::{BOTH, GROUP_ROWS, MIDDLE, Spans, add_offset, add_products, fetch, moved, pairs, span, zero};
 use crate::kernels::blocks::{Blocks, DIGITS};
 use crate::kernels::x86::unpack::unpack;
@@ -61,6 +61,7 @@ impl Default for Panel {
 pub(super) fn multiply<'a>(
     panel: &'a mut Panel,
     kind: Kind,
+    turned: bool,
     bytes: &[u8],
     rows: usize,
     x: &Blocks,
@@ -68,12 +69,12 @@ pub(super) fn multiply<'a>(
     panel.sums.clear();
     panel.sums.resize(x.tokens(), [0.0; ROWS]);
     match (kind.block(), kind.values(), span(kind)) {
-        (32, Values::Offset, _) => blocks::<32, 32, true>(panel, kind, bytes, rows, x),
-        (32, _, _) => blocks::<32, 32, false>(panel, kind, bytes, rows, x),
-        (_, Values::Offset, 16) => blocks::<256, 16, true>(panel, kind, bytes, rows, x),
-        (_, Values::Offset, _) => blocks::<256, 32, true>(panel, kind, bytes, rows, x),
-        (_, _, 16) => blocks::<256, 16, false>(panel, kind, bytes, rows, x),
-        _ => blocks::<256, 32, false>(panel, kind, bytes, rows, x),
+        (32, Values::Offset, _) => blocks::<32, 32, true>(panel, kind, turned, bytes, rows, x),
+        (32, _, _) => blocks::<32, 32, false>(panel, kind, turned, bytes, rows, x),
+        (_, Values::Offset, 16) => blocks::<256, 16, true>(panel, kind, turned, bytes, rows, x),
+        (_, Values::Offset, _) => blocks::<256, 32, true>(panel, kind, turned, bytes, rows, x),
+        (_, _, 16) => blocks::<256, 16, false>(panel, kind, turned, bytes, rows, x),
+        _ => blocks::<256, 32, false>(panel, kind, turned, bytes, rows, x),
     }
     &panel.sums
 }
@@ -83,12 +84,13 @@ pub(super) fn multiply<'a>(
 fn blocks<const SIZE: usize, const SPAN: usize, const OFFSET: bool>(
     panel: &mut Panel,
     kind: Kind,
+    turned: bool,
     bytes: &[u8],
     rows: usize,
     x: &Blocks,
 ) {
     for b in 0..bytes.len() / rows / kind.block_bytes() {
-        fill(panel, kind, bytes, rows, b);
+        fill(panel, kind, turned, bytes, rows, b);
         if rows > GROUP_ROWS {
             tiles::<SIZE, SPAN, OFFSET, 2>(panel, zero(kind), x, b);
         } else {
@@ -100,17 +102,25 @@ fn blocks<const SIZE: usize, const SPAN: usize, const OFFSET: bool>(
 /// Turns block `b` of the rows into the panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn fill(panel: &mut Panel, kind: Kind, bytes: &[u8], rows: usize, b: usize) {
+fn fill(panel: &mut Panel, kind: Kind, turned: bool, bytes: &[u8], rows: usize, b: usize) {
     let (row, size) = (bytes.len() / rows, kind.block_bytes());
     assert!((b + 1) * size <= row);
     for (g, start) in (0..rows).step_by(GROUP_ROWS).enumerate() {
         let count = GROUP_ROWS.min(rows - start);
         let at = start * row + b * size;
-        if count == GROUP_ROWS && turn::knows(kind) {
+        if turned {
+            let at = start * row + b * GROUP_ROWS * size;
+            // SAFETY: the group's rows were turned, and their block `b` begins here.
+            // WHY: as below.
+            unsafe { into(&mut panel.groups[g], kind, Ready(bytes.as_ptr().add(at))) };
+        } else if count == GROUP_ROWS && turn::knows(kind) {
             fetch(bytes, size, (b * rows + start) * size);
             // SAFETY: sixteen rows, `row` bytes apart, have their whole block `b` from here on.
             // WHY: a bounds check for every load would cost as much as turning.
-            unsafe { turned(&mut panel.groups[g], kind, bytes.as_ptr().add(at), row) };
+            unsafe {
+                let from = bytes.as_ptr().add(at);
+                into(&mut panel.groups[g], kind, Lying { from, stride: row });
+            }
         } else {
             one_by_one(panel, g, kind, &bytes[at..], row, count);
         }
@@ -122,18 +132,18 @@ fn fill(panel: &mut Panel, kind: Kind, bytes: &[u8], rows: usize, b: usize) {
 /// # Safety
 /// As the functions of `turn`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn turned(group: &mut Group, kind: Kind, from: *const u8, stride: usize) {
+unsafe fn into<R: Rows>(group: &mut Group, kind: Kind, rows: R) {
     // SAFETY: as this function demands.
     // WHY: see there.
     unsafe {
         match kind {
-            Kind::Q4_0 => turn::q4_0(group, from, stride),
-            Kind::Q8_0 => turn::q8_0(group, from, stride),
-            Kind::Mxfp4 => turn::mxfp4(group, from, stride),
-            Kind::Q4K => turn::q4_k(group, from, stride),
-            Kind::Q5K => turn::q5_k(group, from, stride),
-            Kind::Q6K => turn::q6_k(group, from, stride),
-            Kind::Iq4Xs => turn::iq4_xs(group, from, stride),
+            Kind::Q4_0 => turn::q4_0(group, rows),
+            Kind::Q8_0 => turn::q8_0(group, rows),
+            Kind::Mxfp4 => turn::mxfp4(group, rows),
+            Kind::Q4K => turn::q4_k(group, rows),
+            Kind::Q5K => turn::q5_k(group, rows),
+            Kind::Q6K => turn::q6_k(group, rows),
+            Kind::Iq4Xs => turn::iq4_xs(group, rows),
             _ => unreachable!("`turn` knows no other kind"),
         }
     }
@@ -225,21 +235,60 @@ fn tiles<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usiz
     b: usize,
 ) {
     let mut token = 0;
+    // Four tokens of one digit take as many registers as two of two.
+    while token + 4 <= x.tokens() {
+        // Blocks of 32 are always even.
+        if SIZE == 256 && x.several(b, token, 4).fine.contains(&true) {
+            two_tokens::<SIZE, SPAN, OFFSET, G>(panel, zero, x, b, token);
+            two_tokens::<SIZE, SPAN, OFFSET, G>(panel, zero, x, b, token + 2);
+        } else {
+            tile::<SIZE, SPAN, OFFSET, G, 4, 1>(panel, zero, x, b, token);
+        }
+        token += 4;
+    }
     while token + 2 <= x.tokens() {
-        tile::<SIZE, SPAN, OFFSET, G, 2>(panel, zero, x, b, token);
+        two_tokens::<SIZE, SPAN, OFFSET, G>(panel, zero, x, b, token);
         token += 2;
     }
     if token < x.tokens() {
-        tile::<SIZE, SPAN, OFFSET, G, 1>(panel, zero, x, b, token);
+        if SIZE == 256 && x.several(b, token, 1).fine.contains(&true) {
+            tile::<SIZE, SPAN, OFFSET, G, 1, DIGITS>(panel, zero, x, b, token);
+        } else {
+            tile::<SIZE, SPAN, OFFSET, G, 1, 1>(panel, zero, x, b, token);
+        }
     }
 }
 
-/// Block `b` of the panel's first `G` groups times `T` tokens from `token` on. Two groups and two tokens of two digits
-/// take eight sums of a span, eight of the block, two registers of weights and one of activations, of 32; and eight sums
+/// The same times two tokens, from `token` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn two_tokens<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize>(
+    panel: &mut Panel,
+    zero: i32,
+    x: &Blocks,
+    b: usize,
+    token: usize,
+) {
+    if SIZE == 256 && x.several(b, token, 2).fine.contains(&true) {
+        tile::<SIZE, SPAN, OFFSET, G, 2, DIGITS>(panel, zero, x, b, token);
+    } else {
+        tile::<SIZE, SPAN, OFFSET, G, 2, 1>(panel, zero, x, b, token);
+    }
+}
+
+/// Block `b` of the panel's first `G` groups times `D` digits of `T` tokens from `token` on. Two groups and two tokens of
+/// two digits take eight sums of a span, eight of the block, two registers of weights and one of activations, of 32; and eight sums
 /// in flight are what two instructions a cycle that take four of them need.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn tile<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize, const T: usize>(
+fn tile<
+    const SIZE: usize,
+    const SPAN: usize,
+    const OFFSET: bool,
+    const G: usize,
+    const T: usize,
+    const D: usize,
+>(
     panel: &mut Panel,
     zero: i32,
     x: &Blocks,
@@ -250,28 +299,29 @@ fn tile<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize
     assert!(x.values.len() == T * DIGITS * SIZE && x.sums.len() == T * DIGITS * SIZE / 16);
     assert!(x.units.len() == T && panel.sums.len() >= token + T);
     let a: *const i32 = x.values.as_ptr().cast();
-    let mut spans = [[Spans::NONE; DIGITS]; T];
+    let mut spans = [[Spans::NONE; D]; T];
     for t in 0..T {
         let sums = &x.sums[t * DIGITS * SIZE / 16..][..DIGITS * SIZE / 16];
         if OFFSET {
             spans[t][0] = pairs::<SIZE, SPAN>(sums);
         } else {
-            spans[t][0] = moved::<SIZE, SPAN>(&sums[..SIZE / 16], -zero);
-            spans[t][1] = moved::<SIZE, SPAN>(&sums[SIZE / 16..], -zero);
+            for digit in 0..D {
+                spans[t][digit] = moved::<SIZE, SPAN>(&sums[digit * SIZE / 16..][..SIZE / 16], -zero);
+            }
         }
     }
     let none = _mm512_setzero_si512();
-    let mut product = [[[none; G]; DIGITS]; T];
+    let mut product = [[[none; G]; D]; T];
     let mut offset = [[none; G]; T];
     // SAFETY: steps run over the SIZE / 4 fours of columns of the panel and of as many activations of every digit, whose
     // number is asserted above; a panel has room for the largest block.
     // WHY: this loop is the whole cost of prefill.
     unsafe {
         for span in 0..SIZE / SPAN {
-            let mut sums = [[[none; G]; DIGITS]; T];
+            let mut sums = [[[none; G]; D]; T];
             if !OFFSET {
                 for t in 0..T {
-                    for digit in 0..DIGITS {
+                    for digit in 0..D {
                         sums[t][digit] = [_mm512_set1_epi32(spans[t][digit].0[span]); G];
                     }
                 }
@@ -283,7 +333,7 @@ fn tile<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize
                     w[g] = _mm512_load_si512(panel.groups[g].q.as_ptr().add(step).cast());
                 }
                 for t in 0..T {
-                    for digit in 0..DIGITS {
+                    for digit in 0..D {
                         let at = (t * DIGITS + digit) * SIZE / 4 + step;
                         let a = _mm512_set1_epi32(a.add(at).read_unaligned());
                         for g in 0..G {
@@ -299,7 +349,7 @@ fn tile<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize
             for g in 0..G {
                 let scale = _mm512_load_si512(panel.groups[g].scale.as_ptr().add(span).cast());
                 for t in 0..T {
-                    for digit in 0..DIGITS {
+                    for digit in 0..D {
                         let scaled = _mm512_mullo_epi32(sums[t][digit][g], scale);
                         product[t][digit][g] = _mm512_add_epi32(product[t][digit][g], scaled);
                     }
@@ -320,7 +370,7 @@ fn tile<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize
         for t in 0..T {
             for g in 0..G {
                 let group = &panel.groups[g];
-                let product = [product[t][0][g], product[t][1][g]];
+                let product: [__m512i; D] = std::array::from_fn(|digit| product[t][digit][g]);
                 let to = panel.sums.as_mut_ptr().add(token + t).cast::<f32>().add(GROUP_ROWS * g);
                 let d = _mm512_load_ps(group.d.as_ptr());
                 let mut sum = add_products(_mm512_loadu_ps(to), d, x.units[t], product);

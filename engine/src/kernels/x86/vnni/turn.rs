@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::MIDDLE;
+use super::{GROUP_ROWS, MIDDLE};
 use crate::weights::Kind;
 use crate::weights::quant::{IQ4, MXFP4};
 
@@ -45,6 +45,116 @@ pub(super) trait Sink {
 /// Whether there is a way to turn this kind's blocks.
 pub(super) const fn knows(kind: Kind) -> bool {
     matches!(kind, Kind::Q4_0 | Kind::Q8_0 | Kind::Q4K | Kind::Q5K | Kind::Q6K | Kind::Iq4Xs | Kind::Mxfp4)
+}
+
+/// Where the blocks of sixteen rows are read. What is read of all of them at once starts `at` bytes behind the beginning of
+/// each row's block.
+pub(super) trait Rows: Copy {
+    /// Sixteen bytes of each row, turned: each result has four bytes of every row.
+    ///
+    /// # Safety
+    /// The kind has sixteen bytes there that are read at once, and the machine has the features.
+    unsafe fn piece(self, at: usize) -> [__m512i; 4];
+    /// Four bytes of each row.
+    ///
+    /// # Safety
+    /// As above, with four bytes.
+    unsafe fn column(self, at: usize) -> __m512i;
+    /// Two bytes of each row as a number.
+    ///
+    /// # Safety
+    /// As above, with two bytes.
+    unsafe fn half(self, at: usize) -> __m512i;
+    /// One byte of each row as a number.
+    ///
+    /// # Safety
+    /// As above, with one byte.
+    unsafe fn byte(self, at: usize) -> __m512i;
+}
+
+/// Rows as files have them, so many bytes apart. A block has at least four bytes more than where a byte or the first half of
+/// it is read.
+#[derive(Clone, Copy)]
+pub(super) struct Lying {
+    pub(super) from: *const u8,
+    pub(super) stride: usize,
+}
+
+impl Rows for Lying {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn piece(self, at: usize) -> [__m512i; 4] {
+        // SAFETY: as the trait demands.
+        // WHY: see `piece`.
+        unsafe { piece(self.from.add(at), self.stride) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn column(self, at: usize) -> __m512i {
+        // SAFETY: as the trait demands.
+        // WHY: see `piece`.
+        unsafe { column(self.from.add(at), self.stride) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn half(self, at: usize) -> __m512i {
+        // SAFETY: four bytes are read where the block has them: of its first half those that follow, and else those before.
+        // WHY: see `piece`.
+        unsafe {
+            if at < 2 { bits::<0, 16>(self.column(at)) } else { _mm512_srli_epi32::<16>(self.column(at - 2)) }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn byte(self, at: usize) -> __m512i {
+        // SAFETY: as the type says.
+        // WHY: see `piece`.
+        unsafe { bits::<0, 8>(self.column(at)) }
+    }
+}
+
+/// Rows that were turned when the model was opened (see [`crate::weights::turned`]): sixteen rows' blocks lie together.
+#[derive(Clone, Copy)]
+pub(super) struct Ready(pub(super) *const u8);
+
+impl Rows for Ready {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn piece(self, at: usize) -> [__m512i; 4] {
+        // SAFETY: as the trait demands; sixteen times sixteen bytes lie there.
+        // WHY: this is what the rows were turned for.
+        unsafe {
+            let from = self.0.add(GROUP_ROWS * at);
+            [0, 1, 2, 3].map(|i| _mm512_loadu_si512(from.add(64 * i).cast()))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn column(self, at: usize) -> __m512i {
+        // SAFETY: as the trait demands; sixteen times four bytes lie there.
+        // WHY: as in `piece`.
+        unsafe { _mm512_loadu_si512(self.0.add(GROUP_ROWS * at).cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn half(self, at: usize) -> __m512i {
+        // SAFETY: as the trait demands; sixteen times two bytes lie there.
+        // WHY: as in `piece`.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(self.0.add(GROUP_ROWS * at).cast())) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn byte(self, at: usize) -> __m512i {
+        // SAFETY: as the trait demands; sixteen bytes lie there.
+        // WHY: as in `piece`.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(self.0.add(GROUP_ROWS * at).cast())) }
+    }
 }
 
 /// Repeats a block for each of some numbers, which are known when it is compiled.
@@ -166,16 +276,16 @@ fn table(values: &[i8; 16]) -> __m512i {
 /// A factor, then 32 nibbles: the low ones are the first sixteen columns.
 ///
 /// # Safety
-/// Each of sixteen rows, `stride` bytes apart, must have a readable block from `from` on. The same holds for the others.
+/// The sixteen rows must have a readable block of the kind. The same holds for the others.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn q4_0<S: Sink>(sink: &mut S, from: *const u8, stride: usize) {
+pub(super) unsafe fn q4_0<S: Sink, R: Rows>(sink: &mut S, rows: R) {
     // SAFETY: the block has 18 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        sink.factors(halves(column(from, stride)), _mm512_setzero_ps());
+        sink.factors(halves(rows.half(0)), _mm512_setzero_ps());
         sink.begin(0, 0);
-        let q = piece(from.add(2), stride);
+        let q = rows.piece(2);
         each!(E in [0 1 2 3] {
             sink.put(0, E, low_nibbles(q[E]));
             sink.put(0, 4 + E, high_nibbles(q[E]));
@@ -190,13 +300,13 @@ pub(super) unsafe fn q4_0<S: Sink>(sink: &mut S, from: *const u8, stride: usize)
 /// As [`q4_0`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn q8_0<S: Sink>(sink: &mut S, from: *const u8, stride: usize) {
+pub(super) unsafe fn q8_0<S: Sink, R: Rows>(sink: &mut S, rows: R) {
     // SAFETY: the block has 34 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        sink.factors(halves(column(from, stride)), _mm512_setzero_ps());
+        sink.factors(halves(rows.half(0)), _mm512_setzero_ps());
         sink.begin(0, 0);
-        let (first, second) = (piece(from.add(2), stride), piece(from.add(18), stride));
+        let (first, second) = (rows.piece(2), rows.piece(18));
         each!(E in [0 1 2 3] {
             sink.put(0, E, _mm512_xor_si512(first[E], bytes(MIDDLE)));
             sink.put(0, 4 + E, _mm512_xor_si512(second[E], bytes(MIDDLE)));
@@ -211,11 +321,11 @@ pub(super) unsafe fn q8_0<S: Sink>(sink: &mut S, from: *const u8, stride: usize)
 /// As [`q4_0`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn mxfp4<S: Sink>(sink: &mut S, from: *const u8, stride: usize) {
+pub(super) unsafe fn mxfp4<S: Sink, R: Rows>(sink: &mut S, rows: R) {
     // SAFETY: the block has 17 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        let powers = bits::<0, 8>(column(from, stride));
+        let powers = rows.byte(0);
         let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(powers, _mm512_set1_epi32(1)));
         // The two smallest are subnormal.
         let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), powers);
@@ -223,7 +333,7 @@ pub(super) unsafe fn mxfp4<S: Sink>(sink: &mut S, from: *const u8, stride: usize
         let d = _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, small, subnormal));
         sink.factors(d, _mm512_setzero_ps());
         sink.begin(0, 0);
-        let (table, q) = (table(&MXFP4), piece(from.add(1), stride));
+        let (table, q) = (table(&MXFP4), rows.piece(1));
         each!(E in [0 1 2 3] {
             sink.put(0, E, _mm512_shuffle_epi8(table, low_nibbles(q[E])));
             sink.put(0, 4 + E, _mm512_shuffle_epi8(table, high_nibbles(q[E])));
@@ -239,11 +349,11 @@ pub(super) unsafe fn mxfp4<S: Sink>(sink: &mut S, from: *const u8, stride: usize
 /// As [`q4_0`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-unsafe fn six_bits<S: Sink>(sink: &mut S, from: *const u8, stride: usize) -> [__m512i; 2] {
+unsafe fn six_bits<S: Sink, R: Rows>(sink: &mut S, rows: R) -> [__m512i; 2] {
     // SAFETY: the block begins with sixteen bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        let [d, x, y, z] = piece(from, stride);
+        let [d, x, y, z] = rows.piece(0);
         sink.factors(halves(d), halves(_mm512_srli_epi32::<16>(d)));
         // Four bits from `z`, two from the top of `x`.
         let high = |z: __m512i, x: __m512i| {
@@ -264,16 +374,16 @@ unsafe fn six_bits<S: Sink>(sink: &mut S, from: *const u8, stride: usize) -> [__
 /// As [`q4_0`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn q4_k<S: Sink>(sink: &mut S, from: *const u8, stride: usize) {
+pub(super) unsafe fn q4_k<S: Sink, R: Rows>(sink: &mut S, rows: R) {
     // SAFETY: the block has 144 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        let scales = six_bits(sink, from, stride);
+        let scales = six_bits(sink, rows);
         each!(J in [0 1 2 3] {
             sink.begin(0, 2 * J);
             sink.begin(1, 2 * J + 1);
             each!(HALF in [0 1] {
-                let q = piece(from.add(16 + 32 * J + 16 * HALF), stride);
+                let q = rows.piece(16 + 32 * J + 16 * HALF);
                 each!(E in [0 1 2 3] {
                     sink.put(0, 16 * J + 4 * HALF + E, low_nibbles(q[E]));
                     sink.put(1, 16 * J + 8 + 4 * HALF + E, high_nibbles(q[E]));
@@ -291,18 +401,18 @@ pub(super) unsafe fn q4_k<S: Sink>(sink: &mut S, from: *const u8, stride: usize)
 /// As [`q4_0`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn q5_k<S: Sink>(sink: &mut S, from: *const u8, stride: usize) {
+pub(super) unsafe fn q5_k<S: Sink, R: Rows>(sink: &mut S, rows: R) {
     // SAFETY: the block has 176 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        let scales = six_bits(sink, from, stride);
-        let fifth = [piece(from.add(16), stride), piece(from.add(32), stride)];
+        let scales = six_bits(sink, rows);
+        let fifth = [rows.piece(16), rows.piece(32)];
         let sixteen = bytes(16);
         each!(J in [0 1 2 3] {
             sink.begin(0, 2 * J);
             sink.begin(1, 2 * J + 1);
             each!(HALF in [0 1] {
-                let q = piece(from.add(48 + 32 * J + 16 * HALF), stride);
+                let q = rows.piece(48 + 32 * J + 16 * HALF);
                 each!(E in [0 1 2 3] {
                     let bits = _mm512_srli_epi32::<{ 2 * J as u32 }>(fifth[HALF][E]);
                     let low = _mm512_and_si512(_mm512_slli_epi32::<4>(bits), sixteen);
@@ -323,19 +433,18 @@ pub(super) unsafe fn q5_k<S: Sink>(sink: &mut S, from: *const u8, stride: usize)
 /// As [`q4_0`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn q6_k<S: Sink>(sink: &mut S, from: *const u8, stride: usize) {
-    // SAFETY: the block has 210 bytes in every row, and the two that are read before the factor are its own.
+pub(super) unsafe fn q6_k<S: Sink, R: Rows>(sink: &mut S, rows: R) {
+    // SAFETY: the block has 210 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        let d = _mm512_srli_epi32::<16>(column(from.add(206), stride));
-        sink.factors(halves(d), _mm512_setzero_ps());
-        let scales = piece(from.add(192), stride);
+        sink.factors(halves(rows.half(208)), _mm512_setzero_ps());
+        let scales = rows.piece(192);
         let two = bytes(0x30);
         each!(HALF in [0 1] {
             each!(C in [0 1] {
-                let first = piece(from.add(64 * HALF + 16 * C), stride);
-                let second = piece(from.add(64 * HALF + 32 + 16 * C), stride);
-                let tops = piece(from.add(128 + 32 * HALF + 16 * C), stride);
+                let first = rows.piece(64 * HALF + 16 * C);
+                let second = rows.piece(64 * HALF + 32 + 16 * C);
+                let tops = rows.piece(128 + 32 * HALF + 16 * C);
                 each!(N in [0 1 2 3] {
                     sink.begin(N, 8 * HALF + 2 * N + C);
                 });
@@ -367,16 +476,16 @@ pub(super) unsafe fn q6_k<S: Sink>(sink: &mut S, from: *const u8, stride: usize)
 /// As [`q4_0`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn iq4_xs<S: Sink>(sink: &mut S, from: *const u8, stride: usize) {
+pub(super) unsafe fn iq4_xs<S: Sink, R: Rows>(sink: &mut S, rows: R) {
     // SAFETY: the block has 136 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        let (first, low) = (column(from, stride), column(from.add(4), stride));
+        let (first, low) = (rows.column(0), rows.column(4));
         sink.factors(halves(first), _mm512_setzero_ps());
         let table = table(&IQ4);
         each!(J in [0 1 2 3 4 5 6 7] {
             sink.begin(0, J);
-            let q = piece(from.add(8 + 16 * J), stride);
+            let q = rows.piece(8 + 16 * J);
             each!(E in [0 1 2 3] {
                 sink.put(0, 8 * J + E, _mm512_shuffle_epi8(table, low_nibbles(q[E])));
                 sink.put(0, 8 * J + 4 + E, _mm512_shuffle_epi8(table, high_nibbles(q[E])));

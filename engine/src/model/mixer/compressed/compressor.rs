@@ -67,6 +67,12 @@ impl Compressor {
         })
     }
 
+    /// Its matrices.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        let scores = self.scores.as_mut().map(|scores| &mut scores.matrix);
+        std::iter::once(&mut self.values).chain(scores).collect()
+    }
+
     /// How many numbers the state has: the row that is being made, and with an overlap the one after it.
     pub(crate) fn state(row: usize, compression: Compression) -> usize {
         if compression == Compression::Single { 0 } else { 3 * row * times(compression) }

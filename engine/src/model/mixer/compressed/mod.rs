@@ -129,6 +129,25 @@ impl Compressed {
         })
     }
 
+    /// Its matrices.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut Matrix> {
+        let mut matrices = vec![&mut self.q_down, &mut self.q_up, &mut self.near, &mut self.output];
+        matrices.extend(&mut self.outputs);
+        let Some(far) = &mut self.far else { return matrices };
+        if let Rows::Own(compressor) = &mut far.rows {
+            matrices.extend(compressor.matrices());
+        }
+        if let Choice::Indexed(indexer) = &mut far.choice {
+            matrices.extend([&mut indexer.q, &mut indexer.weights]);
+            match &mut indexer.keys {
+                Keys::Compressed(compressor) => matrices.extend(compressor.matrices()),
+                Keys::OfRows { matrix, .. } => matrices.push(matrix),
+                Keys::OfSource => {}
+            }
+        }
+        matrices
+    }
+
     /// What a line keeps for this layer. The state is the rows of the window, each at its position modulo the
     /// window's length, then what the compressors have of the rows that are not complete.
     pub(crate) fn layout(spec: &spec::Compressed) -> LayerLayout {
