@@ -39,6 +39,10 @@ demo case="1":
 bench model="qwen2.5-coder-1.5b":
     cargo run --release -- bench -m {{model}} -p 512 -n 64 -r 5
 
+# The same in turns with llama.cpp's llama-bench, whose program or folder `path` is.
+bench-llama path model="qwen2.5-coder-1.5b":
+    cargo run --release -- bench -m {{model}} -p 512 -n 64 -r 5 --vs-llama {{path}}
+
 # Lines per file, longest first: looked at in review; fails nothing.
 size:
     git ls-files '*.rs' | xargs wc -l | sort -rn | head -40
