@@ -246,14 +246,17 @@ struct Scratch {
 impl Scratch {
     /// Where sessions' own snapshots would lie: what is measured is that disk.
     fn new(folders: &Folders) -> Result<Scratch, Failure> {
-        let folder = folders.data.join(format!("bench-{}", std::process::id()));
-        // What an earlier process of this number has left would be found instead of computed.
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::unwritable(&folder, &error));
+        // What processes have left that were killed takes room, and one of this number's would be found instead of computed.
+        for entry in std::fs::read_dir(&folders.data).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let process = name.to_str().and_then(|name| name.strip_prefix("bench-")?.parse::<u32>().ok());
+            let is_left = |id| id == std::process::id() || !Path::new(&format!("/proc/{id}")).exists();
+            if process.is_some_and(is_left) {
+                std::fs::remove_dir_all(entry.path())
+                    .map_err(|error| Failure::unwritable(&entry.path(), &error))?;
             }
-            _ => {}
         }
+        let folder = folders.data.join(format!("bench-{}", std::process::id()));
         // They are bounded by the room on the disk.
         let snapshots = Snapshots::open(&folder, u64::MAX)?;
         Ok(Scratch { snapshots, folder })
