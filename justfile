@@ -27,6 +27,10 @@ fuzz seconds="600":
 deepseek:
     .ci/deepseek
 
+# The kernels of aarch64 against the specification, emulated with qemu-aarch64 on any machine.
+arm:
+    .ci/arm
+
 # Licences, advisories and duplicate versions.
 deny:
     cargo deny check
