@@ -27,6 +27,10 @@ fuzz seconds="600":
 deepseek:
     .ci/deepseek
 
+# The kernels of aarch64 against the specification, emulated with qemu-aarch64 on any machine.
+arm:
+    .ci/arm
+
 # Licences, advisories and duplicate versions.
 deny:
     cargo deny check
@@ -38,6 +42,10 @@ demo case="1":
 # Speed of a model file on this machine.
 bench model="qwen2.5-coder-1.5b":
     cargo run --release -- bench -m {{model}} -p 512 -n 64 -r 5
+
+# The same in turns with llama.cpp's llama-bench, whose program or folder `path` is.
+bench-llama path model="qwen2.5-coder-1.5b":
+    cargo run --release -- bench -m {{model}} -p 512 -n 64 -r 5 --vs-llama {{path}}
 
 # Lines per file, longest first: looked at in review; fails nothing.
 size:

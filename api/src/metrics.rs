@@ -39,6 +39,7 @@ fn of_snapshots(page: &mut Page, held: &engine::snapshot::Held) {
     let mut put = |name, kind, help, value: u64| page.put(name, kind, help, "of", "snapshots", value as f64);
     put("saga_snapshot_lines", "gauge", "Sessions whose timelines lie on disk.", held.lines);
     put("saga_snapshot_bytes", "gauge", "What these take on disk.", held.held_bytes);
+    put("saga_snapshot_budget_bytes", "gauge", "The most that they may take.", held.budget_bytes);
     put(
         "saga_snapshot_written_bytes_total",
         "counter",
@@ -80,6 +81,29 @@ fn of_engine(page: &mut Page, engine: &engine::Engine) {
         );
         count("saga_table_misses_total", "Rows of Engram tables that had to be read from disk.", held.misses);
     }
+    let mut gauge = |name, help, value| page.put(name, "gauge", help, "model", model, value);
+    gauge(
+        "saga_kv_bytes",
+        "Bytes of KV that are kept, for sessions at work and for later.",
+        kv.held_bytes as f64,
+    );
+    gauge(
+        "saga_kv_budget_bytes",
+        "The most that are kept besides those of sessions at work.",
+        kv.budget_bytes as f64,
+    );
+    // Nothing was done in no time.
+    let per_second = |tokens: u64, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    gauge(
+        "saga_prefill_tokens_per_second",
+        "Tokens of prompts that were computed, by the time spent on them, since the model was opened.",
+        per_second(activity.prefilled_tokens, activity.prefill_seconds),
+    );
+    gauge(
+        "saga_decode_tokens_per_second",
+        "Tokens that were sampled, by the time spent on logits, since the model was opened.",
+        per_second(activity.sampled_tokens, activity.decode_seconds),
+    );
     let mut seconds = |name, help, value| page.put(name, "counter", help, "model", model, value);
     seconds("saga_prefill_seconds_total", "Time spent on prompts.", activity.prefill_seconds);
     seconds("saga_decode_seconds_total", "Time spent on logits to sample from.", activity.decode_seconds);
@@ -112,7 +136,48 @@ impl std::fmt::Display for Page {
 
 #[cfg(test)]
 mod tests {
-    use super::Page;
+    use engine::testing::TinyModel;
+    use engine::{Engine, Options, Sampling};
+
+    use super::{Page, of_engine};
+
+    #[tokio::test]
+    async fn an_engine_tells_all_it_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny.gguf");
+        TinyModel::new("qwen2").write(&path);
+        let options = Options { threads: 1, ..Options::default() };
+        let engine = Engine::open(&path, options, &mut |_| {}).unwrap();
+        let figure = |name: &str| {
+            let mut page = Page::default();
+            of_engine(&mut page, &engine);
+            let name = format!("{name}{{model=\"Tiny\"}} ");
+            let page = page.to_string();
+            let found = page.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok());
+            found.unwrap_or_else(|| panic!("{name} is missing from {page}"))
+        };
+        let speeds = ["saga_prefill_tokens_per_second", "saga_decode_tokens_per_second"];
+        assert_eq!(speeds.map(figure), [0.0; 2], "nothing was done yet");
+        let prompt: Vec<u32> = (0..600).map(|i| i % 200).collect();
+        let mut line = engine.timeline();
+        line.sync(&prompt, |_| {}).await.unwrap();
+        for _ in 0..3 {
+            line.next(&Sampling::default(), None).await.unwrap();
+        }
+        engine.timeline().sync(&prompt, |_| {}).await.unwrap();
+        // Two pages are shared while the first line is at work.
+        assert_eq!(figure("saga_prefilled_tokens_total"), 600.0 + 88.0);
+        assert_eq!(figure("saga_cached_tokens_total"), 512.0);
+        assert_eq!(figure("saga_sampled_tokens_total"), 3.0);
+        assert_eq!(figure("saga_kv_bytes"), (2 * 256 * engine.model().kv_bytes_per_token) as f64);
+        assert_eq!(figure("saga_kv_budget_bytes"), f64::from(1 << 30));
+        assert!(speeds.into_iter().all(|name| figure(name) > 0.0));
+        let speed = figure("saga_sampled_tokens_total") / figure("saga_decode_seconds_total");
+        assert!((figure(speeds[1]) / speed - 1.0).abs() < 1e-9);
+        for name in ["saga_mask_seconds_total", "saga_accepted_tokens_total", "saga_guessed_tokens_total"] {
+            assert!(figure(name) >= 0.0);
+        }
+    }
 
     #[test]
     fn figures_of_one_name_stand_together_and_labels_are_escaped() {

@@ -38,6 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let work = bench::Work {
                 prompt: number(prompt)?,
                 generate: number(generate)?,
+                after: bench::After::Prompt,
                 repetitions: number(repetitions)?,
                 depth: rest.first().map_or(Ok(0), |depth| number(depth))?,
             };

@@ -1,22 +1,43 @@
 //! Prefill and decode timing on a timeline, as `saga bench` prints it.
 
+mod batch;
+mod floor;
+mod reuse;
+
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::{Engine, Error, Guesses, Progress, Sampling, Token};
 
+pub use batch::{Batch, BatchRun, batch};
+pub use floor::Floor;
+pub use reuse::{Kept, Reuse, ReuseRun, keep, restore};
+
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Work {
     /// Tokens that are prefilled, after `depth` others.
     pub prompt: usize,
-    /// Tokens that are decoded one by one after that.
+    /// Tokens that are decoded one by one.
     pub generate: usize,
+    /// What these are decoded after.
+    pub after: After,
     /// Tokens that are in the cache before the clock starts.
     pub depth: usize,
     /// How often everything is done.
     pub repetitions: usize,
+}
+
+/// Where in the line tokens are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum After {
+    /// After the prompt, as in a session.
+    #[default]
+    Prompt,
+    /// Where the prompt began, which is forgotten before that: as llama-bench does it.
+    Depth,
 }
 
 /// The speeds of one run; 0 for what it did not do.
@@ -45,7 +66,7 @@ pub struct Report {
 /// # Errors
 /// [`Error::ContextFull`] before any work if it does not fit, [`Error::Option`] if there is nothing to do.
 pub async fn run(engine: &Engine, work: Work, mut on: impl FnMut(&Run)) -> Result<Report, Error> {
-    let Work { prompt, generate, depth, repetitions } = work;
+    let Work { prompt, generate, after, depth, repetitions } = work;
     if repetitions == 0 || prompt + generate == 0 {
         return Err(Error::Option(
             "nothing to time: give repetitions, and a prompt or tokens to generate".into(),
@@ -65,9 +86,14 @@ pub async fn run(engine: &Engine, work: Work, mut on: impl FnMut(&Run)) -> Resul
         if prompt > 0 {
             run.prefill_tokens_per_s = prompt as f64 / start.elapsed().as_secs_f64();
         }
+        let at = match after {
+            After::Prompt => depth + prompt,
+            After::Depth => depth,
+        };
+        timeline.sync(&ids[..at], |_| {}).await?;
         let start = Instant::now();
         for n in 1..=generate {
-            timeline.sync(&ids[..depth + prompt + n], |_| {}).await?;
+            timeline.sync(&ids[..at + n], |_| {}).await?;
         }
         if generate > 0 {
             run.decode_tokens_per_s = generate as f64 / start.elapsed().as_secs_f64();
@@ -75,7 +101,7 @@ pub async fn run(engine: &Engine, work: Work, mut on: impl FnMut(&Run)) -> Resul
         on(&run);
         runs.push(run);
     }
-    let median = median_run(&runs);
+    let median = median_run(&runs).expect("there is at least one repetition");
     Ok(Report { runs, median, guesses: Guesses::default() })
 }
 
@@ -116,15 +142,16 @@ pub async fn run_on(
         runs.push(run);
     }
     let guesses = engine.guesses().since(&before);
-    let median = median_run(&runs);
+    let median = median_run(&runs).expect("there is at least one repetition");
     Ok(Report { runs, median, guesses })
 }
 
-fn median_run(runs: &[Run]) -> Run {
-    Run {
+/// The median of each speed; none of no runs.
+pub fn median_run(runs: &[Run]) -> Option<Run> {
+    (!runs.is_empty()).then(|| Run {
         prefill_tokens_per_s: median(runs.iter().map(|run| run.prefill_tokens_per_s)),
         decode_tokens_per_s: median(runs.iter().map(|run| run.decode_tokens_per_s)),
-    }
+    })
 }
 
 /// How fast one line goes on at one of its lengths.
@@ -186,9 +213,20 @@ pub async fn frontiers(
     Ok(frontiers)
 }
 
+/// How many threads compute if `asked` is 0, else as many as that: what [`crate::Options::threads`] means.
+pub fn threads(asked: usize) -> usize {
+    if asked == 0 { crate::engine::physical_cores() } else { asked }
+}
+
 /// Tokens that are the same in every run and stand all over the vocabulary.
 fn ids(count: usize, vocabulary: usize) -> Vec<Token> {
-    let mut state = 1_u64;
+    others(0, count, vocabulary)
+}
+
+/// The same for a line that is not to begin as others do.
+fn others(which: u64, count: usize, vocabulary: usize) -> Vec<Token> {
+    // Neighbours would draw alike first numbers.
+    let mut state = 1 ^ which.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (0..count)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -471,13 +471,13 @@ pub fn plan(shape: &Shape, ask: &Ask) -> Result<Plan, Error> {
     let share = if experts == 0 { 1.0 } else { (cached as f64 / experts as f64).min(1.0) };
     let missed = ((1.0 - share) * sizes.experts_used as f64) as u128;
 
-    let speed = |tokens: u128| {
-        let from_ram = sizes.dense + sizes.embedding_row + sizes.experts_used + parts.read(kv, tokens);
+    let speed = |tokens: u64| {
+        let from_ram = u128::from(token_bytes(shape, kv, tokens)?);
         let from_disk = missed + sizes.tables_read + short;
         let (ram_s, disk_s) =
             (from_ram as f64 / ask.ram_bytes_per_s, from_disk as f64 / ask.disk_bytes_per_s);
         Ok(Speed {
-            context_tokens: tokens as u64,
+            context_tokens: tokens,
             ram_bytes: whole(from_ram)?,
             disk_bytes: whole(from_disk)?,
             tokens_per_s: 1.0 / (ram_s + disk_s),
@@ -519,7 +519,7 @@ pub fn plan(shape: &Shape, ask: &Ask) -> Result<Plan, Error> {
         ram_used_bytes: whole(fixed + cached)?,
         short_bytes: whole(short)?,
         experts_in_ram: share,
-        speeds: vec![speed(0)?, speed(tokens)?],
+        speeds: vec![speed(0)?, speed(context_tokens)?],
     })
 }
 
@@ -534,6 +534,16 @@ pub fn memory_bytes(shape: &Shape) -> Result<u64, Error> {
     let (ram_bytes_per_s, disk_bytes_per_s) = (1.0, 1.0);
     let ask = Ask { ram_bytes: u64::MAX, context_tokens, kv: Kv::F16, ram_bytes_per_s, disk_bytes_per_s };
     Ok(plan(shape, &ask)?.ram_used_bytes)
+}
+
+/// What a token is computed from that follows a line of `tokens` tokens, all of it in memory: weights, of experts those that a
+/// token goes through, a row of the embedding, and what is looked at of the line.
+///
+/// # Errors
+/// [`Error::Option`] if it would be larger than any memory.
+pub fn token_bytes(shape: &Shape, kv: Kv, tokens: u64) -> Result<u64, Error> {
+    let Shape { parts, sizes, .. } = shape;
+    whole(sizes.dense + sizes.embedding_row + sizes.experts_used + parts.read(kv, u128::from(tokens)))
 }
 
 fn check(shape: &Shape, ask: &Ask) -> Result<(), Error> {

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use tempfile::TempDir;
 
+use crate::snapshot::Snapshots;
 use crate::testing::{CONTEXT_TOKENS, TinyModel, VOCABULARY};
 use crate::{
-    Engine, Error, GrammarSource, Options, Progress, Sampling, Synced, Timeline, Token, bench, logits,
+    Engine, Error, GrammarSource, KvKind, Options, Progress, Sampling, Synced, Timeline, Token, bench, logits,
 };
 
 /// The models that together have every part.
@@ -318,7 +319,8 @@ async fn what_does_not_fit_is_refused_before_any_work() {
 #[tokio::test]
 async fn a_bench_times_what_it_was_told() {
     let engine = open(&TinyModel::new("llama"));
-    let work = bench::Work { prompt: 20, generate: 5, depth: 10, repetitions: 3 };
+    let after = bench::After::Prompt;
+    let work = bench::Work { prompt: 20, generate: 5, after, depth: 10, repetitions: 3 };
     let mut heard = 0;
     let report = bench::run(&engine, work, |_| heard += 1).await.unwrap();
     assert_eq!((report.runs.len(), heard), (3, 3));
@@ -328,6 +330,79 @@ async fn a_bench_times_what_it_was_told() {
     let report = bench::run_on(&engine, &ids(20), 30, 2, |_| {}).await.unwrap();
     assert_eq!((report.runs.len(), report.guesses), (2, engine.guesses()));
     assert!(bench::run_on(&engine, &[], 30, 2, |_| {}).await.is_err());
+}
+
+#[tokio::test]
+async fn a_bench_decodes_where_it_was_told() {
+    // Against llama-bench both have to decode after as many tokens, which only the work that is done tells.
+    let (_folder, path) = file(&TinyModel::new("llama"));
+    let options = Options { threads: 1, kv_bytes: Some(0), ..Options::default() };
+    let engine = Engine::open(&path, options, &mut |_| {}).unwrap();
+    let work = |after| bench::Work { prompt: 20, generate: 10, after, depth: 10, repetitions: 1 };
+    let (prompt, depth) = (bench::After::Prompt, bench::After::Depth);
+    let before = engine.activity().prefilled_tokens;
+    bench::run(&engine, work(depth), |_| {}).await.unwrap();
+    let computed = engine.activity().prefilled_tokens - before;
+    bench::run(&engine, work(prompt), |_| {}).await.unwrap();
+    let more = engine.activity().prefilled_tokens - before - computed;
+    // The last token before the place is computed again, because what follows it is not known any more.
+    assert_eq!((computed, more), (8 + 2 + 20 + 1 + 10, 8 + 2 + 20 + 10));
+}
+
+#[tokio::test]
+async fn lines_that_decode_together_are_timed() {
+    let engine = open(&TinyModel::new("qwen2"));
+    let after = bench::After::Prompt;
+    let work = bench::Work { prompt: 20, generate: 6, after, depth: 4, repetitions: 2 };
+    let mut heard = 0;
+    let batch = bench::batch(&engine, 3, work, |_| heard += 1).await.unwrap();
+    assert_eq!((batch.lines, batch.runs.len(), heard), (3, 2, 2));
+    for run in batch.runs.iter().chain([&batch.median]) {
+        assert!(run.alone_tokens_per_s > 0.0 && run.together_tokens_per_s > 0.0 && run.gain > 0.0, "{run:?}");
+        assert!(run.beside_prefill_tokens_per_s > 0.0 && run.longest_wait_ms >= 0.0, "{run:?}");
+    }
+    // One alone and three together sample six tokens, all of them one before that, and again before the prompt is read.
+    assert!(engine.activity().sampled_tokens >= 2 * (6 + 3 * 6 + 1 + 3 + 3));
+    let none = bench::Work { prompt: 0, ..work };
+    assert!(matches!(bench::batch(&engine, 3, none, |_| {}).await, Err(Error::Option(_))));
+    let long = bench::Work { generate: CONTEXT_TOKENS - 24, ..work };
+    assert!(matches!(bench::batch(&engine, 3, long, |_| {}).await, Err(Error::ContextFull { .. })));
+}
+
+#[tokio::test]
+async fn what_was_computed_before_is_timed() {
+    let (_folder, path) = file(&TinyModel::new("qwen2"));
+    let disk = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(disk.path(), 1 << 30).unwrap();
+    let open = || {
+        let snapshots = Some(snapshots.clone());
+        let options = Options { threads: 1, kv_bytes: Some(0), snapshots, ..Options::default() };
+        Engine::open(&path, options, &mut |_| {}).unwrap()
+    };
+    let engine = open();
+    let kept = bench::keep(&engine, &snapshots, 600, 2).await.unwrap();
+    drop(engine);
+    let mut heard = 0;
+    let reuse = bench::restore(&open(), kept, |_| heard += 1).await.unwrap();
+    assert_eq!((reuse.tokens, reuse.runs.len(), heard), (600, 2, 2));
+    // Two whole pages are shared while the line is at work; on disk is all of it, but for the last token's logits.
+    assert!(reuse.runs.iter().all(|run| run.hit_tokens == 512 && run.restored_tokens == 599), "{reuse:?}");
+    let run = &reuse.median;
+    assert!(run.cold_s > 0.0 && run.hit_share > 0.0 && run.restore_share > 0.0 && run.fork_ms > 0.0);
+    assert!(run.fork_first_token_ms > 0.0 && run.fork_next_token_ms > 0.0 && run.snapshot_s > 0.0);
+    assert!(run.snapshot_bytes > run.kv_bytes && run.snapshot_ratio < 1.05, "{run:?}");
+    assert!(matches!(bench::keep(&open(), &snapshots, 0, 2).await, Err(Error::Option(_))));
+}
+
+#[test]
+fn memory_bounds_how_fast_tokens_can_be() {
+    let (_folder, path) = file(&TinyModel::new("qwen2"));
+    let floor = |tokens| bench::Floor::measure(&path, KvKind::F16, tokens, 1).unwrap();
+    let (short, long) = (floor(0), floor(1000));
+    // Keys and values of two heads of 32 in two layers, in two bytes.
+    assert_eq!(long.token_bytes - short.token_bytes, 1000 * 2 * 2 * 64 * 2);
+    assert!(short.memory_bytes_per_s > 1e8, "{short:?}");
+    assert!((short.reached(short.tokens_per_s / 4.0) - 0.25).abs() < 1e-9);
 }
 
 #[test]

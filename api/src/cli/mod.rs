@@ -191,6 +191,10 @@ mod tests {
             ]),
             Ok(())
         );
+        assert_eq!(kind(&["saga", "bench", "--all", "--batch", "8", "--json"]), Ok(()));
+        assert_eq!(kind(&["saga", "bench", "--vs-llama", "bin", "--floor", "--depth", "64"]), Ok(()));
+        assert_eq!(kind(&["saga", "bench", "--batch", "0"]), Err(2));
+        assert_eq!(kind(&["saga", "bench", "--vs-llama", "bin", "--reuse"]), Err(2));
         assert_eq!(
             kind(&["saga", "logits", "-m", "x", "--ids", "a", "--out", "b", "--decode-from", "3"]),
             Ok(())

@@ -185,7 +185,8 @@ fn largest_below(models: &Path) -> Option<PathBuf> {
         .max_by_key(|file| std::fs::metadata(file).map_or(0, |facts| facts.len()))
 }
 
-async fn blocking<T: Send + 'static>(
+/// Measures where blocking does no harm.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, engine::Error> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -117,6 +117,7 @@ pub(crate) struct Block<'a> {
 }
 
 /// One block of some tokens' activations, token by token as [`Blocks`] keeps them.
+#[cfg(target_arch = "x86_64")]
 pub(crate) struct Several<'a> {
     pub(crate) units: &'a [f32],
     pub(crate) fine: &'a [bool],
@@ -168,6 +169,7 @@ impl Blocks {
     }
 
     /// One block of `count` tokens from `token` on.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn several(&self, block: usize, token: usize, count: usize) -> Several<'_> {
         let (at, size) = (block * self.tokens + token, self.size * DIGITS);

@@ -15,6 +15,8 @@
 mod blocks;
 pub(crate) mod float;
 mod multiply;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -48,6 +50,12 @@ enum Set {
     /// For those that also have AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(Found),
+    /// For aarch64 machines, all of which have what these take.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// For those that also have the dot product of bytes.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod(Found),
 }
 
 /// The proof that this machine has what a kernel needs.
@@ -67,6 +75,9 @@ macro_rules! by {
             // WHY: as above.
             #[cfg(target_arch = "x86_64")]
             Set::Avx512(_) => unsafe { x86::avx512::$name($($argument),*) },
+            // It is compiled for all that these machines have.
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon | Set::Dotprod(_) => float::$name($($argument),*),
         }
     };
 }
@@ -87,7 +98,8 @@ impl Kernels {
         if self.exact { Form::Floats } else { Form::of(kind) }
     }
 
-    /// The fastest kernels of this machine, or the ones that `SAGA_KERNELS` names (`plain`, `avx2` or `avx512`).
+    /// The fastest kernels of this machine, or the ones that `SAGA_KERNELS` names (`plain`; `avx2` or `avx512`; `neon`
+    /// or `dotprod`).
     pub(crate) fn pick() -> Result<Kernels, Error> {
         let fastest = Kernels::available().pop().expect("the plain kernels are always available");
         let Some(wanted) = std::env::var_os("SAGA_KERNELS").filter(|name| !name.is_empty()) else {
@@ -110,6 +122,12 @@ impl Kernels {
         if x86::has_avx512() {
             sets.push(Set::Avx512(Found(())));
         }
+        #[cfg(target_arch = "aarch64")]
+        sets.push(Set::Neon);
+        #[cfg(target_arch = "aarch64")]
+        if neon::has_dotprod() {
+            sets.push(Set::Dotprod(Found(())));
+        }
         sets.into_iter().map(|set| Kernels { set, exact: false }).collect()
     }
 
@@ -117,6 +135,8 @@ impl Kernels {
     pub(crate) fn want_turned(self) -> bool {
         match self.set {
             Set::Plain => false,
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon | Set::Dotprod(_) => false,
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) => false,
             #[cfg(target_arch = "x86_64")]
@@ -132,6 +152,10 @@ impl Kernels {
             Set::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Set::Dotprod(_) => "dotprod",
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{Form, Input, Kernels, Set, plain};
 use crate::crew::{self, Grid, Share};
 use crate::weights::Matrix;
@@ -70,6 +72,20 @@ fn unit(kernels: Kernels, matrix: &Matrix, rows: Range<usize>, input: &Input, pl
     let form = kernels.form(matrix.kind());
     match (kernels.set, form) {
         (Set::Plain, _) => plain_rows(form, matrix, rows, input, place),
+        #[cfg(target_arch = "aarch64")]
+        (Set::Neon | Set::Dotprod(_), Form::Floats) => plain_rows(form, matrix, rows, input, place),
+        // SAFETY: every aarch64 machine has what this takes.
+        // WHY: the same function is called for features found at run time.
+        #[cfg(target_arch = "aarch64")]
+        (Set::Neon, Form::Blocks32 | Form::Blocks256) => unsafe {
+            neon::rows::<neon::Everywhere>(matrix, rows, input, |token, row, x| place.put(token, row, &[x]));
+        },
+        // SAFETY: this variant exists only where the instruction was found.
+        // WHY: the only way to call code for features found at run time.
+        #[cfg(target_arch = "aarch64")]
+        (Set::Dotprod(_), Form::Blocks32 | Form::Blocks256) => unsafe {
+            neon::rows::<neon::Instruction>(matrix, rows, input, |token, row, x| place.put(token, row, &[x]));
+        },
         #[cfg(target_arch = "x86_64")]
         (Set::Avx512(_), Form::Blocks32 | Form::Blocks256) => {
             // SAFETY: this variant exists only where the features were found.

@@ -21,7 +21,10 @@ use half::f16;
 use super::Kind;
 use super::kind::Values;
 
-pub(crate) use float::{F4E2M1, e8m0};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use float::F4E2M1;
+pub(crate) use float::e8m0;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use table::{IQ4, MXFP4};
 
 /// One block of weights, unpacked. Kinds with blocks of 32 fill the first 32 values and the first two scales.
