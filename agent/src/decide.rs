@@ -2,7 +2,7 @@
 
 use tools::{Call, Replay};
 
-use crate::event::{Changed, End};
+use crate::event::{Changed, End, Loop};
 use crate::state::{Settled, State};
 
 /// What a session does next.
@@ -31,6 +31,8 @@ pub enum Action {
         /// What people are told of it.
         note: String,
     },
+    /// Write down that the model repeats itself.
+    Notice(Loop),
     /// End the turn.
     End {
         /// The turn.
@@ -47,6 +49,9 @@ impl State {
         let (turn, step) = (self.turn(), self.step() + 1);
         if !self.running() {
             return if self.waiting() == 0 { Action::Rest } else { Action::Begin { turn: turn + 1 } };
+        }
+        if let Some(what) = self.looping() {
+            return Action::Notice(what.clone());
         }
         // A call that was started and never settled means that the service stopped in between. It is settled first,
         // also when the turn was interrupted: what it did to the workspace is not known.

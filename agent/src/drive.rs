@@ -11,9 +11,9 @@ use tools::{Outcome, Replay};
 
 use crate::agent::Admitted;
 use crate::decide::Action;
-use crate::event::{End, Event, Recorded, Refused, Stop};
+use crate::event::{End, Event, Loop, Recorded, Refused, Stop};
 use crate::state::State;
-use crate::world::{Cancel, Manner, Sink, World};
+use crate::world::{Cancel, Manner, Progress, Sink, World};
 use crate::{Error, SessionId};
 
 /// What people ask of a running session. Each is answered once it is durable.
@@ -40,6 +40,9 @@ pub type Inbox = mpsc::Receiver<Order>;
 
 /// Inputs that may wait for a turn; more are refused with [`Error::Busy`].
 const WAITING_MAX: usize = 64;
+
+/// Repetitions noticed in a reply that may wait to be written down.
+const NOTICES_MAX: usize = 16;
 
 /// Drives a session until its inbox is closed or the world fails.
 ///
@@ -95,6 +98,7 @@ impl Driver<'_> {
                 Err(Error::Stopping) => return Err(Error::Stopping),
                 Err(error) => self.end(End::Failed { error: in_full(&error) }).await?,
             },
+            Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
             Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
         }
         Ok(true)
@@ -114,9 +118,20 @@ impl Driver<'_> {
             named: self.state.named().to_vec(),
         };
         let (switch, cancel) = Cancel::pair();
-        let (world, out) = (self.world, self.out);
-        let thought = world.think(&conversation, &created, &manner, &cancel, out);
-        let Some(thought) = self.until(thought, &switch, Abandon::Yes).await? else { return Ok(()) };
+        let (told, mut notices) = mpsc::channel(NOTICES_MAX);
+        let (world, watched) = (self.world, self.out.clone());
+        let out = Sink::new(move |progress| match progress {
+            // What there is no room for is not told: the reply itself says it all.
+            Progress::Looping { what } => drop(told.try_send(what)),
+            other => watched.say(other),
+        });
+        let thought = world.think(&conversation, &created, &manner, &cancel, &out);
+        let Some(thought) = self.until(thought, &switch, Abandon::Yes, &mut notices).await? else {
+            return Ok(());
+        };
+        while let Ok(what) = notices.try_recv() {
+            self.record(Event::Looping { step, what }).await?;
+        }
         match thought {
             Ok(mut thought) => {
                 for (i, call) in thought.calls.iter_mut().enumerate() {
@@ -158,7 +173,11 @@ impl Driver<'_> {
         let (switch, cancel) = Cancel::pair();
         let (world, out) = (self.world, self.out);
         let outcome = world.act(&call, &cancel, out);
-        let Some(outcome) = self.until(outcome, &switch, Abandon::No).await? else { return Ok(()) };
+        // A call repeats nothing.
+        let (_, mut none) = mpsc::channel(1);
+        let Some(outcome) = self.until(outcome, &switch, Abandon::No, &mut none).await? else {
+            return Ok(());
+        };
         match outcome {
             Ok(outcome) => {
                 // Read after the call and before anything else: what is in the file from now on is somebody else's.
@@ -179,18 +198,23 @@ impl Driver<'_> {
         self.record(Event::TurnEnded { turn: self.state.turn(), end }).await
     }
 
-    /// Waits for an effect while hearing orders. Nothing, when the inbox closed and the effect was abandoned.
+    /// Waits for an effect while hearing orders and writing down what is noticed. Nothing, when the inbox closed and the
+    /// effect was abandoned.
     async fn until<T>(
         &mut self,
         effect: impl Future<Output = T>,
         switch: &watch::Sender<bool>,
         abandon: Abandon,
+        notices: &mut mpsc::Receiver<Loop>,
     ) -> Result<Option<T>, Error> {
         tokio::pin!(effect);
         loop {
             tokio::select! {
                 biased;
                 done = &mut effect => return Ok(Some(done)),
+                Some(what) = notices.recv() => {
+                    self.record(Event::Looping { step: self.state.step(), what }).await?;
+                }
                 order = self.inbox.recv(), if !self.closing => match order {
                     Some(order) => self.obey(order, Some(switch)).await?,
                     None => {

@@ -90,6 +90,13 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         kept: Vec<String>,
     },
+    /// The model says or asks for the same again and again. It is only told: nothing is changed because of it.
+    Looping {
+        /// The step it was noticed in.
+        step: u32,
+        /// What is repeated.
+        what: Loop,
+    },
     /// Somebody asked the running turn to stop.
     Interrupted,
     /// The agent rests.
@@ -184,6 +191,33 @@ pub struct Refused {
     pub text: String,
     /// What is wrong with it, in words the model can act on.
     pub why: String,
+}
+
+/// What a model repeats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "snake_case")]
+pub enum Loop {
+    /// A stretch of its reply stands there many times in a row. Noticed while the reply was sampled, and again each time
+    /// it stood there twice as often.
+    Text {
+        /// The stretch, shortened.
+        text: String,
+        /// How many tokens it is long.
+        length: u32,
+        /// Where the first one begins: tokens of the reply.
+        start: u32,
+        /// How often it stood there.
+        times: u32,
+    },
+    /// It asked for the very same call in several steps in a row.
+    Call {
+        /// [`Call::id`] of the last one.
+        id: String,
+        /// Its tool.
+        name: String,
+        /// In how many steps.
+        times: u32,
+    },
 }
 
 /// Why a reply ended.

@@ -35,7 +35,7 @@ pub use decide::Action;
 pub use drive::{Inbox, Order, drive};
 pub use error::Error;
 pub use event::{
-    Before, Budget, Changed, Created, End, Event, Recorded, Refused, SessionId, Stop, Usage, digest,
+    Before, Budget, Changed, Created, End, Event, Loop, Recorded, Refused, SessionId, Stop, Usage, digest,
 };
 pub use live::{Live, LiveOptions};
 pub use state::State;

@@ -12,7 +12,7 @@ use tools::{Call, Outcome, Replay};
 use crate::check;
 use crate::context::{Answer, Message};
 use crate::dialect::Shape;
-use crate::event::{Changed, Created, End, Event, Recorded, Refused, Stop, Usage};
+use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::lead::{self, Lead, Tried};
 
 /// A session as its journal tells it.
@@ -44,12 +44,19 @@ pub struct State {
     lead: Lead,
     attempt: Option<Attempt>,
     refused: Vec<Refused>,
+    /// The calls of the last reply, and in how many steps in a row each was asked for.
+    repeated: Vec<(String, u32)>,
+    /// Repetitions that are not written down yet.
+    looping: Vec<Loop>,
     conversation: Arc<Vec<Message>>,
     usage: Usage,
     calls_done: u32,
     calls_failed: u32,
     ended: Option<End>,
 }
+
+/// In how many steps in a row a call is asked for before it is noticed: twice is somebody who looks again.
+const REPEATED_MIN: u32 = 3;
 
 /// Changes that have not yet been seen to help.
 #[derive(Debug, Clone)]
@@ -124,6 +131,8 @@ impl State {
                 self.turn_output_tokens = 0;
                 self.tried.clear();
                 self.circles = 0;
+                self.repeated.clear();
+                self.looping.clear();
                 self.lead.turn();
                 self.attempt = None;
                 self.ended = None;
@@ -139,6 +148,7 @@ impl State {
                 self.usage = self.usage.plus(*usage);
                 self.calls = calls.iter().map(|call| (call.clone(), Settled::Waiting)).collect();
                 self.refused = refused.clone();
+                self.repeats(calls);
                 self.answered = calls.is_empty() && refused.is_empty() && self.waiting.is_empty();
                 self.attempt_begins();
                 Arc::make_mut(&mut self.conversation).push(Message::Assistant {
@@ -186,10 +196,12 @@ impl State {
             }
             Event::Undone { kept, .. } if kept.is_empty() => self.undo(),
             Event::Undone { .. } => self.attempt = None,
+            Event::Looping { what, .. } => self.looping.retain(|known| known != what),
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {
                 self.turn = *turn;
                 self.attempt = None;
+                self.looping.clear();
                 self.running = false;
                 self.interrupted = false;
                 self.ended = Some(end.clone());
@@ -201,6 +213,24 @@ impl State {
                     }
                 }
             }
+        }
+    }
+
+    /// Counts in how many steps in a row the calls of a reply were asked for.
+    fn repeats(&mut self, calls: &[Call]) {
+        let before = std::mem::take(&mut self.repeated);
+        self.looping.clear();
+        for call in calls {
+            let made = format!("{} {}", call.name, call.arguments);
+            if self.repeated.iter().any(|(other, _)| *other == made) {
+                continue;
+            }
+            let times = before.iter().find(|(other, _)| *other == made).map_or(1, |(_, times)| times + 1);
+            // Told when it has become a repetition, and each time it has gone on twice as long.
+            if times % REPEATED_MIN == 0 && (times / REPEATED_MIN).is_power_of_two() {
+                self.looping.push(Loop::Call { id: call.id.clone(), name: call.name.clone(), times });
+            }
+            self.repeated.push((made, times));
         }
     }
 
@@ -444,6 +474,11 @@ impl State {
     /// How many attempts of this turn were undone.
     pub(crate) fn undone(&self) -> u32 {
         self.lead.undone_count()
+    }
+
+    /// A repetition that is not written down yet.
+    pub(crate) fn looping(&self) -> Option<&Loop> {
+        self.looping.first()
     }
 
     /// What a led model need not try to replace again: path and text.

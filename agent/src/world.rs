@@ -13,7 +13,7 @@ use crate::Error;
 use crate::agent::NewSession;
 use crate::context::Message;
 use crate::dialect::Shape;
-use crate::event::{Before, Changed, Created, Event, Recorded, Refused, SessionId, Stop, Usage};
+use crate::event::{Before, Changed, Created, Event, Loop, Recorded, Refused, SessionId, Stop, Usage};
 
 /// Everything outside the agent, as one session meets it: its journal, its mind, its tools and its clock.
 ///
@@ -115,7 +115,7 @@ pub struct Thought {
     pub usage: Usage,
 }
 
-/// What happens between two events: shown live, never written down.
+/// What happens between two events: shown live and, with one exception, never written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Progress {
@@ -154,6 +154,12 @@ pub enum Progress {
         call: String,
         /// The new text.
         text: String,
+    },
+    /// The reply says the same again and again. Unlike the others this is written down, as [`Event::Looping`], and
+    /// reaches watchers as that event.
+    Looping {
+        /// What is repeated.
+        what: Loop,
     },
     /// How the step is going.
     Speed {

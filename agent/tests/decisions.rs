@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agent::{Action, Budget, Created, End, Event, Recorded, State, Stop, Usage};
+use agent::{Action, Budget, Created, End, Event, Loop, Recorded, State, Stop, Usage};
 use expect_test::{Expect, expect};
 use memory::Seq;
 use tools::{Call, Outcome, Replay};
@@ -56,6 +56,10 @@ fn events(history: &str) -> Vec<Recorded> {
                     Event::CallFinished { id: rest.into(), outcome: Outcome::refused("no"), left: None }
                 }
                 "lost" => Event::CallLost { id: rest.into() },
+                "noticed" => {
+                    let (id, times) = rest.split_once('*').unwrap();
+                    Event::Looping { step, what: again(id, times.parse().unwrap()) }
+                }
                 "stop" => Event::Interrupted,
                 "end" => Event::TurnEnded { turn, end: End::Done },
                 other => panic!("no such word: {other}"),
@@ -80,7 +84,13 @@ fn created() -> Created {
 }
 
 fn call(id: &str) -> Call {
-    Call { id: id.into(), name: "exec".into(), arguments: serde_json::json!({}) }
+    // What comes before a dash is what the call does.
+    let does = id.split('-').next().unwrap();
+    Call { id: id.into(), name: "exec".into(), arguments: serde_json::json!({ "command": does }) }
+}
+
+fn again(id: &str, times: u32) -> Loop {
+    Loop::Call { id: id.into(), name: "exec".into(), times }
 }
 
 fn say(action: &Action) -> String {
@@ -91,6 +101,7 @@ fn say(action: &Action) -> String {
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),
         Action::Undo { files, note } => format!("undo {} files: {note}", files.len()),
+        Action::Notice(what) => format!("notice {}", serde_json::to_string(what).unwrap()),
         Action::End { turn, end } => format!("end turn {turn}: {}", serde_json::to_string(end).unwrap()),
     }
 }
@@ -142,18 +153,48 @@ fn an_input_during_the_last_reply_is_answered_in_the_same_turn() {
 
 #[test]
 fn a_budget_ends_the_turn_before_the_next_thought() {
-    let step = "step reply:a start:a done:a ";
+    let step = |name: &str| format!("step reply:{name} start:{name} done:{name} ");
+    let steps = |count: usize| ["a", "b", "c"][..count].iter().map(|name| step(name)).collect::<String>();
     check(
         &format!("created ask turn {}", "step ".repeat(3)),
         expect![[r#"end turn 1: {"why":"budget","limit":"3 steps in a turn"}"#]],
     );
-    check(&format!("created ask turn {}", step.repeat(2)), expect!["think step 3"]);
+    check(&format!("created ask turn {}", steps(2)), expect!["think step 3"]);
     check(
-        &format!("created ask turn {}", step.repeat(3)),
+        &format!("created ask turn {}", steps(3)),
         expect![[r#"end turn 1: {"why":"budget","limit":"3 steps in a turn"}"#]],
     );
     // The next turn has a budget of its own.
-    check(&format!("created ask turn {} end ask turn", step.repeat(3)), expect!["think step 4"]);
+    check(&format!("created ask turn {} end ask turn", steps(3)), expect!["think step 4"]);
+}
+
+#[test]
+fn a_call_that_is_asked_for_again_and_again_is_noticed_once() {
+    // People are told; what is done about it is not decided here, so the call runs like any other.
+    let step = |id: &str| format!("step reply:{id} start:{id} done:{id} ");
+    let twice = format!("created ask turn {}{}", step("a-1"), step("a-2"));
+    check(
+        &format!("{twice} step reply:a-3"),
+        expect![[r#"notice {"of":"call","id":"a-3","name":"exec","times":3}"#]],
+    );
+    check(&format!("{twice} step reply:a-3 noticed:a-3*3"), expect!["act a-3"]);
+    check(
+        &format!("{twice} step reply:b,a-3"),
+        expect![[r#"notice {"of":"call","id":"a-3","name":"exec","times":3}"#]],
+    );
+    // Twice in one step is once; something else in between is no circle; nor is what a person asks for again.
+    check(&format!("{twice} step reply:b"), expect!["act b"]);
+    check(&format!("created ask turn {} step reply:a-2,a-3", step("a-1")), expect!["act a-2"]);
+    check(&format!("created ask turn {} {} step reply:a-3", step("a-1"), step("b")), expect!["act a-3"]);
+    check(&format!("{twice} step reply end ask turn step reply:a-3"), expect!["act a-3"]);
+    // It is told again when it has gone on twice as long.
+    let more = |from: u32, to: u32| (from..=to).map(|n| step(&format!("a-{n}"))).collect::<String>();
+    let third = "step reply:a-3 noticed:a-3*3 start:a-3 done:a-3 ";
+    check(&format!("{twice}{third}{} step reply:a-5", more(4, 4)), expect!["act a-5"]);
+    check(
+        &format!("{twice}{third}{} step reply:a-6", more(4, 5)),
+        expect![[r#"notice {"of":"call","id":"a-6","name":"exec","times":6}"#]],
+    );
 }
 
 #[test]
@@ -170,6 +211,7 @@ fn any_journal_folds() {
         "peek:b",
         "done:a",
         "lost:b",
+        "noticed:a*3",
         "stop",
         "end",
     ];

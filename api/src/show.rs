@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use agent::{End, Event, Progress, Recorded};
+use agent::{End, Event, Loop, Progress, Recorded};
 use serde_json::Value;
 use tools::{Call, Outcome};
 
@@ -110,6 +110,8 @@ impl Show {
                 let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
                 self.do_now(Doing::Running { call, last: one_line(last, 200) });
             }
+            // It comes as an event.
+            Progress::Looping { .. } => {}
             Progress::Speed { output_tokens, decode_ms } => match &self.doing {
                 Doing::Calling { .. } => self.tick(),
                 _ => self.do_now(Doing::Thinking { tokens: output_tokens, decode_ms }),
@@ -172,6 +174,10 @@ impl Show {
                 let (_, why) = note.split_once("was undone: ").unwrap_or(("", note));
                 let why = one_line(why, screen.width().saturating_sub(28));
                 screen.line(&screen.ink(Ink::Dim, &format!("↩ undone, it did not help: {why}")));
+            }
+            Event::Looping { what, .. } => {
+                let what = loop_in_words(what, screen.width().saturating_sub(60).max(24));
+                screen.line(&screen.ink(Ink::Warn, &format!("⟳ {what}")));
             }
             Event::Interrupted => screen.line(&screen.ink(Ink::Warn, "interrupted")),
             Event::TurnEnded { end, .. } => {
@@ -242,6 +248,19 @@ pub(crate) fn in_words(call: &Call, width: usize) -> String {
     match about {
         Some(about) => one_line(&format!("{} {about}", call.name), width),
         None => one_line(&call.name, width),
+    }
+}
+
+/// What a model repeats, as a sentence with at most `width` characters of it.
+pub(crate) fn loop_in_words(what: &Loop, width: usize) -> String {
+    match what {
+        Loop::Text { text, times, start, .. } => format!(
+            "the reply repeats itself: {:?}, {times} times in a row from token {start} on",
+            one_line(text, width)
+        ),
+        Loop::Call { name, times, .. } => {
+            format!("the very same call of {name} was asked for in {times} steps in a row")
+        }
     }
 }
 

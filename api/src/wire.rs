@@ -253,7 +253,7 @@ pub(crate) struct Event {
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
     /// What happened: `created`, `input`, `turn_started`, `step_started`, `reply`, `call_started`, `call_finished`,
-    /// `call_lost`, `undone`, `interrupted` or `turn_ended`; more may be added.
+    /// `call_lost`, `undone`, `looping`, `interrupted` or `turn_ended`; more may be added.
     #[serde(rename = "type")]
     pub(crate) kind: String,
     /// What belongs to this kind of event.

@@ -32,6 +32,7 @@ pub mod experts;
 pub mod kv;
 pub mod logits;
 pub mod plan;
+pub mod repeats;
 pub mod snapshot;
 pub mod tables;
 #[cfg(any(test, feature = "testing"))]

@@ -78,10 +78,11 @@ async fn a_crash_at_any_effect_loses_nothing_and_repeats_nothing() {
             }
             fuse += 1;
         }
-        // Created, input, turn start, 4 steps, 4 replies, 6 calls with start, run and finish, turn end, 4 thoughts.
+        // Created, input, turn start, 4 steps, 4 replies, 6 calls with start, run and finish, turn end, 4 thoughts, and the
+        // notice that the same look was asked for in three steps.
         assert_eq!(
             fuse,
-            1 + 1 + 1 + 4 + 4 + 6 * 3 + 1 + 4 + 1,
+            1 + 1 + 1 + 4 + 4 + 6 * 3 + 1 + 4 + 1 + 1,
             "the script has as many crash points as it has effects"
         );
     }
@@ -106,6 +107,8 @@ fn check(fuse: usize, before: &[Recorded], after: &[Recorded], first: &[Ran], se
         let twice = first.contains(ran);
         assert!(!twice || ran.name.starts_with("safe"), "fuse {fuse}: {ran:?} ran twice");
     }
+    let notices = after.iter().filter(|recorded| matches!(&recorded.event, Event::Looping { .. })).count();
+    assert!(notices <= 1, "fuse {fuse}: a repetition was told {notices} times");
     // Every call that ran has its intent in the journal before; every call of a reply is settled exactly once.
     for ran in first.iter().chain(second) {
         let started = after

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::{Agent, Command, Config, End, Error, Event, NewSession, Said, SessionId, Status};
+use agent::{Agent, Command, Config, End, Error, Event, Loop, NewSession, Said, SessionId, Status};
 use kit::{Script, Stage, Theatre, says, thinks};
 use memory::{Memory, Seq};
 
@@ -52,6 +52,36 @@ async fn the_same_input_twice_is_one_input() {
     assert_eq!(
         types(&agent, &id).await,
         ["created", "input", "turn_started", "step_started", "reply", "turn_ended"]
+    );
+}
+
+#[tokio::test]
+async fn a_reply_that_repeats_itself_is_told_while_it_comes() {
+    // Whoever watches can stop it; nothing else is done about it.
+    let text = format!("Well. {}Done.", "It is so. ".repeat(30));
+    let (_folder, _, agent) = agent(Script(vec![says(&text)]), Duration::from_millis(200)).await;
+    let id = agent.create(new()).await.unwrap().id;
+    agent.submit(&id, input("a", "hi")).await.unwrap();
+    until_idle(&agent, &id).await;
+    let events = agent.events(&id, Seq(0), 10_000).await.unwrap();
+    let told: Vec<_> = events
+        .iter()
+        .filter_map(|recorded| match &recorded.event {
+            Event::Looping { step, what } => Some((*step, what.clone())),
+            _ => None,
+        })
+        .collect();
+    let expected = [6, 12, 24].map(|times| {
+        // The point and the blank before the first one are a sentence's end as well.
+        (1, Loop::Text { text: ". It is so".into(), length: 10, start: 4, times })
+    });
+    assert_eq!(told, expected);
+    let reply = events
+        .iter()
+        .position(|recorded| matches!(&recorded.event, Event::Reply { text: said, .. } if *said == text));
+    assert!(
+        reply.is_some_and(|at| matches!(events[at - 1].event, Event::Looping { .. })),
+        "it is told before the reply is whole"
     );
 }
 

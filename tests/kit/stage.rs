@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{
-    Before, Budget, Cancel, Changed, Created, Error, Event, Manner, Message, NewSession, SessionId, Sink,
-    Stop, Thought, Usage, World, Worlds,
+    Before, Budget, Cancel, Changed, Created, Error, Event, Loop, Manner, Message, NewSession, Progress,
+    SessionId, Sink, Stop, Thought, Usage, World, Worlds,
 };
 use async_trait::async_trait;
+use engine::repeats::{Repeat, Repeats};
 use memory::{Journal, Memory, Seq};
 use tools::{Call, Outcome, Replay, Spec};
 
@@ -226,7 +227,7 @@ impl World for Seat {
         _: &Created,
         manner: &Manner,
         cancel: &Cancel,
-        _: &Sink,
+        out: &Sink,
     ) -> Result<Thought, Error> {
         let said = conversation.iter().filter(|message| matches!(message, Message::Assistant { .. })).count();
         let mut thought = self
@@ -237,6 +238,14 @@ impl World for Seat {
             for call in thought.calls.iter_mut().filter(|call| call.name == "edit") {
                 call.arguments["new"] = "good".into();
             }
+        }
+        // What it repeats it notices, as a mind does.
+        let mut repeats = Repeats::default();
+        for Repeat { start, length, times } in thought.tokens.iter().filter_map(|token| repeats.push(*token))
+        {
+            let text = thought.text[start..start + length].to_string();
+            let [start, length, times] = [start, length, times].map(|n| n as u32);
+            out.say(Progress::Looping { what: Loop::Text { text, length, start, times } });
         }
         tokio::select! {
             () = tokio::time::sleep(self.stage.takes) => Ok(thought),

@@ -3,13 +3,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
+use engine::repeats::{Repeat, Repeats};
 use engine::snapshot::{Secret, Slot};
-use engine::{Engine, Grammar, Timeline, Token};
+use engine::{Engine, Grammar, Timeline, Token, Tokenizer};
 
 use crate::Error;
 use crate::context::Message;
 use crate::dialect::{Dialect, Part, Quotes, Reader, Shape, tokens_of};
-use crate::event::{Created, Stop, Usage};
+use crate::event::{Created, Loop, Stop, Usage};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought};
 use tools::Spec;
 
@@ -112,6 +113,7 @@ impl LocalMind {
         let room = (limit - prompt.len()).min(created.budget.reply_tokens_max as usize);
         let mut reply: Vec<Token> = Vec::new();
         let mut shown = Shown::new(self.dialect);
+        let mut repeats = Repeats::default();
         let decoding = Instant::now();
         let stop = loop {
             if reply.len() >= room {
@@ -128,6 +130,9 @@ impl LocalMind {
             }
             reply.push(next);
             shown.add(tokenizer.bytes(next), out);
+            if let Some(repeat) = repeats.push(next) {
+                out.say(Progress::Looping { what: looping(repeat, &reply, &tokenizer) });
+            }
             out.say(Progress::Speed {
                 output_tokens: usage.output_tokens,
                 decode_ms: decoding.elapsed().as_millis() as u64,
@@ -152,6 +157,17 @@ impl LocalMind {
             usage,
         })
     }
+}
+
+/// A stretch that a reply repeats, for people.
+fn looping(repeat: Repeat, reply: &[Token], tokenizer: &Tokenizer) -> Loop {
+    /// Enough to see what it is.
+    const CHARS_MAX: usize = 200;
+    let Repeat { start, length, times } = repeat;
+    let text: String = tokenizer.decode(&reply[start..start + length]).chars().take(CHARS_MAX).collect();
+    // A reply has far fewer tokens than fit.
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Loop::Text { text, length: number(length), start: number(start), times: number(times) }
 }
 
 /// A timeline with nothing on it.

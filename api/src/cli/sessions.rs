@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
-use crate::show::{end_in_words, in_words};
+use crate::show::{end_in_words, in_words, loop_in_words};
 use crate::term::{one_line, say, table};
 use crate::wire;
 
@@ -342,6 +342,7 @@ fn line(recorded: &Recorded) -> String {
         Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
         Event::Undone { note, kept } if kept.is_empty() => format!("undone: {note}"),
         Event::Undone { kept, .. } => format!("not undone: somebody changed {} meanwhile", kept.join(", ")),
+        Event::Looping { what, .. } => loop_in_words(what, 200),
         Event::Interrupted => "interrupted".to_string(),
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),
     };
