@@ -47,6 +47,15 @@ bench model="qwen2.5-coder-1.5b":
 bench-llama path model="qwen2.5-coder-1.5b":
     cargo run --release -- bench -m {{model}} -p 512 -n 64 -r 5 --vs-llama {{path}}
 
+# Calls of twenty tools by a real model, judged by another implementation of JSON Schema (Python's jsonschema).
+calls model count="1000":
+    cargo run --release -p engine --example calls -- {{model}} {{count}} > target/calls.jsonl
+    python3 engine/examples/calls/check.py target/calls.jsonl
+
+# How often a real model's edits of this repository's functions miss, with and without what binds them.
+edits model count="30":
+    cargo run --release -p agent --example edits -- {{model}} . {{count}} > target/edits.jsonl
+
 # Lines per file, longest first: looked at in review; fails nothing.
 size:
     git ls-files '*.rs' | xargs wc -l | sort -rn | head -40

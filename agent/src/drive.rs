@@ -113,9 +113,7 @@ impl Driver<'_> {
             sampling: sampling(&created.sampling, self.state.circles(), self.state.undone()),
             shape,
             without,
-            seen: self.state.seen().to_vec(),
-            avoid: self.state.avoid(),
-            named: self.state.named().to_vec(),
+            bounds: self.state.bounds(),
         };
         let (switch, cancel) = Cancel::pair();
         let (told, mut notices) = mpsc::channel(NOTICES_MAX);

@@ -6,13 +6,15 @@
 //! fails. What it runs, reads and changes it decides itself.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use tools::{Outcome, Replay, Spec};
 
 use crate::check;
-use crate::dialect::Shape;
+use crate::dialect::{Bound, Known as File, Quoted, Shape, To};
 use crate::event::Created;
 use crate::focus;
+use crate::known::{Known, TEXT_BYTES_MAX, relative};
 
 /// The tools whose success is a changed file.
 const CHANGES: [&str; 2] = ["edit", "write"];
@@ -184,13 +186,13 @@ impl Lead {
     }
 
     /// Names that the failing check leads to, while it is worth following them.
-    pub(crate) fn named(&self) -> &[String] {
+    fn named(&self) -> &[String] {
         if self.attempts < LED_ATTEMPTS { &self.named } else { &[] }
     }
 
     /// Places that were to be replaced by themselves just now, or where replacing did not help twice: what is to be
     /// changed may be elsewhere.
-    pub(crate) fn avoid(&self) -> Vec<(String, String)> {
+    fn avoid(&self) -> Vec<(String, String)> {
         let mut avoid = self.idle.clone();
         for tried in &self.tried {
             let place = (tried.path.clone(), tried.old.trim().to_string());
@@ -202,9 +204,40 @@ impl Lead {
         avoid
     }
 
-    /// Files the model has seen, the latest last.
-    pub(crate) fn seen(&self) -> &[String] {
-        &self.seen
+    /// What an edit may replace: whole lines of the files that were seen, as they were seen last. Where a file is not known, or
+    /// all of them are too long for a grammar, nothing is bound: an edit must stay possible.
+    pub(crate) fn bounds(&self, known: &Known, workspace: &Path) -> Vec<Bound> {
+        let mut texts: Vec<(&str, String)> = Vec::new();
+        for path in &self.seen {
+            let Some(text) = known.text(&relative(workspace, path)) else { return Vec::new() };
+            texts.push((path, text.concat()));
+        }
+        if texts.iter().map(|(_, text)| text.len()).sum::<usize>() > TEXT_BYTES_MAX {
+            return Vec::new();
+        }
+        let all: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
+        let whole = all.iter().map(|text| vec![text.to_string()]).collect::<Vec<_>>();
+        let avoid = self.avoid();
+        let mut files: Vec<File> = Vec::new();
+        // What the check leads to may all have been tried.
+        for pieces in [focus::pieces(&all, self.named()), Some(whole)].into_iter().flatten() {
+            for ((path, text), pieces) in texts.iter().zip(pieces) {
+                let avoid = || avoid.iter().filter(|(of, _)| of == path).map(|(_, text)| text.as_str());
+                let pieces: Vec<String> = pieces.iter().flat_map(|piece| without(piece, avoid())).collect();
+                if !pieces.is_empty() {
+                    let path = relative(workspace, path);
+                    files.push(File { path, pieces, whole: text.clone() });
+                }
+            }
+            if !files.is_empty() {
+                break;
+            }
+        }
+        if files.is_empty() {
+            return Vec::new();
+        }
+        let piece = Quoted { of: "path".into(), files, lines: true, all: None, free: None, others: false };
+        vec![Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(piece) }]
     }
 
     /// What the next reply may be, and the tools it may not call.
@@ -259,6 +292,23 @@ impl Lead {
             (shape, if left >= 2 { without } else { BTreeSet::new() })
         }
     }
+}
+
+/// A text in pieces, without the lines that are to be avoided.
+fn without<'a>(text: &str, avoid: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let avoid: Vec<&str> =
+        avoid.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut pieces = vec![String::new()];
+    for line in text.split_inclusive('\n') {
+        let last = pieces.last_mut().expect("there is always a piece");
+        if !avoid.contains(&line.trim()) {
+            last.push_str(line);
+        } else if !last.is_empty() {
+            pieces.push(String::new());
+        }
+    }
+    pieces.retain(|piece| !piece.trim().is_empty());
+    pieces
 }
 
 #[cfg(test)]
@@ -408,13 +458,13 @@ mod tests {
             assert_eq!(session.state.undone(), attempt);
         }
         // After the second time elsewhere.
-        assert_eq!(session.state.avoid(), [("a.py".to_string(), "x".to_string())]);
+        assert_eq!(session.state.lead().avoid(), [("a.py".to_string(), "x".to_string())]);
         // And after the third not only where the check leads.
-        assert!(session.state.named().contains(&"page_count".to_string()));
+        assert!(session.state.lead().named().contains(&"page_count".to_string()));
         session.edit("y");
         session.check(false, FAILS);
         session.tell(Event::Undone { note: String::new(), kept: Vec::new() });
-        assert!(session.state.named().is_empty());
+        assert!(session.state.lead().named().is_empty());
     }
 
     #[test]
@@ -460,9 +510,9 @@ mod tests {
         session.check(false, "NameError: math\n\nRan 8 tests in 0.1s\n\nFAILED (errors=8)");
         let same = serde_json::json!({"path": "a.py", "old": "    y\n", "new": "    y\n"});
         session.call("edit", same, false, "old and new are equal");
-        assert_eq!(session.state.avoid(), [("a.py".to_string(), "y".to_string())]);
+        assert_eq!(session.state.lead().avoid(), [("a.py".to_string(), "y".to_string())]);
         session.edit("import math");
-        assert!(session.state.avoid().is_empty());
+        assert!(session.state.lead().avoid().is_empty());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod drive;
 mod error;
 mod event;
 mod focus;
+mod known;
 mod lead;
 mod live;
 pub mod mind;

@@ -17,9 +17,8 @@ use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
 use crate::check;
 use crate::context::Message;
-use crate::dialect::{Dialect, Quotes};
+use crate::dialect::Dialect;
 use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
-use crate::focus;
 use crate::lead;
 use crate::mind::LocalMind;
 use crate::world::{Cancel, Manner, Progress, Sink, Thought, World, Worlds};
@@ -277,9 +276,6 @@ impl Worlds for Arc<Live> {
 /// The longest file that is kept before it is changed; changes of longer ones are not undone. Bytes.
 const KEPT_BYTES_MAX: u64 = 256 << 10;
 
-/// The most text that bounds an edit. Bytes; far above what a small model can have read, far below what a grammar may be.
-const QUOTED_BYTES_MAX: u64 = 64 << 10;
-
 /// One session's real world.
 struct LiveWorld {
     live: Arc<Live>,
@@ -302,42 +298,6 @@ impl LiveWorld {
         let opened = Arc::new(Sandbox::open(self.policy.clone()).await?);
         *sandbox = Some(opened.clone());
         Ok(opened)
-    }
-
-    /// What an edit may replace in the files that were seen, as they are now. A file that cannot be read, or is too long
-    /// for a grammar, leaves all of them unbound: an edit of it must stay possible.
-    async fn quotes(&self, manner: &Manner) -> Quotes {
-        let mut quotes = Quotes { tool: "edit", path: "path", text: "old", files: Vec::new() };
-        let (mut seen, mut bytes) = (Vec::new(), 0);
-        for path in &manner.seen {
-            let Ok(sandbox) = self.sandbox().await else { return quotes };
-            match sandbox.text(path, QUOTED_BYTES_MAX).await {
-                Ok(Some(text)) => {
-                    bytes += text.len() as u64;
-                    seen.push((path, text));
-                }
-                Ok(None) | Err(_) => return quotes,
-            }
-        }
-        if bytes > QUOTED_BYTES_MAX {
-            return quotes;
-        }
-        let texts: Vec<&str> = seen.iter().map(|(_, text)| text.as_str()).collect();
-        let whole = || texts.iter().map(|text| vec![text.to_string()]).collect::<Vec<_>>();
-        let led = focus::pieces(&texts, &manner.named);
-        // What the check leads to may all have been tried.
-        for pieces in [led, Some(whole())].into_iter().flatten() {
-            for ((path, _), pieces) in seen.iter().zip(pieces) {
-                let avoid = manner.avoid.iter().filter(|(of, _)| of == *path).map(|(_, text)| text.as_str());
-                let avoid: Vec<&str> = avoid.collect();
-                let pieces = pieces.iter().flat_map(|piece| without(piece, avoid.iter().copied()));
-                quotes.files.extend(pieces.map(|piece| (path.to_string(), piece)));
-            }
-            if !quotes.files.is_empty() {
-                break;
-            }
-        }
-        quotes
     }
 }
 
@@ -367,7 +327,6 @@ impl World for LiveWorld {
     ) -> Result<Thought, Error> {
         let mut mind = self.thinking.mind.lock().await;
         self.thinking.used.store(self.live.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        let quotes = self.quotes(manner).await;
         let thought = async {
             let mind = match &mut *mind {
                 Some(mind) => mind,
@@ -377,7 +336,7 @@ impl World for LiveWorld {
                     none.insert(LocalMind::new(engine, created, self.slot.clone(), secret)?)
                 }
             };
-            mind.think(conversation, created, manner, &quotes, cancel, out).await
+            mind.think(conversation, created, manner, cancel, out).await
         }
         .await;
         drop(mind);
@@ -439,23 +398,6 @@ impl World for LiveWorld {
         }
         Ok(done)
     }
-}
-
-/// A text in pieces, without the lines that are to be avoided.
-fn without<'a>(text: &str, avoid: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let avoid: Vec<&str> =
-        avoid.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty()).collect();
-    let mut pieces = vec![String::new()];
-    for line in text.split_inclusive('\n') {
-        let last = pieces.last_mut().expect("there is always a piece");
-        if !avoid.contains(&line.trim()) {
-            last.push_str(line);
-        } else if !last.is_empty() {
-            pieces.push(String::new());
-        }
-    }
-    pieces.retain(|piece| !piece.trim().is_empty());
-    pieces
 }
 
 /// The folder a session works in, checked: it exists, is a folder, and lies under a root once every link is followed.

@@ -4,6 +4,7 @@
 //! rather than believed, because a journal may have been written by a version with other habits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use memory::Seq;
@@ -11,8 +12,9 @@ use tools::{Call, Outcome, Replay};
 
 use crate::check;
 use crate::context::{Answer, Message};
-use crate::dialect::Shape;
+use crate::dialect::{Bound, Shape};
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 
 /// A session as its journal tells it.
@@ -42,6 +44,7 @@ pub struct State {
     /// How many calls in a row were made before in this turn with the same answer.
     circles: u32,
     lead: Lead,
+    known: Known,
     attempt: Option<Attempt>,
     refused: Vec<Refused>,
     /// The calls of the last reply, and in how many steps in a row each was asked for.
@@ -65,6 +68,7 @@ struct Attempt {
     messages: usize,
     tried: usize,
     lead: Lead,
+    known: Known,
     /// Tests that passed then.
     passed: u32,
     /// Files as they were and as they were left.
@@ -175,6 +179,13 @@ impl State {
                 let call = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
                 if let Some(call) = call {
                     self.lead.ended(&call.name, &call.arguments, outcome);
+                    let workspace = self.created.as_ref().map(|created| created.workspace.as_path());
+                    self.known.ended(
+                        workspace.unwrap_or(Path::new("")),
+                        &call.name,
+                        &call.arguments,
+                        outcome,
+                    );
                     self.attempt_left(&call, left.as_ref());
                     self.attempt_goes_on(&call, outcome);
                 }
@@ -183,19 +194,23 @@ impl State {
             Event::CallLost { id } => {
                 self.calls_done += 1;
                 self.calls_failed += 1;
-                let lost =
-                    self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.name.clone());
-                if let Some(name) = lost {
-                    if lead::changes(&name) {
+                let lost = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
+                if let Some(call) = lost {
+                    if lead::changes(&call.name) {
                         // What it left is not known, so there is nothing that could safely be put back.
                         self.attempt = None;
                     }
-                    self.lead.lost(&name);
+                    self.lead.lost(&call.name);
+                    let workspace = self.created.as_ref().map(|created| created.workspace.as_path());
+                    self.known.lost(workspace.unwrap_or(Path::new("")), &call.arguments);
                 }
                 self.settle(id, |call| Settled::Answered(Answer::lost(call)));
             }
             Event::Undone { kept, .. } if kept.is_empty() => self.undo(),
-            Event::Undone { .. } => self.attempt = None,
+            Event::Undone { kept, .. } => {
+                self.attempt = None;
+                kept.iter().for_each(|path| self.known.forget(path));
+            }
             Event::Looping { what, .. } => self.looping.retain(|known| known != what),
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {
@@ -283,6 +298,7 @@ impl State {
                 messages: self.conversation.len(),
                 tried: self.tried.len(),
                 lead: self.lead.clone(),
+                known: self.known.clone(),
                 passed,
                 files: Vec::new(),
                 edits: Vec::new(),
@@ -361,6 +377,7 @@ impl State {
         self.tried.truncate(attempt.tried);
         self.circles = 0;
         self.lead = attempt.lead;
+        self.known = attempt.known;
         self.lead.undone(attempt.edits);
         let conversation = Arc::make_mut(&mut self.conversation);
         conversation.truncate(attempt.messages);
@@ -463,12 +480,18 @@ impl State {
         }
     }
 
-    /// Files a led model has read or changed, the latest last: what it replaces in them has to stand there.
-    pub fn seen(&self) -> &[String] {
+    /// What the arguments of the next reply's calls are bound to: to what there is, as far as the session has seen it.
+    pub fn bounds(&self) -> Vec<Bound> {
         match &self.created {
-            Some(created) if created.led => self.lead.seen(),
-            _ => &[],
+            Some(created) if created.led => self.lead.bounds(&self.known, &created.workspace),
+            Some(created) => self.known.bounds(&created.tools),
+            None => Vec::new(),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lead(&self) -> &Lead {
+        &self.lead
     }
 
     /// How many attempts of this turn were undone.
@@ -479,16 +502,6 @@ impl State {
     /// A repetition that is not written down yet.
     pub(crate) fn looping(&self) -> Option<&Loop> {
         self.looping.first()
-    }
-
-    /// What a led model need not try to replace again: path and text.
-    pub(crate) fn avoid(&self) -> Vec<(String, String)> {
-        self.lead.avoid()
-    }
-
-    /// Names the failing check leads a led model to.
-    pub(crate) fn named(&self) -> &[String] {
-        self.lead.named()
     }
 
     pub(crate) fn answered(&self) -> bool {

@@ -12,7 +12,7 @@ use tools::{Call, Outcome};
 use crate::Error;
 use crate::agent::NewSession;
 use crate::context::Message;
-use crate::dialect::Shape;
+use crate::dialect::{Bound, Shape};
 use crate::event::{Before, Changed, Created, Event, Loop, Recorded, Refused, SessionId, Stop, Usage};
 
 /// Everything outside the agent, as one session meets it: its journal, its mind, its tools and its clock.
@@ -73,13 +73,8 @@ pub struct Manner {
     pub shape: Shape,
     /// Tools it may not call.
     pub without: BTreeSet<String>,
-    /// Files whose text bounds what the reply may replace in them; nothing bounds it in other files.
-    pub seen: Vec<String>,
-    /// What in these files is not to be replaced, because that was tried: path and text.
-    pub avoid: Vec<(String, String)>,
-    /// Names a failing check leads to: only definitions of these, and of what they mention, are to be changed. When there
-    /// are none, or these files define none of them, anything may be.
-    pub named: Vec<String>,
+    /// What the arguments of its calls are bound to besides the tools' schemas.
+    pub bounds: Vec<Bound>,
 }
 
 /// Makes the [`World`] of each session.

@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 
-use agent::dialect::{Dialect, Parsed, Part, Piece, Quotes, Reader, Shape, text_of, tokens_of};
+use agent::dialect::{
+    Besides, Bound, Dialect, Known, Parsed, Part, Piece, Quoted, Reader, Shape, To, text_of, tokens_of,
+};
 use agent::{Answer, Message, Stop};
 use engine::{Grammar, Tokenizer};
 use proptest::prelude::*;
@@ -12,7 +14,13 @@ use serde_json::{Value, json};
 use tools::{Call, Replay, Spec};
 
 fn spec(name: &str, parameters: Value) -> Spec {
-    Spec { name: name.into(), description: String::new(), parameters, replay: Replay::Safe }
+    Spec {
+        name: name.into(),
+        description: String::new(),
+        parameters,
+        replay: Replay::Safe,
+        bounds: Vec::new(),
+    }
 }
 
 fn specs() -> Vec<Spec> {
@@ -210,21 +218,29 @@ fn plain(pieces: &[Piece]) -> String {
 
 /// A vocabulary of bytes and these special tokens.
 fn vocabulary(marks: &[&str]) -> Tokenizer {
+    vocabulary_of(marks, &[])
+}
+
+/// A vocabulary of bytes, these pairs of bytes and these special tokens.
+fn vocabulary_of(marks: &[&str], pairs: &[[u8; 2]]) -> Tokenizer {
     // The alphabet of byte-level vocabularies: printable bytes stand for themselves, the others for letters from 256 on.
     let printable = |byte: u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut other = 256;
-    let vocabulary: HashMap<String, u32> = (0..256)
+    let letters: Vec<String> = (0..256)
         .map(|byte| {
             let letter = if printable(byte) { byte } else { other };
             other += u32::from(!printable(byte));
-            (char::from_u32(letter).unwrap().to_string(), byte)
+            char::from_u32(letter).unwrap().to_string()
         })
         .collect();
+    let pairs = pairs.iter().map(|pair| pair.map(|byte| letters[usize::from(byte)].as_str()).concat());
+    let words: Vec<String> = letters.iter().cloned().chain(pairs).collect();
+    let vocabulary: HashMap<&String, usize> = words.iter().zip(0..).collect();
     let added: Vec<Value> = ["<|endoftext|>"]
         .iter()
         .chain(marks)
         .enumerate()
-        .map(|(i, mark)| json!({"id": 256 + i, "content": mark, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}))
+        .map(|(i, mark)| json!({"id": words.len() + i, "content": mark, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}))
         .collect();
     let whole = json!({
         "version": "1.0", "normalizer": null, "added_tokens": added,
@@ -255,15 +271,28 @@ const SPECIAL: &[&str] = &[
     "<|end|>",
 ];
 
-fn quotes(files: &[(&str, &str)]) -> Quotes {
-    let files = files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect();
-    Quotes { tool: "edit", path: "path", text: "old", files }
+/// What `argument` of `edit` is bound to.
+fn bound(argument: &str, to: To) -> Bound {
+    Bound { tool: "edit".into(), argument: argument.into(), to }
 }
 
-fn grammar(dialect: Dialect, shape: Shape, quotes: &Quotes, tokenizer: &Tokenizer) -> Grammar {
+/// Edits replace whole lines of these files, and nothing else.
+fn quoted(files: &[(&str, &str)]) -> Vec<Bound> {
+    let files = files.iter().map(|(path, text)| known(path, text)).collect();
+    vec![bound(
+        "old",
+        To::Piece(Quoted { of: "path".into(), files, lines: true, all: None, free: None, others: false }),
+    )]
+}
+
+fn known(path: &str, text: &str) -> Known {
+    Known { path: path.into(), pieces: vec![text.into()], whole: text.into() }
+}
+
+fn grammar(dialect: Dialect, shape: Shape, bounds: &[Bound], tokenizer: &Tokenizer) -> Grammar {
     let specs = specs();
     let specs: Vec<&Spec> = specs.iter().collect();
-    let source = dialect.grammar(&specs, shape, quotes, |name| tokenizer.special(name));
+    let source = dialect.grammar(&specs, shape, bounds, |name| tokenizer.special(name));
     Grammar::new(&source, tokenizer).unwrap_or_else(|error| panic!("{}: {error}\n{source:?}", dialect.name()))
 }
 
@@ -341,7 +370,7 @@ fn what_a_dialect_writes_its_grammar_admits() {
     for special in [SPECIAL, &[]] {
         let tokenizer = vocabulary(special);
         for dialect in Dialect::ALL {
-            let grammar = grammar(dialect, Shape::Free, &quotes(&[]), &tokenizer);
+            let grammar = grammar(dialect, Shape::Free, &[], &tokenizer);
             let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
                 cases: 60,
                 ..ProptestConfig::default()
@@ -391,7 +420,7 @@ fn a_grammar_bounds_calls_by_the_tools_schemas() {
         let tokenizer = vocabulary(special);
         for dialect in Dialect::ALL {
             for shape in [Shape::Free, Shape::OneCall] {
-                let grammar = grammar(dialect, shape, &quotes(&[]), &tokenizer);
+                let grammar = grammar(dialect, shape, &[], &tokenizer);
                 let (thought, text) = if speaks(dialect, special) { ("So.", "I look.") } else { ("", "") };
                 let may = |calls: &[Call]| {
                     let pieces = dialect.reply(thought, text, calls);
@@ -415,7 +444,7 @@ fn a_led_model_acts_in_every_dialect() {
     let list = [Call { id: String::new(), name: "list".into(), arguments: json!({}) }];
     for dialect in Dialect::ALL {
         let may = |shape, thought: &str, text: &str, calls: &[Call]| {
-            let grammar = grammar(dialect, shape, &quotes(&[]), &tokenizer);
+            let grammar = grammar(dialect, shape, &[], &tokenizer);
             admits(&grammar, &tokens_of(&dialect.reply(thought, text, calls), &tokenizer).unwrap())
         };
         let (thought, text) = match dialect {
@@ -438,7 +467,7 @@ fn an_edit_replaces_lines_that_stand_in_the_file_in_every_dialect() {
     let tokenizer = vocabulary(SPECIAL);
     for dialect in Dialect::ALL {
         let grammar =
-            grammar(dialect, Shape::Free, &quotes(&[("a.py", file), ("b.py", "other = 1\n")]), &tokenizer);
+            grammar(dialect, Shape::Free, &quoted(&[("a.py", file), ("b.py", "other = 1\n")]), &tokenizer);
         let may = |path: &str, old: &str| {
             let call = Call {
                 id: String::new(),
@@ -474,6 +503,137 @@ fn an_edit_replaces_lines_that_stand_in_the_file_in_every_dialect() {
             ("c.py", "other = 1"),
         ] {
             assert!(!may(path, old), "{name} {path} {old:?}");
+        }
+    }
+}
+
+/// Whether every token of a reply that makes this call is in the mask and may be taken.
+fn may(grammar: &Grammar, dialect: Dialect, tokenizer: &Tokenizer, arguments: Value) -> bool {
+    let call = Call { id: String::new(), name: "edit".into(), arguments };
+    admits(grammar, &tokens_of(&dialect.reply("T", "", &[call]), tokenizer).unwrap())
+}
+
+#[test]
+fn an_argument_is_one_of_what_there_is_in_every_dialect() {
+    // Processes and notes are called by ids that nobody can guess; a path may be new.
+    let tokenizer = vocabulary(SPECIAL);
+    let ids = ["p-1", "p-12", "n\"ö\\日"].map(String::from).to_vec();
+    let paths = ["a.py", "src/b.py", "deep/c/d.py"].map(String::from).to_vec();
+    for dialect in Dialect::ALL {
+        let name = dialect.name();
+        let strict = To::OneOf { values: ids.clone(), besides: Besides::Nothing };
+        let strict = grammar(dialect, Shape::Free, &[bound("old", strict)], &tokenizer);
+        let id = |id: &str| may(&strict, dialect, &tokenizer, json!({"path": "x", "old": id, "count": 3}));
+        ids.iter().for_each(|known| assert!(id(known), "{name} {known}"));
+        for bad in ["", "p-", "p-2", "p-1 ", "p-123", "q"] {
+            assert!(!id(bad), "{name} {bad:?}");
+        }
+        // What lies in a folder that was listed is known; anything else may be there.
+        let besides = Besides::OutsideOf(vec![String::new(), "src".into()]);
+        let free = To::OneOf { values: paths.clone(), besides };
+        let free = grammar(dialect, Shape::Free, &[bound("path", free)], &tokenizer);
+        let path = |path: &str| may(&free, dialect, &tokenizer, json!({"path": path, "old": "x"}));
+        for good in
+            ["a.py", "src/b.py", "deep/c/d.py", "deep/e.py", "src/more/f.py", "./new.py", "./src/日本.py"]
+        {
+            assert!(path(good), "{name} {good:?}");
+        }
+        for bad in ["b.py", "a.p", "a.pyc", "src/a.py", "src/b.py.bak", "", "a\nb.py"] {
+            assert!(!path(bad), "{name} {bad:?}");
+        }
+    }
+}
+
+#[test]
+fn a_piece_of_a_file_stands_there_once_or_the_call_says_otherwise_in_every_dialect() {
+    // The way out is a flag before the text: once the text begins it is too late to notice that it is not there.
+    let file = "if x:\n    y = \"ä\\n\"  # 日本\n    y = 2\nif xx:\n    pass\t\n";
+    let tokenizer = vocabulary(SPECIAL);
+    let parameters = json!({"type": "object", "additionalProperties": false, "required": ["path", "old", "new"], "properties": {
+        "path": {"type": "string"}, "all": {"type": "boolean"}, "unread": {"type": "boolean"},
+        "old": {"type": "string"}, "new": {"type": "string"}}});
+    let spec = spec("edit", parameters);
+    let files = vec![known("a.py", file), known("ü \"b\".py", "other\n")];
+    let (all, free) = (Some("all".into()), Some("unread".into()));
+    let quoted = Quoted { of: "path".into(), files, lines: false, all, free, others: true };
+    let bounds = [bound("old", To::Piece(quoted))];
+    for dialect in Dialect::ALL {
+        let name = dialect.name();
+        let source = dialect.grammar(&[&spec], Shape::Free, &bounds, |mark| tokenizer.special(mark));
+        let grammar = Grammar::new(&source, &tokenizer).unwrap();
+        let edit = |arguments: Value| {
+            let mut call = json!({"path": "a.py"});
+            arguments.as_object().unwrap().iter().for_each(|(key, value)| call[key] = value.clone());
+            call["new"] = json!("anything\n\"at\" all \\ ");
+            may(&grammar, dialect, &tokenizer, call)
+        };
+        for old in
+            ["y = 2", "if x:", "\"ä\\n\"", "# 日", "本\n    y", " 2\nif xx:\n    pass\t", "pass\t\n", "xx"]
+        {
+            assert!(edit(json!({"old": old})), "{name} {old:?}");
+            assert!(edit(json!({"all": false, "unread": false, "old": old})), "{name} {old:?}");
+            assert!(edit(json!({"all": true, "old": old})), "{name} {old:?}");
+        }
+        // It stands there twice, also where words are cut: the tool looks for letters.
+        for old in ["y", "y = ", "if", "if x", "x", "    ", "\n    y = "] {
+            assert!(!edit(json!({"old": old})), "{name} {old:?}");
+            let blank = old.trim().is_empty();
+            assert_eq!(edit(json!({"all": true, "old": old})), !blank, "{name} {old:?}");
+        }
+        for old in ["y = 3", "z", "pas", "y=2", "y = \"ä\n\"", "\n\n", "", "other"] {
+            assert!(!edit(json!({"old": old})), "{name} {old:?}");
+            assert!(!edit(json!({"all": true, "old": old})), "{name} {old:?}");
+            assert!(edit(json!({"unread": true, "old": old})), "{name} {old:?}");
+        }
+        assert!(edit(json!({"path": "ü \"b\".py", "old": "other"})), "{name}");
+        assert!(!edit(json!({"path": "ü \"b\".py", "old": "y = 2"})), "{name}");
+        // Of a file that was not read nothing is known.
+        assert!(edit(json!({"path": "c.py", "old": "y = 3"})), "{name}");
+        assert!(!edit(json!({"path": "a.py", "unread": 1, "old": "y = 2"})), "{name}");
+    }
+}
+
+#[test]
+fn a_bound_holds_wherever_tokens_cut_the_text() {
+    // Tokens of a real vocabulary hold quotes, strokes, line breaks and half letters together with others; here every pair of
+    // bytes is a token as well.
+    let file = "let s = \"a\\\"b\";\n\tx(日本);\n";
+    let old = |text: &str| {
+        let call =
+            Call { id: String::new(), name: "edit".into(), arguments: json!({"path": "a.rs", "old": text}) };
+        text_of(&Dialect::Hermes.reply("", "", &[call]), |_| String::new())
+    };
+    let good = ["s = \"a\\\"b\";\n\tx", "(日本);", "let s", "let"];
+    let bad = ["s = \"a\\\"c", "(日木)", "let t", "le", "\"a\\b", "本日"];
+    let mut pairs: Vec<[u8; 2]> = good
+        .iter()
+        .chain(&bad)
+        .flat_map(|text| old(text).into_bytes().windows(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>())
+        .collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    let tokenizer = vocabulary_of(&[], &pairs);
+    let files = vec![known("a.rs", file)];
+    let quoted = Quoted { of: "path".into(), files, lines: false, all: None, free: None, others: true };
+    let grammar = grammar(Dialect::Hermes, Shape::Free, &[bound("old", To::Piece(quoted))], &tokenizer);
+    let pair = |bytes: &[u8]| 256 + pairs.iter().position(|pair| pair == bytes).unwrap() as u32;
+    for (texts, fits) in [(&good[..], true), (&bad[..], false)] {
+        for text in texts {
+            let bytes = old(text).into_bytes();
+            for single in [0, 1] {
+                // Pairs from the first byte on, and from the second on.
+                let (first, rest) = bytes.split_at(single);
+                let tokens =
+                    first.iter().map(|byte| u32::from(*byte)).chain(rest.chunks(2).map(
+                        |chunk| match chunk {
+                            [byte] => u32::from(*byte),
+                            two => pair(two),
+                        },
+                    ));
+                let tokens: Vec<u32> = tokens.collect();
+                assert_eq!(tokenizer.decode(&tokens), old(text));
+                assert_eq!(admits(&grammar, &tokens), fits, "{text:?} from {single}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use agent::dialect::{Dialect, Piece, Quotes, Shape, Transcript, text_of, tokens_of};
+use agent::dialect::{Dialect, Piece, Shape, Transcript, text_of, tokens_of};
 use serde_json::Value;
 use tools::Call;
 
@@ -126,11 +126,10 @@ fn the_ids_of_a_prompt_are_those_of_deepseeks_tokenizer() {
     assert_eq!(ids, [0, 3476, 477, 260, 11502, 22896, 16, 128803, 19923, 128804, 128822]);
     // And its grammars compile for a vocabulary of this size, and admit a call.
     let toolbox = tools::Toolbox::builtin();
-    let quotes = Quotes { tool: "edit", path: "path", text: "old", files: Vec::new() };
     let special = |name: &str| tokenizer.special(name);
     let call = Call { id: String::new(), name: "list".into(), arguments: serde_json::json!({}) };
     for dialect in [Dialect::DsmlV4, Dialect::DsmlV41] {
-        let source = dialect.grammar(&toolbox.specs(), Shape::Free, &quotes, special);
+        let source = dialect.grammar(&toolbox.specs(), Shape::Free, &[], special);
         let mut grammar = engine::Grammar::new(&source, &tokenizer).unwrap();
         let reply = dialect.reply("Where?", "I look.", std::slice::from_ref(&call));
         grammar.advance(&tokens_of(&reply, &tokenizer).unwrap()).unwrap();

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agent::dialect::{Dialect, Quotes, Shape};
+use agent::dialect::{Bound, Dialect, Known, Quoted, Shape, To};
 use engine::testing::TinyModel;
 use tools::{Spec, Toolbox};
 
@@ -24,14 +24,26 @@ fn admits(shape: Shape, files: &[(&str, &str)], text: &str) -> bool {
     .unwrap();
     let toolbox = Toolbox::builtin();
     let mut edit: Spec = toolbox.spec("edit").unwrap().clone();
-    edit.parameters["properties"].as_object_mut().unwrap().remove("all");
-    let files = files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect();
-    let quotes = Quotes { tool: "edit", path: "path", text: "old", files };
+    edit.parameters["properties"]
+        .as_object_mut()
+        .unwrap()
+        .retain(|name, _| !["all", "unread"].contains(&name.as_str()));
+    let known = |(path, text): &(&str, &str)| Known {
+        path: path.to_string(),
+        pieces: vec![text.to_string()],
+        whole: text.to_string(),
+    };
+    let files_are_known = !files.is_empty();
+    let files: Vec<Known> = files.iter().map(known).collect();
+    let quoted = Quoted { of: "path".into(), files, lines: true, all: None, free: None, others: false };
+    let bound = Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(quoted) };
+    // Where nothing was read nothing is bound.
+    let bounds = if files_are_known { vec![bound] } else { Vec::new() };
     let tools = [&edit, toolbox.spec("exec").unwrap()];
     let tokenizer = engine.tokenizer().clone();
     let mark = tokenizer.special(MARK).unwrap();
     let special = |name: &str| (name == "<tool_call>").then_some(mark);
-    let source = Dialect::Hermes.grammar(&tools, shape, &quotes, special);
+    let source = Dialect::Hermes.grammar(&tools, shape, &bounds, special);
     let mut grammar = engine.grammar(&source).unwrap();
     let mut tokens = Vec::new();
     for (i, piece) in text.split(MARK).enumerate() {
@@ -83,4 +95,49 @@ fn a_thought_comes_before_a_call_and_is_no_call_and_no_code() {
     assert!(!may(&format!("So:\n```python\nx\n```\n{exec}")));
     assert!(!admits(Shape::CallNow, &files, &format!("It rounds down.\n{exec}")));
     assert!(admits(Shape::CallNow, &files, &exec));
+}
+
+#[test]
+#[ignore = "needs a real model: SAGA_TEST_MODEL names its file"]
+fn a_long_file_bounds_an_edit_within_a_real_vocabulary() {
+    // Compiling is felt before a reply, and masks at every token; the library gives up beyond limits of its own.
+    let path = std::env::var("SAGA_TEST_MODEL").expect("SAGA_TEST_MODEL names a model's file");
+    let engine = engine::Engine::open(path.as_ref(), engine::Options::default(), &mut |_| ()).unwrap();
+    let tokenizer = engine.tokenizer().clone();
+    let source = include_str!("dialects.rs");
+    let lines = source.split_inclusive('\n').cycle().take(2000).enumerate();
+    let file: String =
+        lines.map(|(n, line)| if n % 3 == 0 { format!("// {n}\n") } else { line.to_string() }).collect();
+    let file = file[..file.floor_char_boundary(64 << 10)].to_string();
+    let toolbox = Toolbox::builtin();
+    let edit = toolbox.spec("edit").unwrap();
+    let known = Known { path: "a.rs".into(), pieces: vec![file.clone()], whole: file.clone() };
+    let (all, free) = (Some("all".into()), Some("unread".into()));
+    let quoted = Quoted { of: "path".into(), files: vec![known], lines: false, all, free, others: true };
+    let bounds = [Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(quoted) }];
+    engine.grammar(&engine::GrammarSource::Lark("start: \"a\"".into())).unwrap();
+    let began = std::time::Instant::now();
+    let source = Dialect::Hermes.grammar(&[edit], Shape::Free, &bounds, |name| tokenizer.special(name));
+    let written = began.elapsed();
+    let start = engine.grammar(&source).unwrap();
+    eprintln!("{} bytes: written in {written:?}, all in {:?}", file.len(), began.elapsed());
+    let old: String = file.split_inclusive('\n').skip(900).take(12).collect();
+    let arguments = serde_json::json!({"path": "a.rs", "old": old, "new": "x"});
+    let call = tools::Call { id: String::new(), name: "edit".into(), arguments };
+    let reply = Dialect::Hermes.reply("", "I look.", &[call]);
+    let tokens = agent::dialect::tokens_of(&reply, &tokenizer).unwrap();
+    let mut timeline = engine.timeline();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    // Masks are made where tokens are sampled: in the middle of the text, where most of it is still possible.
+    for take in [tokens.len() / 4, tokens.len() / 2, tokens.len() * 3 / 4, tokens.len()] {
+        let mut grammar = start.clone();
+        grammar.advance(&tokens[..take]).unwrap();
+        runtime.block_on(async {
+            timeline.sync(&tokens[..1], |_| ()).await.unwrap();
+            timeline.next(&engine::Sampling::default(), Some(&mut grammar)).await.unwrap();
+        });
+    }
+    let activity = engine.activity();
+    eprintln!("masks of 4 places took {:.1} ms", 1e3 * activity.mask_seconds);
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
 }

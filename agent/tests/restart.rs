@@ -85,9 +85,7 @@ async fn think(live: &Arc<Live>, folder: &Path, before: Option<&Thought>) -> Tho
         sampling: engine::Sampling::default(),
         shape: Shape::Free,
         without: std::collections::BTreeSet::new(),
-        seen: Vec::new(),
-        avoid: Vec::new(),
-        named: Vec::new(),
+        bounds: Vec::new(),
     };
     let (_set, cancel) = Cancel::pair();
     let world: Arc<dyn World> = live.open(&session(), &created(folder)).await.unwrap();

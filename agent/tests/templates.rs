@@ -38,7 +38,13 @@ fn ours(conversation: &[Message]) -> String {
 }
 
 fn spec(name: &str, description: &str, parameters: serde_json::Value) -> Spec {
-    Spec { name: name.into(), description: description.into(), parameters, replay: Replay::Safe }
+    Spec {
+        name: name.into(),
+        description: description.into(),
+        parameters,
+        replay: Replay::Safe,
+        bounds: Vec::new(),
+    }
 }
 
 fn specs() -> Vec<Spec> {

@@ -113,6 +113,7 @@ impl Stage {
             description: format!("The tool {name}."),
             parameters: serde_json::json!({"type": "object", "properties": {}, "additionalProperties": false}),
             replay,
+            bounds: Vec::new(),
         };
         Created {
             workspace: workspace.to_path_buf(),

@@ -14,6 +14,37 @@ pub struct Spec {
     pub parameters: Value,
     /// Whether a call that was started and never finished may simply be run again.
     pub replay: Replay,
+    /// What its text arguments are bound to besides: whoever asks for a call knows what there is to choose from. Nothing here
+    /// is told to the model but by the description.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<Bound>,
+}
+
+/// An argument that may not be just any text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// The argument.
+    pub argument: String,
+    /// What it is bound to.
+    pub to: To,
+}
+
+/// What an argument is bound to, as far as a session knows it. What it does not know bounds nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum To {
+    /// A path of the workspace that has been seen, or one in a folder that has not been listed. The way out: `./` before a
+    /// path leaves it free.
+    Path,
+    /// A piece of a file's text, as it was seen last, that stands there only once.
+    Piece {
+        /// The argument before this one that names the file. A file that has not been read bounds nothing.
+        of: String,
+        /// The flag before this one that asks for every place: then it may stand there more than once.
+        all: Option<String>,
+        /// The way out: the flag before this one that leaves the text free.
+        free: Option<String>,
+    },
 }
 
 /// Whether a call can be run twice without harm.

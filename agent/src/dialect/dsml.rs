@@ -29,7 +29,7 @@ use super::json::spaced;
 use super::lark::{Body, Lark, Special, literal};
 use super::raw::{self, Tags};
 use super::transcript::{Effort, Orders, Said, Task, Transcript, Turn};
-use super::{Parsed, Piece, Quotes, Seek, Shape, Stage, push, seek};
+use super::{Bound, Parsed, Piece, Seek, Shape, Stage, push, seek};
 use crate::context::Answer;
 use crate::event::Refused;
 
@@ -637,7 +637,7 @@ fn unwrapped(arguments: Map<String, Value>, name: &str, tools: &[Spec]) -> Map<S
 pub(super) fn grammar(
     tools: &[&Spec],
     shape: Shape,
-    quotes: &Quotes,
+    bounds: &[Bound],
     special: Special,
     version: Version,
 ) -> String {
@@ -682,7 +682,7 @@ pub(super) fn grammar(
     for (i, tool) in tools.iter().enumerate() {
         let open = lark.seq(&format!("<｜DSML｜{name} name=\"{}\">\n", tool.name));
         let close = lark.seq(&format!("</｜DSML｜{name}>\n"));
-        let arguments = raw::arguments(&mut lark, tool, i, quotes, &tags);
+        let arguments = raw::arguments(&mut lark, tool, i, bounds, &tags);
         // A call without arguments has an empty line where they would stand.
         lark.line(&format!("call_{i}: {open} ({arguments} | {}) {close}", literal("\n")));
     }

@@ -26,7 +26,7 @@ use super::json::spaced;
 use super::lark::{Body, Lark, Special};
 use super::raw::{self, Tags};
 use super::transcript::{Said, Transcript, Turn};
-use super::{Parsed, Piece, Quotes, Seek, Shape, Stage, push, seek};
+use super::{Bound, Parsed, Piece, Seek, Shape, Stage, push, seek};
 use crate::event::Refused;
 
 /// Which of the two.
@@ -300,7 +300,7 @@ fn call(text: &str, whole: bool, tools: &[Spec]) -> (Result<Call, String>, usize
 pub(super) fn grammar(
     tools: &[&Spec],
     shape: Shape,
-    quotes: &Quotes,
+    bounds: &[Bound],
     special: Special,
     form: Form,
 ) -> String {
@@ -343,7 +343,7 @@ pub(super) fn grammar(
     let names: Vec<String> = (0..tools.len()).map(|i| format!("call_{i}")).collect();
     lark.line(&format!("call: {}", names.join(" | ")));
     for (i, tool) in tools.iter().enumerate() {
-        let arguments = raw::arguments(&mut lark, tool, i, quotes, &tags);
+        let arguments = raw::arguments(&mut lark, tool, i, bounds, &tags);
         let open = lark.seq(&format!("{}{line}", tool.name));
         let close = lark.seq(CALL_END);
         lark.line(&format!("call_{i}: {open} {arguments} {close}"));

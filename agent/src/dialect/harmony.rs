@@ -20,7 +20,7 @@ use tools::{Call, Spec};
 use super::json::{arguments, compact};
 use super::lark::{Body, Lark, Special, literal};
 use super::transcript::{Effort, Said, Transcript, Turn};
-use super::{Parsed, Piece, Quotes, Seek, Shape, Stage, push, seek};
+use super::{Bound, Parsed, Piece, Seek, Shape, Stage, push, seek};
 use crate::event::Refused;
 
 const START: &str = "<|start|>";
@@ -423,7 +423,7 @@ fn call(to: &str, body: &str, whole: bool) -> Result<Call, String> {
 }
 
 /// The grammar of a reply.
-pub(super) fn grammar(tools: &[&Spec], shape: Shape, quotes: &Quotes, special: Special) -> String {
+pub(super) fn grammar(tools: &[&Spec], shape: Shape, bounds: &[Bound], special: Special) -> String {
     let mut lark = Lark::new(special, MARKS);
     let analysis = lark.seq("<|channel|>analysis<|message|>");
     let again = "<|end|><|start|>assistant";
@@ -462,7 +462,7 @@ pub(super) fn grammar(tools: &[&Spec], shape: Shape, quotes: &Quotes, special: S
         lark.seq("<|constrain|>json")
     );
     for (i, tool) in tools.iter().enumerate() {
-        let arguments = arguments(tool, quotes, lark.lines());
+        let arguments = arguments(tool, i, bounds, lark.lines());
         // Models write the recipient before the channel or behind it.
         let before = lark.seq(&format!(" to=functions.{}<|channel|>commentary", tool.name));
         let behind = lark.seq(&format!("<|channel|>commentary to=functions.{}", tool.name));

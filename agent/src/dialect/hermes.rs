@@ -16,7 +16,7 @@ use tools::{Call, Spec};
 
 use super::json::{arguments, spaced};
 use super::transcript::{Orders, Said, Transcript, Turn};
-use super::{Parsed, Piece, Quotes, Seek, Shape, Stage, push, seek};
+use super::{Bound, Parsed, Piece, Seek, Shape, Stage, push, seek};
 use crate::context::Answer;
 use crate::event::Refused;
 
@@ -303,7 +303,7 @@ fn call(value: Value) -> Result<Call, String> {
 pub(super) fn grammar(
     tools: &[&Spec],
     shape: Shape,
-    quotes: &Quotes,
+    bounds: &[Bound],
     special: &dyn Fn(&str) -> Option<engine::Token>,
 ) -> String {
     let mark = |name: &str| match special(name) {
@@ -350,7 +350,7 @@ pub(super) fn grammar(
         // Tool names are letters and underscores, so they need no escapes in a regular expression.
         let head =
             format!("/\\{{[ \\n\\t]{{0,8}}\"name\": ?\"{}\",[ \\n\\t]{{1,8}}\"arguments\": ?/", tool.name);
-        let arguments = arguments(tool, quotes, &mut lark);
+        let arguments = arguments(tool, i, bounds, &mut lark);
         lark.push_str(&format!("{name}: HEAD_{i} {arguments} CLOSE\nHEAD_{i}: {head}\n"));
     }
     lark

@@ -3,7 +3,8 @@
 use serde_json::Value;
 use tools::Spec;
 
-use super::Quotes;
+use super::bounds::{self, Bound, Bounded};
+use super::lark::{literal, regex};
 
 /// JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it, which is what models were trained on: a space
 /// after each comma and colon, and Python's spelling of floating point numbers.
@@ -66,64 +67,60 @@ fn float(number: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
-/// The rules of `%json` arguments that fit a tool's schema; `quotes` may bind them further. Gives what stands for the
-/// arguments in a rule.
-pub(super) fn arguments(tool: &Spec, quotes: &Quotes, lark: &mut String) -> String {
-    match quoted(tool, quotes, lark) {
-        true => "quoted".to_string(),
-        false => format!("%json {}", schema(&tool.parameters)),
+/// The rules of arguments that fit a tool's schema and lie within its bounds. Gives what stands for the arguments in a
+/// rule. `number` keeps the names of rules apart.
+pub(super) fn arguments(tool: &Spec, number: usize, bounds: &[Bound], lark: &mut String) -> String {
+    let bounds = bounds::of(bounds, tool);
+    let properties = tool.parameters["properties"].as_object().filter(|_| !bounds.is_empty());
+    let Some(properties) = properties else { return format!("%json {}", schema(&tool.parameters)) };
+    let ways = bounds::ways(&bounds, tool, &format!("T{number}_"), bounds::escaped, "", lark);
+    let mut names = Vec::new();
+    for (n, way) in ways.iter().enumerate() {
+        let name = format!("bound_{number}_{n}");
+        let mut members = Vec::new();
+        for (key, property) in properties {
+            let required = tool.parameters["required"].as_array();
+            let needed = required.is_some_and(|names| names.iter().any(|name| name == key.as_str()));
+            let (value, always) = match way.of(key) {
+                Some(Bounded::Exactly(text)) => (literal(&Value::from(text).to_string()), true),
+                Some(Bounded::Flag(on)) => (literal(&on.to_string()), on),
+                Some(Bounded::Terminal(terminal)) => (format!("\"\\\"\" {terminal} \"\\\"\""), false),
+                None => (format!("%json {}", part(property, &tool.parameters)), false),
+            };
+            // Written as Python writes it, or without blanks.
+            let key = regex(&Value::from(key.as_str()).to_string());
+            members.push((format!("/{key}: ?/ {value}"), needed || always));
+        }
+        // What may come after a member, and what may come first, from the last to the first.
+        for (m, (member, needed)) in members.iter().enumerate().rev() {
+            let rest = |after: bool| match (m + 1 < members.len(), after) {
+                (true, true) => format!("{name}_{}", m + 1),
+                (true, false) => format!("{name}_{}_first", m + 1),
+                (false, _) => "\"\"".to_string(),
+            };
+            let (skip, more) = if *needed {
+                (String::new(), String::new())
+            } else {
+                (format!(" | {}", rest(false)), format!(" | {}", rest(true)))
+            };
+            lark.push_str(&format!("{name}_{m}_first: {member} {}{skip}\n", rest(true)));
+            lark.push_str(&format!("{name}_{m}: /, ?/ {member} {}{more}\n", rest(true)));
+        }
+        lark.push_str(&format!("{name}: /\\{{ ?/ {name}_0_first /\\n?\\}}/\n"));
+        names.push(name);
     }
+    format!("({})", names.join(" | "))
 }
 
-/// Writes the rule `quoted` of a tool's arguments, when they are bound to what stands in files.
-fn quoted(tool: &Spec, quotes: &Quotes, lark: &mut String) -> bool {
-    if tool.name != quotes.tool || quotes.files.is_empty() {
-        return false;
+/// The schema of a part, which may refer to definitions of the whole.
+pub(super) fn part(part: &Value, whole: &Value) -> Value {
+    let mut part = schema(part);
+    for defs in ["$defs", "definitions"] {
+        if let (Some(map), Some(defs_of_whole)) = (part.as_object_mut(), whole.get(defs)) {
+            map.insert(defs.to_string(), defs_of_whole.clone());
+        }
     }
-    let literal = |text: &str| Value::from(text).to_string();
-    let others = tool.parameters["properties"].as_object().into_iter().flatten();
-    let others: Vec<String> = others
-        .filter(|(name, _)| ![quotes.path, quotes.text].contains(&name.as_str()))
-        .map(|(name, schema)| {
-            let rule = format!("{} %json {schema}", literal(&format!(", \"{name}\": ")));
-            let needed = tool.parameters["required"]
-                .as_array()
-                .is_some_and(|names| names.iter().any(|one| one == name));
-            if needed { rule } else { format!("({rule})?") }
-        })
-        .collect();
-    let names: Vec<String> = (0..quotes.files.len()).map(|i| format!("quote_{i}")).collect();
-    lark.push_str(&format!("quoted: ({}) \"\\\"\" {} \"}}\"\n", names.join(" | "), others.join(" ")));
-    let escaped = |text: &str| {
-        let json = Value::from(text).to_string();
-        json[1..json.len() - 1].to_string()
-    };
-    for (i, (path, text)) in quotes.files.iter().enumerate() {
-        let head = format!("{{\"{}\": {}, \"{}\": \"", quotes.path, literal(path), quotes.text);
-        let chunks: Vec<String> = chunks(text).into_iter().map(escaped).collect();
-        let chunks = serde_json::json!({ "substring_chunks": chunks });
-        // More than white space, which is spelled \n and \t here.
-        lark.push_str(&format!(
-            "quote_{i}: {} QUOTE_{i}\nQUOTE_{i}: %regex {chunks} & /(?s:.*)[^ nt\\\\](?s:.*)/\n",
-            literal(&head)
-        ));
-    }
-    true
-}
-
-/// A text in the pieces a quotation may begin and end with: a line's indentation, the rest of the line, its end.
-pub(super) fn chunks(text: &str) -> Vec<&str> {
-    let mut chunks = Vec::new();
-    for line in text.split_inclusive('\n') {
-        let (body, end) = match line.strip_suffix('\n') {
-            Some(body) => (body, "\n"),
-            None => (line, ""),
-        };
-        let bare = body.trim_start_matches([' ', '\t']);
-        let pieces = [&body[..body.len() - bare.len()], bare, end];
-        chunks.extend(pieces.into_iter().filter(|piece| !piece.is_empty()));
-    }
-    chunks
+    part
 }
 
 /// A schema, with the white space models write by themselves: Python's on one line, or a little more.

@@ -12,6 +12,7 @@ use tools::{Call, Spec};
 use crate::context::Message;
 use crate::event::Refused;
 
+mod bounds;
 mod dsml;
 mod glm;
 mod harmony;
@@ -23,6 +24,8 @@ mod raw;
 mod stream;
 mod transcript;
 
+pub(crate) use bounds::text_bytes;
+pub use bounds::{Besides, Bound, Known, Quoted, To};
 pub use json::spaced;
 pub use stream::{Part, Reader};
 pub use transcript::{Effort, Orders, Said, Task, Transcript, Turn};
@@ -62,20 +65,6 @@ pub enum Shape {
     MustCall,
     /// A call, at once: what a model says of what it has not seen is invented.
     CallNow,
-}
-
-/// What a tool may replace: a call of `tool` on one of `files` gives as its argument `text` whole lines that stand in
-/// that file, and the argument `path` names one of these files. Without files nothing is bound.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Quotes {
-    /// The tool.
-    pub tool: &'static str,
-    /// The argument that names the file, the tool's first.
-    pub path: &'static str,
-    /// The argument that is quoted from it, the tool's second.
-    pub text: &'static str,
-    /// Files by their path, with their text.
-    pub files: Vec<(String, String)>,
 }
 
 /// A chat format.
@@ -236,18 +225,18 @@ impl Dialect {
         self,
         tools: &[&Spec],
         shape: Shape,
-        quotes: &Quotes,
+        bounds: &[Bound],
         special: impl Fn(&str) -> Option<engine::Token>,
     ) -> engine::GrammarSource {
         engine::GrammarSource::Lark(match self {
-            Dialect::Hermes => hermes::grammar(tools, shape, quotes, &special),
-            Dialect::Qwen3Coder => qwen::grammar(tools, shape, quotes, &special, qwen::Form::Coder),
-            Dialect::Qwen35 => qwen::grammar(tools, shape, quotes, &special, qwen::Form::Thinker),
-            Dialect::Glm => glm::grammar(tools, shape, quotes, &special, glm::Form::Lines),
-            Dialect::Glm47 => glm::grammar(tools, shape, quotes, &special, glm::Form::Dense),
-            Dialect::DsmlV4 => dsml::grammar(tools, shape, quotes, &special, dsml::Version::V4),
-            Dialect::DsmlV41 => dsml::grammar(tools, shape, quotes, &special, dsml::Version::V41),
-            Dialect::Harmony => harmony::grammar(tools, shape, quotes, &special),
+            Dialect::Hermes => hermes::grammar(tools, shape, bounds, &special),
+            Dialect::Qwen3Coder => qwen::grammar(tools, shape, bounds, &special, qwen::Form::Coder),
+            Dialect::Qwen35 => qwen::grammar(tools, shape, bounds, &special, qwen::Form::Thinker),
+            Dialect::Glm => glm::grammar(tools, shape, bounds, &special, glm::Form::Lines),
+            Dialect::Glm47 => glm::grammar(tools, shape, bounds, &special, glm::Form::Dense),
+            Dialect::DsmlV4 => dsml::grammar(tools, shape, bounds, &special, dsml::Version::V4),
+            Dialect::DsmlV41 => dsml::grammar(tools, shape, bounds, &special, dsml::Version::V41),
+            Dialect::Harmony => harmony::grammar(tools, shape, bounds, &special),
         })
     }
 

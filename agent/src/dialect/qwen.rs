@@ -25,7 +25,7 @@ use super::json::spaced;
 use super::lark::{Body, Lark, Special};
 use super::raw::{self, Tags};
 use super::transcript::{Orders, Said, Transcript, Turn};
-use super::{Parsed, Piece, Quotes, Seek, Shape, Stage, push, seek};
+use super::{Bound, Parsed, Piece, Seek, Shape, Stage, push, seek};
 use crate::context::Answer;
 use crate::event::Refused;
 
@@ -415,7 +415,7 @@ fn call(text: &str, whole: bool, tools: &[Spec]) -> (Result<Call, String>, usize
 pub(super) fn grammar(
     tools: &[&Spec],
     shape: Shape,
-    quotes: &Quotes,
+    bounds: &[Bound],
     special: Special,
     form: Form,
 ) -> String {
@@ -470,7 +470,7 @@ pub(super) fn grammar(
     let names: Vec<String> = (0..tools.len()).map(|i| format!("call_{i}")).collect();
     lark.line(&format!("call: {}", names.join(" | ")));
     for (i, tool) in tools.iter().enumerate() {
-        let arguments = raw::arguments(&mut lark, tool, i, quotes, &tags);
+        let arguments = raw::arguments(&mut lark, tool, i, bounds, &tags);
         let open = lark.seq(&format!("\n<function={}>\n", tool.name));
         let close = lark.seq(&format!("</function>\n{CALL_END}"));
         lark.line(&format!("call_{i}: {open} {arguments} {close}"));

@@ -3,11 +3,13 @@
 //! A text argument stands as it is, anything else as JSON. Nothing is escaped, so a text cannot hold the tag that ends
 //! it; the grammar admits no such text.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use tools::Spec;
 
-use super::Quotes;
-use super::json::{chunks, schema};
+use super::bounds::{self, Bound, Bounded};
+use super::json::{part, schema};
 use super::lark::{Body, Lark, literal};
 
 /// How a format writes an argument.
@@ -26,27 +28,71 @@ pub(super) struct Tags<'a> {
 
 /// Adds the rules of the arguments of the tool with this number and gives what stands for them in a rule. Arguments come
 /// in the order of the schema, the required ones always.
-pub(super) fn arguments(lark: &mut Lark, tool: &Spec, number: usize, quotes: &Quotes, tags: &Tags) -> String {
+pub(super) fn arguments(
+    lark: &mut Lark,
+    tool: &Spec,
+    number: usize,
+    bounds: &[Bound],
+    tags: &Tags,
+) -> String {
     let root = &tool.parameters;
     let Some(properties) = root["properties"].as_object().filter(|properties| !properties.is_empty()) else {
         return any_arguments(lark, root, number, tags);
     };
-    let bound = tool.name == quotes.tool && !quotes.files.is_empty();
-    let mut out = Vec::new();
-    if bound {
-        out.push(quoted(lark, number, quotes, tags));
-    }
     let required = root["required"].as_array();
+    let needed = |key: &str| required.is_some_and(|names| names.iter().any(|name| name == key));
+    let bounds = bounds::of(bounds, tool);
+    let prefix = format!("T{number}_");
+    let ways = bounds::ways(&bounds, tool, &prefix, bounds::plain, tags.close, lark.lines());
+    let mut usual = Vec::new();
     for (i, (key, property)) in properties.iter().enumerate() {
-        if bound && [quotes.path, quotes.text].contains(&key.as_str()) {
-            continue;
-        }
         let rule = format!("arg_{number}_{i}");
-        argument(lark, &rule, key, property, root, tags);
-        let needed = required.is_some_and(|names| names.iter().any(|name| name == key.as_str()));
-        out.push(if needed { rule } else { format!("{rule}?") });
+        if ways.iter().any(|way| way.of(key).is_none()) {
+            argument(lark, &rule, key, property, root, tags);
+        }
+        usual.push(if needed(key) { rule } else { format!("{rule}?") });
     }
-    out.join(" ")
+    if bounds.is_empty() {
+        return usual.join(" ");
+    }
+    let mut ended: BTreeMap<String, String> = BTreeMap::new();
+    let mut written = Vec::new();
+    for way in &ways {
+        let members = properties.iter().zip(&usual).map(|((key, _), usual)| {
+            let open = |text: bool| (tags.open)(key, text);
+            let tail = format!("{}{}", tags.close, tags.after);
+            let (rule, always) = match way.of(key) {
+                Some(Bounded::Exactly(text)) => (lark.seq(&format!("{}{text}{tail}", open(true))), true),
+                Some(Bounded::Flag(on)) => {
+                    let word = |word: String| lark.seq(&format!("{}{word}{tail}", open(false)));
+                    let mut words = vec![word(on.to_string())];
+                    if tags.python {
+                        words.push(word(if on { "True" } else { "False" }.to_string()));
+                    }
+                    (format!("({})", words.join(" | ")), on)
+                }
+                Some(Bounded::Terminal(terminal)) => {
+                    let value = match ended.get(terminal) {
+                        Some(value) => value.clone(),
+                        None => lark.ended(terminal, tags.close),
+                    };
+                    ended.insert(terminal.to_string(), value.clone());
+                    let after = match tags.after {
+                        "" => String::new(),
+                        after => lark.seq(after),
+                    };
+                    (format!("{} {value} {after}", lark.seq(&open(true))), false)
+                }
+                None => return usual.clone(),
+            };
+            if always || needed(key) { rule } else { format!("({rule})?") }
+        });
+        let members: Vec<String> = members.collect();
+        written.push(members.join(" "));
+    }
+    let rule = format!("bound_{number}");
+    lark.line(&format!("{rule}: {}", written.join(" | ")));
+    rule
 }
 
 /// Arguments of a tool that does not say which it has.
@@ -110,39 +156,11 @@ fn argument(lark: &mut Lark, rule: &str, key: &str, property: &Value, root: &Val
         }
         // Where the tag does not tell them apart, a text may be anything, and so also the other kinds.
         else if kinds.other && (tags.typed || !kinds.text) {
-            let mut bound = schema(property);
-            for defs in ["$defs", "definitions"] {
-                if let (Some(map), Some(defs_of_root)) = (bound.as_object_mut(), root.get(defs)) {
-                    map.insert(defs.to_string(), defs_of_root.clone());
-                }
-            }
+            let bound = part(property, root);
             forms.push(format!("{} %json {bound} {close} {after}", open(lark, false)));
         }
     }
     lark.line(&format!("{rule}: {}", forms.join(" | ")));
-}
-
-/// Adds the rules of the arguments that are bound to what stands in files.
-fn quoted(lark: &mut Lark, number: usize, quotes: &Quotes, tags: &Tags) -> String {
-    let rule = format!("quoted_{number}");
-    let mut forms = Vec::new();
-    for (i, (path, text)) in quotes.files.iter().enumerate() {
-        let terminal = format!("QUOTE_{number}_{i}");
-        let head = format!(
-            "{}{path}{}{}{}",
-            (tags.open)(quotes.path, true),
-            tags.close,
-            tags.after,
-            (tags.open)(quotes.text, true)
-        );
-        let chunks = serde_json::json!({ "substring_chunks": chunks(text) });
-        // More than white space.
-        lark.line(&format!("{terminal}: %regex {chunks} & /(?s:.*)[^ \\n\\t](?s:.*)/"));
-        let quote = lark.ended(&terminal, tags.close);
-        forms.push(format!("{} {quote} {}", lark.seq(&head), lark.seq(tags.after)));
-    }
-    lark.line(&format!("{rule}: {}", forms.join(" | ")));
-    rule
 }
 
 /// Which kinds of values a schema admits.

@@ -9,20 +9,22 @@ use engine::{Engine, Grammar, Timeline, Token, Tokenizer};
 
 use crate::Error;
 use crate::context::Message;
-use crate::dialect::{Dialect, Part, Quotes, Reader, Shape, tokens_of};
+use crate::dialect::{Bound, Dialect, Part, Reader, Shape, text_bytes, tokens_of};
 use crate::event::{Created, Loop, Stop, Usage};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought};
 use tools::Spec;
 
 /// Grammars kept; a led turn goes to and fro between a handful.
 const GRAMMARS_MAX: usize = 8;
+/// What those kept are bound to, together. Bytes; a grammar takes some hundred times as much.
+const GRAMMAR_TEXT_BYTES_MAX: usize = 128 << 10;
 
 /// One session's mind: a timeline that keeps what has been computed, and the grammar of its replies.
 pub struct LocalMind {
     engine: Engine,
     dialect: Dialect,
-    /// Of the replies asked for last: their shape, the tools left out, what they may quote, and the grammar.
-    grammars: VecDeque<(Shape, BTreeSet<String>, Quotes, Grammar)>,
+    /// Of the replies asked for last: their shape, the tools left out, what their arguments are bound to, and the grammar.
+    grammars: VecDeque<(Shape, BTreeSet<String>, Vec<Bound>, Grammar)>,
     timeline: Timeline,
     /// Where the timeline is written at the end of each reply, and what it is sealed with.
     slot: Option<Slot>,
@@ -49,9 +51,9 @@ impl LocalMind {
     }
 
     /// The grammar of a reply, compiled at first use: a few milliseconds.
-    fn grammar(&mut self, created: &Created, manner: &Manner, quotes: &Quotes) -> Result<Grammar, Error> {
+    fn grammar(&mut self, created: &Created, manner: &Manner) -> Result<Grammar, Error> {
         let known = self.grammars.iter().find(|(shape, without, bound, _)| {
-            (shape, without, bound) == (&manner.shape, &manner.without, quotes)
+            (shape, without, bound) == (&manner.shape, &manner.without, &manner.bounds)
         });
         if let Some((.., grammar)) = known {
             return Ok(grammar.clone());
@@ -59,12 +61,23 @@ impl LocalMind {
         let tools: Vec<&Spec> =
             created.tools.iter().filter(|spec| !manner.without.contains(&spec.name)).collect();
         let special = |name: &str| self.engine.tokenizer().special(name);
-        let source = self.dialect.grammar(&tools, manner.shape, quotes, special);
-        let grammar = self.engine.grammar(&source)?;
-        if self.grammars.len() >= GRAMMARS_MAX {
+        let source = |bounds| self.dialect.grammar(&tools, manner.shape, bounds, special);
+        let grammar = match self.engine.grammar(&source(&manner.bounds)) {
+            // What cannot be bound is free: a reply must stay possible, whatever stands in a file.
+            Err(error @ engine::Error::Grammar(_)) if !manner.bounds.is_empty() => {
+                tracing::warn!(%error, "arguments are not bound");
+                self.engine.grammar(&source(&[]))?
+            }
+            made => made?,
+        };
+        let held = |grammars: &VecDeque<(_, _, Vec<Bound>, _)>| {
+            grammars.iter().map(|(_, _, bounds, _)| text_bytes(bounds)).sum::<usize>()
+        };
+        while self.grammars.len() >= GRAMMARS_MAX || held(&self.grammars) > GRAMMAR_TEXT_BYTES_MAX {
             self.grammars.pop_front();
         }
-        self.grammars.push_back((manner.shape, manner.without.clone(), quotes.clone(), grammar.clone()));
+        let (without, bounds) = (manner.without.clone(), manner.bounds.clone());
+        self.grammars.push_back((manner.shape, without, bounds, grammar.clone()));
         Ok(grammar)
     }
 
@@ -87,11 +100,10 @@ impl LocalMind {
         conversation: &[Message],
         created: &Created,
         manner: &Manner,
-        quotes: &Quotes,
         cancel: &Cancel,
         out: &Sink,
     ) -> Result<Thought, Error> {
-        let mut grammar = self.grammar(created, manner, quotes)?;
+        let mut grammar = self.grammar(created, manner)?;
         let tokenizer = self.engine.tokenizer().clone();
         let prompt = tokens_of(&self.dialect.render(conversation), &tokenizer)?;
         let limit = self.engine.model().context_tokens;

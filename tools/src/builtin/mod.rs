@@ -51,6 +51,7 @@ fn spec(
             "additionalProperties": false,
         }),
         replay,
+        bounds: Vec::new(),
     }
 }
 

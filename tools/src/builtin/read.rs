@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::files::{self, Request};
-use crate::{Error, Outcome, Replay, Sandbox, Spec, Tool};
+use crate::{Bound, Error, Outcome, Replay, Sandbox, Spec, To, Tool};
 
 /// The `read` tool.
 pub(super) struct Read {
@@ -18,7 +18,9 @@ impl Read {
             ("offset", "integer", "first line, from 1"),
             ("limit", "integer", "number of lines"),
         ];
-        Read { spec: super::spec("read", include_str!("read.md"), Replay::Safe, 1, &fields) }
+        let mut spec = super::spec("read", include_str!("read.md"), Replay::Safe, 1, &fields);
+        spec.bounds = vec![Bound { argument: "path".into(), to: To::Path }];
+        Read { spec }
     }
 }
 
