@@ -58,6 +58,10 @@ use crate::{Error, Token};
 /// ten thousand; the bound keeps a stranger's schema from occupying the compiler.
 const SOURCE_BYTES_MAX: usize = 1 << 20;
 
+/// How much the lexer may work before the first token. A grammar that holds a file of 64 KiB, of which every piece that
+/// stands in it twice is taken off, needs more than the library's million.
+const LEXER_FUEL: u64 = 20_000_000;
+
 /// Sets of tokens for which the whole set is admitted at once if its pattern fits where the parser stands, instead of
 /// token by token. Ordered from the narrow to the wide.
 const SLICES: [&str; 4] = [
@@ -230,7 +234,8 @@ impl Matching {
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
             .map_err(|error| format!("the vocabulary cannot be used with grammars: {error}"))?;
         factory.quiet();
-        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        *factory.limits_mut() =
+            ParserLimits { verbose_errors: false, initial_lexer_fuel: LEXER_FUEL, ..ParserLimits::default() };
         Ok(Matching { factory, ends })
     }
 }
