@@ -56,6 +56,10 @@ calls model count="1000":
 edits model count="30":
     cargo run --release -p agent --example edits -- {{model}} . {{count}} > target/edits.jsonl
 
+# What a grammar costs that binds an edit to a long file: the ignored test of the agent's grammars. `model` is a file.
+long-file model:
+    SAGA_TEST_MODEL={{absolute_path(model)}} cargo test --workspace -p agent --test grammar -- --ignored --nocapture
+
 # Lines per file, longest first: looked at in review; fails nothing.
 size:
     git ls-files '*.rs' | xargs wc -l | sort -rn | head -40

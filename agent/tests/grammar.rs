@@ -98,7 +98,7 @@ fn a_thought_comes_before_a_call_and_is_no_call_and_no_code() {
 }
 
 #[test]
-#[ignore = "needs a real model: SAGA_TEST_MODEL names its file"]
+#[ignore = "needs a real model, which SAGA_TEST_MODEL names; run by `just long-file`"]
 fn a_long_file_bounds_an_edit_within_a_real_vocabulary() {
     // Compiling is felt before a reply, and masks at every token; the library gives up beyond limits of its own.
     let path = std::env::var("SAGA_TEST_MODEL").expect("SAGA_TEST_MODEL names a model's file");

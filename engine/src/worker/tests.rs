@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Edit, Job, Line, LineId, Order, Priority, REST, Settings, Worker, start};
+use super::room::REST;
+use super::{Edit, Job, Line, LineId, Order, Priority, Settings, Worker, start};
 use crate::cache::{Chain, PAGE_TOKENS};
 use crate::crew::Crew;
 use crate::engine::tokenizer;
