@@ -112,6 +112,8 @@ pub(crate) struct Blocks {
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     pub(crate) unit: f32,
+    /// Whether there is a second digit that is not 0. In a block of 32 there never is.
+    pub(crate) fine: bool,
     pub(crate) digits: [&'a [i8]; DIGITS],
     pub(crate) sums: [&'a [i16]; DIGITS],
 }
@@ -165,7 +167,7 @@ impl Blocks {
         let (a, b) = self.values[at * self.size * DIGITS..][..self.size * DIGITS].split_at(self.size);
         let sums = &self.sums[at * self.size * DIGITS / 16..][..self.size * DIGITS / 16];
         let (a_sums, b_sums) = sums.split_at(self.size / 16);
-        Block { unit: self.units[at], digits: [a, b], sums: [a_sums, b_sums] }
+        Block { unit: self.units[at], fine: self.fine[at], digits: [a, b], sums: [a_sums, b_sums] }
     }
 
     /// One block of `count` tokens from `token` on.

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::unpack::unpack;
-use super::{add_offset, add_products, halves, join, look_up, nibbles, sums};
+use super::{add_offset, add_products, both, halves, join, look_up, nibbles, sums};
 use crate::kernels::blocks::{Block, Blocks, DIGIT_UNITS, DIGITS};
 use crate::weights::quant::{IQ4, MXFP4, Unpacked};
 use crate::weights::{Kind, Values};
@@ -207,40 +207,37 @@ fn small<K: Small>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) 
     let ones = _mm256_set1_epi16(1);
     let mut acc = _mm256_setzero_ps();
     for b in 0..row / K::BYTES {
-        let Block { unit, digits, sums: a_sums } = x.block(b, token);
-        assert!(digits.iter().all(|a| a.len() == 32));
+        // Blocks of 32 are always even: their second digit is 0.
+        let Block { unit, digits: [a, _], sums: [a_sums, _], .. } = x.block(b, token);
+        assert!(a.len() == 32);
         let at = b * K::BYTES;
         // SAFETY: `a` has 32 bytes.
         // WHY: one load.
-        let a = digits.map(|a| unsafe { _mm256_loadu_si256(a.as_ptr().cast()) });
-        let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
+        let a = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
+        let mut products = [_mm256_setzero_si256(); ROWS];
         for r in 0..ROWS {
             fetch(rows, K::BYTES, b, r);
             // SAFETY: row `r` has whole blocks, and this is its block `b`; the features are those of this
             // function.
             // WHY: a bounds check per block and row is as dear as the product.
             let w = unsafe { K::values(rows.as_ptr().add(r * row + at)) };
-            for digit in 0..DIGITS {
-                let pairs = if K::OFFSET == Offset::None {
-                    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a[digit], w))
-                } else {
-                    _mm256_maddubs_epi16(w, a[digit])
-                };
-                products[digit][r] = _mm256_madd_epi16(pairs, ones);
-            }
+            let pairs = if K::OFFSET == Offset::None {
+                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
+            } else {
+                _mm256_maddubs_epi16(w, a)
+            };
+            products[r] = _mm256_madd_epi16(pairs, ones);
         }
         // SAFETY: the features are those of this function.
         // WHY: the kinds' way to be called.
         let d = unsafe { K::factors(rows, at, row) };
-        let total = a_sums.map(|sums| i32::from(sums[0]) + i32::from(sums[1]));
+        let total = i32::from(a_sums[0]) + i32::from(a_sums[1]);
         let zero = if let Offset::Zero(zero) = K::OFFSET { zero } else { 0 };
-        let whole: [__m256i; DIGITS] = std::array::from_fn(|digit| {
-            _mm256_sub_epi32(sums(&products[digit]), _mm256_set1_epi32(zero * total[digit]))
-        });
-        acc = add_products(acc, d, unit, whole);
+        let whole = _mm256_sub_epi32(sums(&products), _mm256_set1_epi32(zero * total));
+        acc = add_products(acc, d, unit, [whole, _mm256_setzero_si256()]);
         if K::OFFSET == Offset::Own {
             let dmin = _mm256_sub_ps(_mm256_setzero_ps(), halves(rows, at + 2, row));
-            let offset = _mm256_set1_epi32(DIGIT_UNITS * total[0] + total[1]);
+            let offset = _mm256_set1_epi32(DIGIT_UNITS * total);
             acc = add_offset(acc, dmin, unit, offset);
         }
     }
@@ -431,38 +428,51 @@ impl Large for Q6K {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn large<K: Large>(rows: &[u8], x: &Blocks, token: usize, to: &mut [f32; ROWS]) {
-    let row = rows.len() / ROWS;
     let mut acc = _mm256_setzero_ps();
-    for b in 0..row / K::BYTES {
-        let Block { unit, digits, sums: a_sums } = x.block(b, token);
-        assert!(digits.iter().all(|a| a.len() == 256) && a_sums.iter().all(|sums| sums.len() == 16));
-        let at = b * K::BYTES;
-        // SAFETY: there are sixteen sums.
-        // WHY: one load.
-        let a_sums = a_sums.map(|sums| unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) });
-        let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
-        let mut offsets = [[_mm256_setzero_si256(); ROWS]; DIGITS];
-        for r in 0..ROWS {
-            fetch(rows, K::BYTES, b, r);
-            for digit in 0..DIGITS {
-                // SAFETY: row `r` has whole blocks, and this is its block `b`; the activations' lengths are
-                // asserted above, and the features are those of this function.
-                // WHY: a bounds check per load would double the loop. The compiler unpacks the weights once
-                // for both digits.
-                (products[digit][r], offsets[digit][r]) = unsafe {
-                    K::products(rows.as_ptr().add(r * row + at), digits[digit].as_ptr(), a_sums[digit])
-                };
-            }
-        }
-        acc = add_products(acc, halves(rows, at + K::D, row), unit, products.map(|products| sums(&products)));
-        if let Some(place) = K::DMIN {
-            let [high, low] = offsets.map(|offsets| sums(&offsets));
-            acc = add_offset(acc, halves(rows, at + place, row), unit, join(high, low));
-        }
+    for b in 0..rows.len() / ROWS / K::BYTES {
+        let x = x.block(b, token);
+        acc = if x.fine {
+            large_block::<K, DIGITS>(rows, b, &x, acc)
+        } else {
+            large_block::<K, 1>(rows, b, &x, acc)
+        };
     }
     // SAFETY: the array has eight numbers.
     // WHY: one store.
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), acc) };
+}
+
+/// Adds block `b` of the rows times the first `D` digits of the token's block.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn large_block<K: Large, const D: usize>(rows: &[u8], b: usize, x: &Block<'_>, acc: __m256) -> __m256 {
+    let row = rows.len() / ROWS;
+    let Block { unit, digits, sums: a_sums, .. } = *x;
+    assert!(digits.iter().all(|a| a.len() == 256) && a_sums.iter().all(|sums| sums.len() == 16));
+    let at = b * K::BYTES;
+    // SAFETY: there are sixteen sums.
+    // WHY: one load.
+    let a_sums = a_sums.map(|sums| unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) });
+    let mut products = [[_mm256_setzero_si256(); ROWS]; D];
+    let mut offsets = [[_mm256_setzero_si256(); ROWS]; D];
+    for r in 0..ROWS {
+        fetch(rows, K::BYTES, b, r);
+        for digit in 0..D {
+            // SAFETY: row `r` has whole blocks, and this is its block `b`; the activations' lengths are
+            // asserted above, and the features are those of this function.
+            // WHY: a bounds check per load would double the loop. The compiler unpacks the weights once
+            // for both digits.
+            (products[digit][r], offsets[digit][r]) = unsafe {
+                K::products(rows.as_ptr().add(r * row + at), digits[digit].as_ptr(), a_sums[digit])
+            };
+        }
+    }
+    let mut acc = add_products(acc, halves(rows, at + K::D, row), unit, both(products.map(|p| sums(&p))));
+    if let Some(place) = K::DMIN {
+        let [high, low] = both(offsets.map(|offsets| sums(&offsets)));
+        acc = add_offset(acc, halves(rows, at + place, row), unit, join(high, low));
+    }
+    acc
 }
 
 /// Kinds with blocks of 256 that are unpacked into memory before they are multiplied: all eight rows first, because bytes
@@ -478,8 +488,9 @@ fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usiz
             fetch(rows, bytes, b, r);
             unpack(kind, &rows[r * row + b * bytes..][..bytes], weights);
         }
-        let Block { unit, digits, sums: a_sums } = x.block(b, token);
+        let Block { unit, fine, digits, sums: a_sums } = x.block(b, token);
         assert!(digits.iter().all(|a| a.len() == 256) && a_sums.iter().all(|sums| sums.len() == 16));
+        let used = if fine { DIGITS } else { 1 };
         let mut products = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         let mut offsets = [[_mm256_setzero_si256(); ROWS]; DIGITS];
         for (r, weights) in weights.iter().enumerate() {
@@ -497,7 +508,7 @@ fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usiz
                 for j in 0..8 {
                     let w = _mm256_loadu_si256(weights.q.as_ptr().add(32 * j).cast());
                     let scale = spread(scales, j);
-                    for digit in 0..DIGITS {
+                    for digit in 0..used {
                         let a = _mm256_loadu_si256(digits[digit].as_ptr().add(32 * j).cast());
                         let pairs = if SIGNED {
                             _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
@@ -511,7 +522,7 @@ fn unpacked<const SIGNED: bool>(kind: Kind, rows: &[u8], x: &Blocks, token: usiz
                 if !SIGNED {
                     let offset = _mm256_loadu_si256(weights.offset.as_ptr().cast());
                     let zeros = _mm256_mullo_epi16(in_order, _mm256_set1_epi16(-zero));
-                    for digit in 0..DIGITS {
+                    for digit in 0..used {
                         let sums = _mm256_loadu_si256(a_sums[digit].as_ptr().cast());
                         offsets[digit][r] = _mm256_madd_epi16(offset, sums);
                         products[digit][r] =

@@ -161,6 +161,13 @@ fn sums(v: &[__m256i; 8]) -> __m256i {
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
 }
 
+/// Both digits of what may have been computed for the first alone, because the second is 0.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn both<const D: usize>(of: [__m256i; D]) -> [__m256i; DIGITS] {
+    std::array::from_fn(|digit| if digit < D { of[digit] } else { _mm256_setzero_si256() })
+}
+
 /// Both digits' sums as one number: 254 · high + low, which fits 32 bits where offsets are summed.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]

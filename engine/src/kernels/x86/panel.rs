@@ -148,55 +148,82 @@ fn turn(rows: &[[u8; 256]; 8], at: usize, to: &mut [[u8; 32]; 64], to_at: usize)
     }
 }
 
+/// What one digit of a token makes with a block of the panel, for each group of eight rows.
+#[derive(Clone, Copy)]
+struct Whole {
+    product: [__m256i; GROUPS],
+    offset: [__m256i; GROUPS],
+}
+
 /// Kinds with blocks of 256. `STEPS` steps of four columns are added up in 16 bits before they are scaled.
+///
+/// Weights are loaded for two digits at once: both of a token whose block is not even, or the first of each of two tokens.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn large<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
+    let zero = [_mm256_setzero_si256(); GROUPS];
+    let nothing = Whole { product: zero, offset: zero };
     for b in 0..rows.len() / ROWS / kind.block_bytes() {
         fill(panel, kind, rows, b);
+        // An even block that waits for another one.
+        let mut waits: Option<usize> = None;
         for token in 0..x.tokens() {
-            large_tile::<STEPS, SIGNED>(panel, kind, x, b, token);
+            let block = x.block(b, token);
+            if block.fine {
+                let digits = large_tile::<STEPS, SIGNED, 2>(panel, [(&block, 0), (&block, 1)]);
+                large_add(panel, kind, token, block.unit, digits);
+            } else if let Some(before) = waits.take() {
+                let first = x.block(b, before);
+                let [one, two] = large_tile::<STEPS, SIGNED, 2>(panel, [(&first, 0), (&block, 0)]);
+                large_add(panel, kind, before, first.unit, [one, nothing]);
+                large_add(panel, kind, token, block.unit, [two, nothing]);
+            } else {
+                waits = Some(token);
+            }
+        }
+        if let Some(token) = waits {
+            let block = x.block(b, token);
+            let [one] = large_tile::<STEPS, SIGNED, 1>(panel, [(&block, 0)]);
+            large_add(panel, kind, token, block.unit, [one, nothing]);
         }
     }
 }
 
-/// Block `b` of the panel times one token. Two groups and two digits take four 16-bit and four 32-bit sums,
-/// two registers of weights and one of activations: what sixteen registers hold.
+/// The panel times `N` digits. Two groups and two digits take four 16-bit and four 32-bit sums, two registers of weights and
+/// one of activations: what sixteen registers hold.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn large_tile<const STEPS: usize, const SIGNED: bool>(
-    panel: &mut Panel,
-    kind: Kind,
-    x: &Blocks,
-    b: usize,
-    token: usize,
-) {
-    let Block { unit, digits, sums } = x.block(b, token);
-    assert!(digits.iter().all(|a| a.len() == 256) && sums.iter().all(|sums| sums.len() == 16));
-    let a: [*const i32; DIGITS] = digits.map(|a| a.as_ptr().cast());
-    let a_sums: [*const i32; DIGITS] = sums.map(|sums| sums.as_ptr().cast());
-    let mut product = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
-    let mut offset = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
+fn large_tile<const STEPS: usize, const SIGNED: bool, const N: usize>(
+    panel: &Panel,
+    of: [(&Block<'_>, usize); N],
+) -> [Whole; N] {
+    let a = of.map(|(block, digit)| block.digits[digit]);
+    let a_sums = of.map(|(block, digit)| block.sums[digit]);
+    assert!(a.iter().all(|a| a.len() == 256) && a_sums.iter().all(|sums| sums.len() == 16));
+    let a: [*const i32; N] = a.map(|a| a.as_ptr().cast());
+    let a_sums: [*const i32; N] = a_sums.map(|sums| sums.as_ptr().cast());
+    let zero = _mm256_setzero_si256();
+    let mut whole = [Whole { product: [zero; GROUPS], offset: [zero; GROUPS] }; N];
     // SAFETY: steps run over the 64 columns / 4 of the panel and of 256 activations, offsets over 8 pairs of
     // the panel and of 16 sums; the activations' lengths are asserted above.
     // WHY: these two loops are the whole cost of prefill.
     unsafe {
         for i in 0..64 / STEPS {
-            let mut pairs = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
+            let mut pairs = [[zero; N]; GROUPS];
             for step in i * STEPS..(i + 1) * STEPS {
                 let w: [__m256i; GROUPS] =
                     std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
-                for digit in 0..DIGITS {
-                    let a = _mm256_set1_epi32(a[digit].add(step).read_unaligned());
+                for n in 0..N {
+                    let a = _mm256_set1_epi32(a[n].add(step).read_unaligned());
                     for g in 0..GROUPS {
-                        pairs[g][digit] = _mm256_add_epi16(pairs[g][digit], products::<SIGNED>(w[g], a));
+                        pairs[g][n] = _mm256_add_epi16(pairs[g][n], products::<SIGNED>(w[g], a));
                     }
                 }
             }
             for g in 0..GROUPS {
                 let scale = _mm256_loadu_si256(panel.scale[g].as_ptr().add(i * STEPS / 4).cast());
-                for digit in 0..DIGITS {
-                    product[g][digit] =
-                        _mm256_add_epi32(product[g][digit], _mm256_madd_epi16(pairs[g][digit], scale));
+                for n in 0..N {
+                    let scaled = _mm256_madd_epi16(pairs[g][n], scale);
+                    whole[n].product[g] = _mm256_add_epi32(whole[n].product[g], scaled);
                 }
             }
         }
@@ -204,19 +231,27 @@ fn large_tile<const STEPS: usize, const SIGNED: bool>(
         for i in 0..if SIGNED { 0 } else { 8 } {
             for g in 0..GROUPS {
                 let offsets = _mm256_loadu_si256(panel.offset[g].as_ptr().add(i).cast());
-                for digit in 0..DIGITS {
-                    let sums = _mm256_set1_epi32(a_sums[digit].add(i).read_unaligned());
-                    offset[g][digit] = _mm256_add_epi32(offset[g][digit], _mm256_madd_epi16(offsets, sums));
+                for n in 0..N {
+                    let sums = _mm256_set1_epi32(a_sums[n].add(i).read_unaligned());
+                    let offset = _mm256_madd_epi16(offsets, sums);
+                    whole[n].offset[g] = _mm256_add_epi32(whole[n].offset[g], offset);
                 }
             }
         }
     }
+    whole
+}
+
+/// Adds what both digits of a token made to what the token has.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn large_add(panel: &mut Panel, kind: Kind, token: usize, unit: f32, [high, low]: [Whole; DIGITS]) {
     for g in 0..GROUPS {
-        let ([high, low], [high_offset, low_offset]) = (product[g], offset[g]);
         if kind.values() == Values::Offset {
-            add(panel, token, g, unit, [high, low], Some(join(high_offset, low_offset)));
+            let offset = join(high.offset[g], low.offset[g]);
+            add(panel, token, g, unit, [high.product[g], low.product[g]], Some(offset));
         } else {
-            let product = [_mm256_sub_epi32(high, high_offset), _mm256_sub_epi32(low, low_offset)];
+            let product = [high, low].map(|digit| _mm256_sub_epi32(digit.product[g], digit.offset[g]));
             add(panel, token, g, unit, product, None);
         }
     }
@@ -257,31 +292,36 @@ fn add(
     }
 }
 
-/// Kinds with blocks of 32.
+/// Kinds with blocks of 32. These are always even: their second digit is 0.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn small<const STEPS: usize, const SIGNED: bool>(panel: &mut Panel, kind: Kind, rows: &[u8], x: &Blocks) {
     for b in 0..rows.len() / ROWS / kind.block_bytes() {
         fill(panel, kind, rows, b);
-        for token in 0..x.tokens() {
-            small_tile::<STEPS, SIGNED>(panel, kind, x, b, token);
+        let pairs = x.tokens() / 2 * 2;
+        for token in (0..pairs).step_by(2) {
+            small_tile::<STEPS, SIGNED, 2>(panel, kind, x, b, token);
+        }
+        if pairs < x.tokens() {
+            small_tile::<STEPS, SIGNED, 1>(panel, kind, x, b, pairs);
         }
     }
 }
 
+/// The panel times `N` tokens from `token` on.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn small_tile<const STEPS: usize, const SIGNED: bool>(
+fn small_tile<const STEPS: usize, const SIGNED: bool, const N: usize>(
     panel: &mut Panel,
     kind: Kind,
     x: &Blocks,
     b: usize,
     token: usize,
 ) {
-    let Block { unit, digits, sums } = x.block(b, token);
-    assert!(digits.iter().all(|a| a.len() == 32) && sums.iter().all(|sums| sums.len() == 2));
-    let a: [*const i32; DIGITS] = digits.map(|a| a.as_ptr().cast());
+    let blocks: [Block<'_>; N] = std::array::from_fn(|n| x.block(b, token + n));
+    assert!(blocks.iter().all(|block| block.digits[0].len() == 32 && block.sums[0].len() == 2));
+    let a: [*const i32; N] = std::array::from_fn(|n| blocks[n].digits[0].as_ptr().cast());
     let ones = _mm256_set1_epi16(1);
-    let total = sums.map(|sums| i32::from(sums[0]) + i32::from(sums[1]));
+    let total = blocks.map(|block| i32::from(block.sums[0][0]) + i32::from(block.sums[0][1]));
     let zero = if let Values::Around(zero) = kind.values() { i32::from(zero) } else { 0 };
     let mut product = [total.map(|total| _mm256_set1_epi32(-zero * total)); GROUPS];
     // SAFETY: steps run over the eight columns / 4 that a block of 32 fills of the panel, and over the 32
@@ -289,28 +329,29 @@ fn small_tile<const STEPS: usize, const SIGNED: bool>(
     // WHY: this loop is the whole cost of prefill.
     unsafe {
         for i in 0..8 / STEPS {
-            let mut pairs = [[_mm256_setzero_si256(); DIGITS]; GROUPS];
+            let mut pairs = [[_mm256_setzero_si256(); N]; GROUPS];
             for step in i * STEPS..(i + 1) * STEPS {
                 let w: [__m256i; GROUPS] =
                     std::array::from_fn(|g| _mm256_loadu_si256(panel.q[g].as_ptr().add(step).cast()));
-                for digit in 0..DIGITS {
-                    let a = _mm256_set1_epi32(a[digit].add(step).read_unaligned());
+                for n in 0..N {
+                    let a = _mm256_set1_epi32(a[n].add(step).read_unaligned());
                     for g in 0..GROUPS {
-                        pairs[g][digit] = _mm256_add_epi16(pairs[g][digit], products::<SIGNED>(w[g], a));
+                        pairs[g][n] = _mm256_add_epi16(pairs[g][n], products::<SIGNED>(w[g], a));
                     }
                 }
             }
             for g in 0..GROUPS {
-                for digit in 0..DIGITS {
-                    product[g][digit] =
-                        _mm256_add_epi32(product[g][digit], _mm256_madd_epi16(pairs[g][digit], ones));
+                for n in 0..N {
+                    product[g][n] = _mm256_add_epi32(product[g][n], _mm256_madd_epi16(pairs[g][n], ones));
                 }
             }
         }
     }
-    let offset =
-        (kind.values() == Values::Offset).then(|| _mm256_set1_epi32(DIGIT_UNITS * total[0] + total[1]));
-    for g in 0..GROUPS {
-        add(panel, token, g, unit, product[g], offset);
+    for n in 0..N {
+        let offset = (kind.values() == Values::Offset).then(|| _mm256_set1_epi32(DIGIT_UNITS * total[n]));
+        for g in 0..GROUPS {
+            let product = [product[g][n], _mm256_setzero_si256()];
+            add(panel, token + n, g, blocks[n].unit, product, offset);
+        }
     }
 }
