@@ -286,6 +286,11 @@ impl Agent {
         }
     }
 
+    /// The store of its journals, and of what is remembered.
+    pub fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
     /// Every session, oldest first.
     pub fn list(&self) -> Vec<SessionInfo> {
         let slots: Vec<Arc<Slot>> = self.slots().values().cloned().collect();

@@ -333,12 +333,14 @@ impl FromStr for SessionId {
     fn from_str(text: &str) -> Result<SessionId, Error> {
         let fits = !text.is_empty()
             && text.len() <= SessionId::CHARS_MAX
+            // Such names are the store's own.
+            && !text.starts_with('_')
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
         if fits {
             Ok(SessionId(text.to_string()))
         } else {
             Err(Error::BadRequest(format!(
-                "a session id has 1 to {} characters of a-z, 0-9, '-' and '_'; got {text:?}",
+                "a session id has 1 to {} characters of a-z, 0-9, '-' and '_', and does not begin with '_'; got {text:?}",
                 SessionId::CHARS_MAX
             )))
         }
@@ -381,7 +383,7 @@ mod tests {
 
     #[test]
     fn an_id_is_safe_in_a_path_and_a_url() {
-        for bad in ["", "../x", "a/b", "A", "a b", "é", &"x".repeat(49)] {
+        for bad in ["", "../x", "a/b", "A", "a b", "é", "_notes", &"x".repeat(49)] {
             assert!(bad.parse::<SessionId>().is_err(), "{bad:?}");
         }
     }

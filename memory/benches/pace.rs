@@ -1,9 +1,11 @@
 //! How fast the memory is on this machine: `cargo bench -p memory`. Prints latencies and rates; judges nothing.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use memory::{Kind, Memory, Note, Origin, Query, Scope, Trust};
+use memory::{Embedder, Kind, Memory, Note, Query, Scope, Trust};
 
 /// A typical event of a session, in bytes.
 const RECORD_BYTES: usize = 700;
@@ -14,11 +16,16 @@ fn main() -> Result<(), memory::Error> {
     // Beside the build, since a temporary folder is often in memory, where an fsync is free.
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pace");
     let _ = std::fs::remove_dir_all(&root);
-    for writers in [1, 16] {
+    let notes_only = std::env::var_os("SAGA_BENCH_NOTES").is_some();
+    for writers in [1, 16].into_iter().filter(|_| !notes_only) {
         appends(&root.join(format!("w{writers}")), writers)?;
     }
-    opening(&root.join("open"), events)?;
-    recalls(&root.join("notes"), events / 10)?;
+    if !notes_only {
+        opening(&root.join("open"), events)?;
+    }
+    // SAGA_BENCH_NOTES=1000000 for a store as large as one is allowed to grow.
+    let notes = std::env::var("SAGA_BENCH_NOTES").ok().and_then(|count| count.parse().ok());
+    recalls(&root.join("notes"), notes.unwrap_or(events / 10))?;
     let _ = std::fs::remove_dir_all(&root);
     Ok(())
 }
@@ -118,46 +125,97 @@ fn recalls(dir: &Path, notes: usize) -> Result<(), memory::Error> {
         let word = |k: usize| words[(n / 7 + k * k * (n % 11)) % words.len()];
         format!("note {n}: {} {} needs {} in module{} since {}", word(1), word(2), word(3), n % 977, word(4))
     };
-    let note = |n: usize| Note {
-        kind: Kind::Fact,
-        text: text(n),
-        scope: Scope::Repository(format!("r{}", n % 10)),
-        origin: Origin { journal: None, span: None, author: "bench".into(), trust: Trust::ModelInferred },
-        recorded_ms: n as u64,
-        valid_from_ms: None,
-        valid_to_ms: None,
-        tags: Vec::new(),
+    let note = |n: usize| {
+        let scope = Scope::Repository(format!("r{}", n % 10));
+        Note { recorded_ms: n as u64, ..Note::new(Kind::Fact, text(n), scope, "bench", Trust::ModelInferred) }
     };
+    memory.embed_with(Arc::new(Lots))?;
     let start = Instant::now();
-    std::thread::scope(|scope| {
-        for thread in 0..32 {
-            let (memory, note) = (&memory, &note);
-            scope.spawn(move || {
-                for n in (thread..notes).step_by(32) {
-                    memory.remember(note(n)).expect("there is room for a bench");
-                }
-            });
-        }
-    });
-    println!("{notes} notes by 32 writers: {:.2?}", start.elapsed());
-    let mut latencies: Vec<Duration> = (0..500)
-        .map(|n| {
-            let query = Query {
-                text: format!("which module{} needs the {}", n * 7 % 977, words[n % words.len()]),
-                scopes: vec![Scope::Repository(format!("r{}", n % 10))],
-                limit: 10,
-            };
-            let asked = Instant::now();
-            memory.recall(&query).map(|_| asked.elapsed())
-        })
-        .collect::<Result<_, _>>()?;
+    for from in (0..notes).step_by(1000) {
+        memory.remember_all((from..notes.min(from + 1000)).map(note).collect())?;
+    }
+    println!("{notes} notes written: {:.2?}", start.elapsed());
+    memory.settle();
+    println!("{notes} notes in all indexes: {:.2?}", start.elapsed());
+    let asked = |n: usize| Query {
+        text: format!("which module{} needs the {}", n * 7 % 977, words[n % words.len()]),
+        scopes: vec![Scope::Repository(format!("r{}", n % 10))],
+        limit: 10,
+        ..Query::default()
+    };
+    let recall = |n: usize| {
+        let begun = Instant::now();
+        memory.recall(&asked(n)).map(|_| begun.elapsed())
+    };
+    let mut latencies: Vec<Duration> = (0..500).map(recall).collect::<Result<_, _>>()?;
     latencies.sort();
-    println!("recall among {notes}: p50 {:.2?}, p95 {:.2?}", latencies[250], latencies[475]);
+    println!(
+        "recall among {notes}, without an embedder's time: p50 {:.2?}, p95 {:.2?}",
+        latencies[250], latencies[475]
+    );
+    // Notes written one by one while others are looked for.
+    let done = AtomicBool::new(false);
+    let mut latencies: Vec<Duration> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in (0..).take_while(|_| !done.load(Ordering::Relaxed)) {
+                recall(n).expect("a bench recalls");
+            }
+        });
+        let latencies = (0..500)
+            .map(|n| {
+                let begun = Instant::now();
+                memory.remember(note(notes + n)).expect("there is room for a bench");
+                begun.elapsed()
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        latencies
+    });
+    latencies.sort();
+    println!("append beside recalls: p50 {:.2?}, p99 {:.2?}", latencies[250], latencies[495]);
+    let resident = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident =
+        resident.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("VmRSS: unknown").to_string();
+    println!("{resident}");
     drop(memory);
     let start = Instant::now();
-    drop(Memory::open(dir)?);
-    println!("open and close with {notes} notes: {:.2?}", start.elapsed());
+    let memory = Memory::open(dir)?;
+    println!("open with {notes} notes: {:.2?}", start.elapsed());
+    memory.embed_with(Arc::new(Lots))?;
+    println!("and with their vectors: {:.2?}", start.elapsed());
     Ok(())
+}
+
+/// Vectors drawn by lot from a text: a scan takes as long as with meaningful ones.
+#[derive(Debug)]
+struct Lots;
+
+impl Embedder for Lots {
+    fn name(&self) -> &str {
+        "lots"
+    }
+
+    fn dimensions(&self) -> usize {
+        384
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, memory::Error> {
+        let vector = |text: &&str| {
+            let mut state = text.bytes().fold(1469598103934665603_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(1099511628211)
+            });
+            let mut next = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+            };
+            let vector: Vec<f32> = (0..384).map(|_| next()).collect();
+            let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            vector.into_iter().map(|x| x / length).collect()
+        };
+        Ok(texts.iter().map(vector).collect())
+    }
 }
 
 fn size(dir: &Path) -> u64 {

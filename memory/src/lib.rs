@@ -17,7 +17,10 @@
 //! # }
 //! ```
 mod blobs;
+mod change;
+mod embed;
 mod error;
+pub mod eval;
 mod export;
 mod frame;
 mod index;
@@ -28,10 +31,16 @@ mod notes;
 mod purge;
 mod recall;
 mod recover;
+mod redact;
+mod when;
 mod writer;
 
 pub use blobs::Digest;
+pub use change::{Change, Changed};
+pub use embed::{Bert, Embedder};
 pub use error::Error;
 pub use journal::{Appended, Journal, JournalInfo, KEY_BYTES_MAX, RECORD_BYTES_MAX, Seq};
 pub use memory::{Health, Memory, PAGE_BYTES_MAX};
-pub use notes::{Hit, Kind, NOTE_BYTES_MAX, Note, NoteId, Origin, Query, Scope, Trust};
+pub use notes::{Cite, Hit, Kind, NOTE_BYTES_MAX, Note, NoteId, Origin, Query, Scope, Standing, Trust, Why};
+pub use redact::redact;
+pub use when::{Day, moment, parse as parse_time};

@@ -11,14 +11,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use crate::blobs::{Blobs, sync_dir};
+use crate::change::Change;
 use crate::frame::{Broken, Frame, Kind, NAME_BYTES_MAX};
 use crate::index::Index;
 use crate::log::{End, HEADER, Log, Place, read_at};
+use crate::notes::Kind as NoteKind;
 use crate::purge::purge;
 use crate::recall::Recall;
 use crate::recover::recover;
 use crate::writer::{Ask, QUEUE_ASKS, Reply, Writer};
-use crate::{Digest, Error, Hit, Journal, JournalInfo, Note, NoteId, Query, Seq};
+use crate::{Digest, Embedder, Error, Hit, Journal, JournalInfo, Note, NoteId, Query, Scope, Seq, Standing};
 
 /// The most bytes one page of a journal has: a longer page ends early.
 pub const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -43,6 +45,10 @@ pub struct Health {
     pub journals: usize,
     /// Notes that live.
     pub notes: u64,
+    /// Notes that have vectors …
+    pub notes_embedded: u64,
+    /// … and that wait for them.
+    pub notes_waiting: u64,
     /// Bytes at the log's end that were never acknowledged, and were put aside in `log/dropped` when it was opened.
     pub dropped_tail_bytes: u64,
     /// Indexes that were made anew since the store was opened, each with the reason.
@@ -84,6 +90,8 @@ pub(crate) struct Inner {
     asks: SyncSender<Ask>,
     writer: Mutex<Option<JoinHandle<()>>>,
     blobs: Blobs,
+    /// Held while a change of notes is written, so that its fold takes changes in their order.
+    pub(crate) changing: Mutex<()>,
     /// Journals whose keys have been counted against the index in this process.
     counted: Mutex<BTreeSet<String>>,
     /// Held until the last handle is gone; the system lets go of it even when the process is killed.
@@ -94,6 +102,11 @@ impl Memory {
     /// Opens the store in `dir`, making the folder when it is not there. What a crash left behind is put right:
     /// a torn tail is put aside, indexes that are missing, stale or damaged are made anew ([`Memory::health`] says so).
     pub fn open(dir: &Path) -> Result<Memory, Error> {
+        Memory::open_telling(dir, &mut |_, _| ())
+    }
+
+    /// As [`Memory::open`]; `progress` is told how many notes have been put into an index that is made anew, and of how many.
+    pub fn open_telling(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Memory, Error> {
         let made = !dir.exists();
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
         let lock = lock(dir)?;
@@ -133,7 +146,7 @@ impl Memory {
             frames: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
         });
-        if let Some(reason) = shared.recall.open(&shared)? {
+        for reason in shared.recall.open(&shared, progress)? {
             shared.story().rebuilt.push(format!("notes: {reason}"));
         }
         purge(&shared)?;
@@ -145,12 +158,29 @@ impl Memory {
             .map_err(|e| Error::io(dir, e))?;
         let writer = Mutex::new(Some(writer));
         let counted = Mutex::default();
-        Ok(Memory { inner: Arc::new(Inner { shared, asks, writer, blobs, counted, _lock: lock }) })
+        Ok(Memory {
+            inner: Arc::new(Inner {
+                shared,
+                asks,
+                writer,
+                blobs,
+                changing: Mutex::new(()),
+                counted,
+                _lock: lock,
+            }),
+        })
     }
 
     /// Opens a journal, making it when it is not there. A name is 1 to 64 of `a`–`z`, `0`–`9`, `_` and `-`.
     pub fn journal(&self, name: &str) -> Result<Journal, Error> {
         check_name(name)?;
+        if name.starts_with('_') {
+            return Err(Error::BadName { name: name.into() });
+        }
+        self.open_journal(name)
+    }
+
+    pub(crate) fn open_journal(&self, name: &str) -> Result<Journal, Error> {
         let birth = match self.inner.shared.birth(name) {
             Ok(birth) => birth,
             Err(_) => self.inner.ask(|reply| Ask::Make {
@@ -174,7 +204,7 @@ impl Memory {
             bytes: head.bytes,
             created_ms: head.created_ms,
         };
-        Ok(catalog.heads.iter().map(info).collect())
+        Ok(catalog.heads.iter().filter(|(name, _)| !name.starts_with('_')).map(info).collect())
     }
 
     /// Deletes a journal. When this returns no byte of its records is left in the log; should the process die before,
@@ -195,11 +225,47 @@ impl Memory {
         self.inner.blobs.get(digest)
     }
 
-    /// Keeps a note; it is durable, and recall finds it, when this returns.
+    /// Keeps a note; it is durable, and recall finds it, when this returns. Secrets in it are blotted out first
+    /// ([`crate::redact`]). Of kinds other than episodes one note that says the same is enough: then the number of that one is returned.
     pub fn remember(&self, note: Note) -> Result<NoteId, Error> {
-        note.check()?;
-        let body = serde_json::to_vec(&note).expect("a note is strings and numbers");
-        self.inner.ask(|reply| Ask::Remember { note: Box::new(note), body, reply })
+        let ids = self.remember_all(vec![note])?;
+        Ok(ids[0])
+    }
+
+    /// As [`Memory::remember`], for many notes with one write. All are kept, or none.
+    pub fn remember_all(&self, notes: Vec<Note>) -> Result<Vec<NoteId>, Error> {
+        let mut fresh = Vec::with_capacity(notes.len());
+        let mut ids: Vec<Result<NoteId, usize>> = Vec::with_capacity(notes.len());
+        let mut repeated = Vec::new();
+        for mut note in notes {
+            note.text = crate::redact::redact(&note.text);
+            note.check()?;
+            let twin = |other: &(Note, Vec<u8>)| {
+                other.0.kind == note.kind && other.0.scope == note.scope && other.0.text == note.text
+            };
+            if note.kind != NoteKind::Episode {
+                if let Some(id) = self.inner.shared.recall.same(&note) {
+                    repeated.push(Change::Repeated { id, by: note.origin.author.clone() });
+                    ids.push(Ok(id));
+                    continue;
+                }
+                if let Some(at) = fresh.iter().position(twin) {
+                    ids.push(Err(at));
+                    continue;
+                }
+            }
+            let body = serde_json::to_vec(&note).expect("a note is strings and numbers");
+            ids.push(Err(fresh.len()));
+            fresh.push((note, body));
+        }
+        let made = match fresh.is_empty() {
+            true => Vec::new(),
+            false => self.inner.ask(|reply| Ask::Remember { notes: fresh, reply })?,
+        };
+        for change in repeated {
+            self.change(change)?;
+        }
+        Ok(ids.into_iter().map(|id| id.unwrap_or_else(|at| made[at])).collect())
     }
 
     /// The note of this number; `None` when there never was one, or it was forgotten.
@@ -207,13 +273,57 @@ impl Memory {
         self.inner.healing(|shared| shared.note(id))
     }
 
+    /// What has become of a note since it was written down.
+    pub fn standing(&self, id: NoteId) -> Standing {
+        self.inner.shared.recall.standing(id)
+    }
+
+    /// The living notes after `after`, in the order they were written down: at most `limit`, and only those of these scopes, if
+    /// some are given, of which `fits` says so.
+    pub fn notes(
+        &self,
+        after: NoteId,
+        limit: usize,
+        scopes: &[Scope],
+        fits: impl Fn(&Standing) -> bool,
+    ) -> Result<Vec<(NoteId, Note)>, Error> {
+        let terms: Vec<String> = scopes.iter().map(Scope::term).collect();
+        let fits = |scope: &str, standing: &Standing| {
+            (terms.is_empty() || terms.iter().any(|term| term == scope)) && fits(standing)
+        };
+        let ids = self.inner.shared.recall.living(after.0, limit, fits);
+        let mut notes = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some(note) = self.note(id)? {
+                notes.push((id, note));
+            }
+        }
+        Ok(notes)
+    }
+
+    /// How many living notes each scope has, by [`Scope::term`].
+    pub fn scopes(&self) -> std::collections::BTreeMap<String, u64> {
+        self.inner.shared.recall.scopes()
+    }
+
     /// Forgets a note: when this returns its text is in no file of the store. `false` when there was none.
-    pub fn forget(&self, id: NoteId) -> Result<bool, Error> {
-        let known = self.inner.ask(|reply| Ask::Forget { id, reply })?;
-        if known {
+    pub fn forget(&self, id: NoteId, by: &str) -> Result<bool, Error> {
+        Ok(!self.forget_all(&[id], by)?.is_empty())
+    }
+
+    /// Forgets notes: when this returns their texts are in no file of the store. Answers with those there were.
+    pub fn forget_all(&self, ids: &[NoteId], by: &str) -> Result<Vec<NoteId>, Error> {
+        let mut known = Vec::with_capacity(ids.len());
+        for id in ids {
+            if self.inner.ask(|reply| Ask::Forget { id: *id, reply })? {
+                known.push(*id);
+            }
+        }
+        if !known.is_empty() {
             // The log last: until then the deletion is pending, and the next open would complete both.
-            self.inner.shared.recall.purge(id)?;
+            self.inner.shared.recall.purge(&self.inner.shared, &known)?;
             purge(&self.inner.shared)?;
+            self.change(Change::Forgotten { ids: known.clone(), by: by.into() })?;
         }
         Ok(known)
     }
@@ -223,12 +333,22 @@ impl Memory {
         self.inner.shared.recall.search(query, |id| self.note(id))
     }
 
+    /// Gives the store what it makes vectors with. Notes that have none yet are embedded beside other work.
+    pub fn embed_with(&self, embedder: Arc<dyn Embedder>) -> Result<(), Error> {
+        self.inner.shared.recall.embed_with(&self.inner.shared, embedder)
+    }
+
+    /// Waits until what was remembered so far is in the indexes, and has vectors if there is an embedder. Recall does not need it.
+    pub fn settle(&self) {
+        self.inner.shared.recall.settle();
+    }
+
     /// How the store is.
     pub fn health(&self) -> Health {
         let shared = &self.inner.shared;
         let (journals, notes) = {
             let catalog = shared.index.catalog();
-            (catalog.heads.len(), catalog.mark.notes_live)
+            (catalog.heads.keys().filter(|name| !name.starts_with('_')).count(), catalog.mark.notes_live)
         };
         let story = shared.story();
         Health {
@@ -236,6 +356,8 @@ impl Memory {
             bytes: shared.bytes.load(Ordering::Relaxed),
             journals,
             notes,
+            notes_embedded: shared.recall.embedded() as u64,
+            notes_waiting: shared.recall.unembedded() as u64,
             dropped_tail_bytes: story.dropped_tail_bytes,
             rebuilt: story.rebuilt.clone(),
             damaged: story.damaged.clone(),

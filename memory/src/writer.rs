@@ -29,8 +29,8 @@ pub(crate) enum Ask {
     Append { journal: Arc<str>, birth: u64, records: Vec<New>, once: bool, reply: Reply<Appended> },
     /// A journal, made when it is not there; answers with its birth. `fresh`: it must not be there.
     Make { journal: String, at_ms: Option<u64>, fresh: bool, reply: Reply<u64> },
-    /// A note.
-    Remember { note: Box<Note>, body: Vec<u8>, reply: Reply<NoteId> },
+    /// Notes, each with its frame's body; all or none.
+    Remember { notes: Vec<(Note, Vec<u8>)>, reply: Reply<Vec<NoteId>> },
     /// A journal's tombstone.
     Delete { journal: String, reply: Reply<()> },
     /// A note's tombstone; answers whether there was such a note.
@@ -83,7 +83,7 @@ type After = Box<dyn FnOnce(Result<&Shared, &Error>) + Send>;
 struct Group {
     frames: Vec<Planned>,
     journals: BTreeMap<Arc<str>, Option<Ahead>>,
-    notes: Vec<(NoteId, Box<Note>)>,
+    notes: Vec<(NoteId, Note)>,
     /// What is answered once the group is durable, or has failed.
     after: Vec<After>,
 }
@@ -169,12 +169,19 @@ impl Writer {
                 }
                 None
             }
-            Ask::Remember { note, body, reply } => {
+            Ask::Remember { notes, reply } => {
                 let last = group.notes.last().map(|(id, _)| id.0);
-                let id = NoteId(1 + last.unwrap_or_else(|| self.shared.index.catalog().mark.notes_last));
-                group.push(Kind::Note, &"".into(), id.0, note.recorded_ms, 0, String::new(), body);
-                group.notes.push((id, note));
-                group.after(reply, id);
+                let mut last = last.unwrap_or_else(|| self.shared.index.catalog().mark.notes_last);
+                let mut ids = Vec::with_capacity(notes.len());
+                let mut left = notes.len() as u32;
+                for (note, body) in notes {
+                    left -= 1;
+                    last += 1;
+                    ids.push(NoteId(last));
+                    group.push(Kind::Note, &"".into(), last, note.recorded_ms, left, String::new(), body);
+                    group.notes.push((NoteId(last), note));
+                }
+                group.after(reply, ids);
                 None
             }
             Ask::Delete { .. } | Ask::Forget { .. } | Ask::Reindex { .. } | Ask::Stop => Some(ask),
@@ -233,8 +240,8 @@ impl Writer {
     fn send(&mut self, group: Group) {
         let done = if group.frames.is_empty() { Ok(()) } else { self.write(&group.frames) };
         if done.is_ok() {
-            for (id, note) in group.notes {
-                self.shared.recall.add(id, *note);
+            for (id, note) in &group.notes {
+                self.shared.recall.add(&self.shared, *id, note);
             }
         }
         for after in group.after {
@@ -389,7 +396,7 @@ impl Ask {
     fn bytes(&self) -> usize {
         match self {
             Ask::Append { records, .. } => records.iter().map(|record| record.body.len()).sum(),
-            Ask::Remember { body, .. } => body.len(),
+            Ask::Remember { notes, .. } => notes.iter().map(|(_, body)| body.len()).sum(),
             Ask::Make { .. } | Ask::Delete { .. } | Ask::Forget { .. } | Ask::Reindex { .. } | Ask::Stop => 0,
         }
     }

@@ -1,51 +1,41 @@
 //! The index of words on disk. The only file that names tantivy.
 //!
-//! Each note is indexed twice: as English words, stemmed, and as code, with identifiers whole and in their parts. The
-//! text itself is not stored; what a hit says is read from the log.
+//! Of each note two bags of words are kept: its own, and those of the notes beside it in its conversation, each as often as it
+//! counts (`near`, in tenths). A search walks over the query's words in both and adds them up itself, because a word that stands
+//! in both is one word: BM25F (Robertson, Zaragoza and Taylor 2004),
+//!
+//! ```text
+//! tf    = tf of the note + near / 10
+//! score = Σ idf · tf · (k1 + 1) / (tf + k1 · (1 − b + b · length / mean length))
+//! ```
+//! with the idf of the notes' own words. The text itself is not stored; what a hit says is read from the log.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use tantivy::collector::TopDocs;
 use tantivy::indexer::NoMergePolicy;
-use tantivy::query::{BooleanQuery, BoostQuery, ConstScoreQuery, Occur, Query, TermQuery};
-use tantivy::schema::{
-    FAST, Field, INDEXED, IndexRecordOption, STRING, Schema, TextFieldIndexing, TextOptions,
+use tantivy::postings::Postings;
+use tantivy::schema::{FAST, Field, INDEXED, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
+use tantivy::tokenizer::{PreTokenizedString, Token};
+use tantivy::{
+    DocId, DocSet, Index, IndexReader, IndexWriter, ReloadPolicy, SegmentReader, TERMINATED, TantivyDocument,
+    TantivyError, Term,
 };
-use tantivy::tokenizer::{
-    Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token,
-    TokenStream, Tokenizer,
-};
-use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, TantivyError, Term};
 
-/// Raised when fields or tokenizers change: an index of another version is made anew.
-const VERSION: u32 = 1;
+use super::fuse::Best;
+
+/// Raised when fields or what is put into them change: an index of another version is made anew.
+const VERSION: u32 = 2;
 /// Memory for documents that are not committed yet.
 const WRITER_BYTES: usize = 32 * 1024 * 1024;
-/// The longest word that is indexed, in bytes: a longer run of letters is data, not a word.
-const WORD_BYTES_MAX: usize = 64;
-
-/// How a note's text is cut up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Cut {
-    /// English: lower case, no stop words, stemmed.
-    Words,
-    /// Code: identifiers whole, and their parts.
-    Code,
-}
-
-impl Cut {
-    pub(crate) const ALL: [Cut; 2] = [Cut::Words, Cut::Code];
-
-    /// How much a match counts. Words of prose match both ways and identifiers only one, so code counts less.
-    pub(crate) fn weight(self) -> f32 {
-        match self {
-            Cut::Words => 1.0,
-            Cut::Code => 0.5,
-        }
-    }
-}
+/// Among so many of the best, nothing is left out that has one of the query's rarer words …
+const SURE: usize = 50;
+/// … as long as those that have one are not too many to be judged.
+const JUDGED_MAX: usize = 20_000;
+/// How many times a word stands in `near` that counts as one.
+pub(crate) const NEAR_UNITS: u32 = 10;
 
 /// The index.
 pub(crate) struct Lexical {
@@ -59,33 +49,45 @@ pub(crate) struct Lexical {
 #[derive(Clone, Copy)]
 struct Fields {
     id: Field,
-    scope: Field,
-    words: Field,
-    code: Field,
+    own: Field,
+    near: Field,
 }
 
-impl Fields {
-    fn of(self, cut: Cut) -> Field {
-        match cut {
-            Cut::Words => self.words,
-            Cut::Code => self.code,
+/// A note's words as they are indexed.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Bags {
+    /// Its own.
+    pub(crate) own: Bag,
+    /// Those of the notes beside it, in tenths.
+    pub(crate) near: Bag,
+}
+
+/// Words, and how often each stands there.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Bag {
+    pub(crate) counts: BTreeMap<String, u32>,
+    pub(crate) len: u32,
+}
+
+impl Bag {
+    /// Puts terms in, each so many times.
+    pub(crate) fn put(&mut self, terms: &[String], times: u32) {
+        for term in terms {
+            *self.counts.entry(term.clone()).or_insert(0) += times;
         }
+        self.len += terms.len() as u32 * times;
     }
 }
 
-/// What there is to know of a field for scoring.
-pub(crate) struct Statistics {
-    /// Notes in the index.
-    pub(crate) notes: u64,
-    /// Words in all of them.
-    pub(crate) words: u64,
-}
-
-/// A note as it goes into the index.
-pub(crate) struct Entry<'a> {
-    pub(crate) id: u64,
-    pub(crate) scope: String,
-    pub(crate) text: &'a str,
+/// How words are weighed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Formula {
+    /// How soon more of the same word stops to count.
+    pub(crate) k1: f32,
+    /// How much a long note has to have more of a word.
+    pub(crate) b: f32,
+    /// What one word of `near` counts, against one of the note's own.
+    pub(crate) near: f32,
 }
 
 impl Lexical {
@@ -115,18 +117,16 @@ impl Lexical {
             fs::remove_dir_all(dir).or_else(|_| fs::remove_file(dir)).map_err(|e| e.to_string())?;
         }
         fs::create_dir_all(dir).map_err(|e| e.to_string())?;
-        let text = |tokenizer| {
-            TextOptions::default().set_indexing_options(
-                TextFieldIndexing::default()
-                    .set_tokenizer(tokenizer)
-                    .set_index_option(IndexRecordOption::WithFreqs),
-            )
+        let words = || {
+            // Words come cut up; the tokenizer is never asked.
+            let indexing = TextFieldIndexing::default().set_tokenizer("raw");
+            TextOptions::default()
+                .set_indexing_options(indexing.set_index_option(IndexRecordOption::WithFreqs))
         };
         let mut schema = Schema::builder();
         schema.add_u64_field("id", INDEXED | FAST);
-        schema.add_text_field("scope", STRING);
-        schema.add_text_field("words", text("words"));
-        schema.add_text_field("code", text("code"));
+        schema.add_text_field("own", words());
+        schema.add_text_field("near", words());
         let lexical = Lexical::over(Index::create_in_dir(dir, schema.build()).map_err(say)?)?;
         lexical.commit(&[], &[], 0)?;
         Ok(lexical)
@@ -135,10 +135,7 @@ impl Lexical {
     fn over(index: Index) -> Result<Lexical, String> {
         let schema = index.schema();
         let field = |name| schema.get_field(name).map_err(say);
-        let fields =
-            Fields { id: field("id")?, scope: field("scope")?, words: field("words")?, code: field("code")? };
-        index.tokenizers().register("words", analyzer(Cut::Words));
-        index.tokenizers().register("code", analyzer(Cut::Code));
+        let fields = Fields { id: field("id")?, own: field("own")?, near: field("near")? };
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(say)?;
         Ok(Lexical { index, reader, fields, writer: Mutex::new(None) })
     }
@@ -148,12 +145,12 @@ impl Lexical {
         self.reader.searcher().num_docs()
     }
 
-    /// Puts notes in and takes others out; both are durable, and searches see them, when this returns. `through` is
-    /// the number of the last note that is in.
-    pub(crate) fn commit(&self, put: &[Entry<'_>], gone: &[u64], through: u64) -> Result<(), String> {
+    /// Puts notes in, in place of what was known of them, and takes others out; both are durable, and searches see them, when
+    /// this returns. `through` is the number of the last note that is in.
+    pub(crate) fn commit(&self, put: &[(u64, Bags)], gone: &[u64], through: u64) -> Result<(), String> {
         self.writing(|writer| {
-            for entry in put {
-                self.put(writer, entry)?;
+            for (id, bags) in put {
+                self.put(writer, *id, bags)?;
             }
             for id in gone {
                 writer.delete_term(Term::from_field_u64(self.fields.id, *id));
@@ -162,14 +159,14 @@ impl Lexical {
         })
     }
 
-    /// Puts many notes in with one commit at the end. `entries` calls what it is given with each.
+    /// Puts many notes in that are not there yet, with one commit at the end. `entries` calls what it is given with each.
     pub(crate) fn fill(
         &self,
-        entries: impl FnOnce(&mut dyn FnMut(Entry<'_>) -> Result<(), String>) -> Result<(), String>,
+        entries: impl FnOnce(&mut dyn FnMut(u64, &Bags) -> Result<(), String>) -> Result<(), String>,
         through: u64,
     ) -> Result<(), String> {
         self.writing(|writer| {
-            entries(&mut |entry| self.put(writer, &entry).map_err(say))
+            entries(&mut |id, bags| self.put(writer, id, bags).map_err(say))
                 .map_err(TantivyError::InternalError)?;
             self.seal(writer, through)
         })
@@ -203,64 +200,189 @@ impl Lexical {
         Err(TantivyError::InternalError("a merge did not come to its end".into()))
     }
 
-    /// The notes that fit best: number and score.
+    /// The notes that fit the terms best, in no order: number and score, as a share of what a note of just these words, each very
+    /// often, would have. The best are those with the greatest products of score and weight: `weight` says what a note counts, at
+    /// most `most_weight`, or that it is not looked for. The notes of `wanted` that have some of the terms are among them.
+    /// `fresh` are notes that are not in yet, or are no longer as they are there.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of them say what is looked for, and there is one caller"
+    )]
     pub(crate) fn search(
         &self,
-        terms: &[(Cut, String)],
-        scopes: &[String],
+        terms: &[String],
+        fresh: &BTreeMap<u64, Arc<Bags>>,
+        formula: Formula,
         limit: usize,
+        most_weight: f32,
+        wanted: &HashSet<u64>,
+        weight: impl Fn(u64) -> Option<f32>,
     ) -> Result<Vec<(u64, f32)>, String> {
-        let should = |query: Box<dyn Query>| (Occur::Should, query);
-        let of = |field, text: &str, option| {
-            Box::new(TermQuery::new(Term::from_field_text(field, text), option)) as Box<dyn Query>
-        };
-        let words = terms.iter().map(|(cut, term)| {
-            let query = of(self.fields.of(*cut), term, IndexRecordOption::WithFreqs);
-            should(Box::new(BoostQuery::new(query, cut.weight())))
-        });
-        let places =
-            scopes.iter().map(|scope| should(of(self.fields.scope, scope, IndexRecordOption::Basic)));
-        let places = BooleanQuery::new(places.collect());
-        let query = BooleanQuery::new(vec![
-            (Occur::Must, Box::new(BooleanQuery::new(words.collect())) as Box<dyn Query>),
-            (Occur::Must, Box::new(ConstScoreQuery::new(Box::new(places), 0.0))),
-        ]);
         let searcher = self.reader.searcher();
-        let found =
-            searcher.search(&query, &TopDocs::with_limit(limit.max(1)).order_by_score()).map_err(say)?;
-        let mut hits = Vec::with_capacity(found.len());
-        for (score, address) in found {
-            let ids = searcher.segment_reader(address.segment_ord).fast_fields().u64("id").map_err(say)?;
-            let id =
-                ids.first(address.doc_id).ok_or_else(|| "a note in the index has no number".to_string())?;
-            hits.push((id, score));
-        }
-        Ok(hits)
-    }
-
-    /// Size of the index, for scoring what is not in it yet.
-    pub(crate) fn statistics(&self, cut: Cut) -> Result<Statistics, String> {
-        let searcher = self.reader.searcher();
-        let mut words = 0;
+        let len = |bags: &Bags| bags.own.len as f32 + formula.near * bags.near.len as f32;
+        let notes = searcher.num_docs() as f32 + fresh.len() as f32;
+        let mut words: f32 = fresh.values().map(|bags| len(bags)).sum();
         for segment in searcher.segment_readers() {
-            words += segment.inverted_index(self.fields.of(cut)).map_err(say)?.total_num_tokens();
+            let total = |field| segment.inverted_index(field).map(|index| index.total_num_tokens() as f32);
+            words += total(self.fields.own).map_err(say)?;
+            words += formula.near * total(self.fields.near).map_err(say)?;
         }
-        Ok(Statistics { notes: searcher.num_docs(), words })
+        let mean = (words / notes.max(1.0)).max(1.0);
+        let mut idfs = Vec::with_capacity(terms.len());
+        for term in terms {
+            let indexed = searcher.doc_freq(&Term::from_field_text(self.fields.own, term)).map_err(say)?;
+            let fresh = fresh.values().filter(|bags| bags.own.counts.contains_key(term)).count();
+            let having = (indexed as f32 + fresh as f32).min(notes);
+            idfs.push((1.0 + (notes - having + 0.5) / (having + 0.5)).ln());
+        }
+        // The rarest first: they decide, and what is left may then be too little to matter.
+        let mut by_weight: Vec<(&String, f32)> = terms.iter().zip(idfs.iter().copied()).collect();
+        by_weight.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let most = (formula.k1 + 1.0) * idfs.iter().sum::<f32>();
+        if most <= 0.0 {
+            return Ok(Vec::new());
+        }
+        let gain = |idf: f32, tf: f32, len: f32| {
+            let norm = formula.k1 * (1.0 - formula.b + formula.b * len / mean);
+            idf * tf * (formula.k1 + 1.0) / (tf + norm)
+        };
+        let mut best = Best::new(limit);
+        let mut found: HashMap<u64, f32> = HashMap::new();
+        let mut take = |id: u64, score: f32| {
+            if wanted.contains(&id) {
+                found.insert(id, score);
+            }
+            if score * most_weight > best.least()
+                && let Some(weight) = weight(id)
+            {
+                best.put(id, score * weight);
+            }
+        };
+        for segment in searcher.segment_readers() {
+            let sure = |scores: &[(u64, f32)]| {
+                let weighed =
+                    scores.iter().map(|(id, score)| weight(*id).map_or(0.0, |weight| score * weight));
+                let mut weighed: Vec<f32> = weighed.collect();
+                let place = weighed.len().saturating_sub(SURE.min(limit));
+                *weighed.select_nth_unstable_by(place, f32::total_cmp).1 / most_weight
+            };
+            self.search_segment(segment, &by_weight, formula, gain, sure, |id, score| {
+                if !fresh.contains_key(&id) {
+                    take(id, score / most);
+                }
+            })?;
+        }
+        for (id, bags) in fresh {
+            let tf = |term: &String| {
+                let of = |bag: &Bag| bag.counts.get(term).copied().unwrap_or(0) as f32;
+                of(&bags.own) + formula.near * of(&bags.near)
+            };
+            let gains = terms.iter().zip(&idfs).map(|(term, idf)| match tf(term) {
+                0.0 => 0.0,
+                tf => gain(*idf, tf, len(bags)),
+            });
+            match gains.sum::<f32>() {
+                0.0 => {}
+                score => take(*id, score / most),
+            }
+        }
+        for (id, score) in best.sorted() {
+            if let Some(weight) = weight(id).filter(|weight| *weight > 0.0) {
+                found.insert(id, score / weight);
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
-    /// In how many notes a term is.
-    pub(crate) fn frequency(&self, cut: Cut, term: &str) -> Result<u64, String> {
-        self.reader.searcher().doc_freq(&Term::from_field_text(self.fields.of(cut), term)).map_err(say)
+    /// Calls `each` with the notes of a segment that have some of the terms, which come with their idf and the greatest first: its
+    /// number and its score. `sure` says what a note of some scores has to have to be among the best so many. Notes that only
+    /// have terms which cannot bring them there are left out.
+    fn search_segment(
+        &self,
+        segment: &SegmentReader,
+        terms: &[(&String, f32)],
+        formula: Formula,
+        gain: impl Fn(f32, f32, f32) -> f32,
+        sure: impl Fn(&[(u64, f32)]) -> f32,
+        mut each: impl FnMut(u64, f32),
+    ) -> Result<(), String> {
+        let fields = [(self.fields.own, 1.0), (self.fields.near, formula.near)];
+        let norms = |field| segment.get_fieldnorms_reader(field).map_err(say);
+        let (own, near) = (norms(self.fields.own)?, norms(self.fields.near)?);
+        let ids = segment.fast_fields().u64("id").map_err(say)?;
+        let id = |doc| ids.first(doc).ok_or_else(|| "a note in the index has no number".to_string());
+        let docs = segment.max_doc() as usize;
+        let (mut scores, mut tfs) = (vec![0.0_f32; docs], vec![0.0_f32; docs]);
+        let (mut having, mut touched) = (Vec::new(), Vec::new());
+        // Whether the notes that have one of the rest of the terms and none so far can no longer matter.
+        let mut closed = false;
+        for (n, (term, idf)) in terms.iter().enumerate() {
+            if !closed && (SURE..JUDGED_MAX).contains(&having.len()) {
+                let left: f32 = terms[n..].iter().map(|(_, idf)| idf * (formula.k1 + 1.0)).sum();
+                let so_far = having.iter().map(|&doc| Ok((id(doc)?, scores[doc as usize])));
+                closed = left <= sure(&so_far.collect::<Result<Vec<_>, String>>()?);
+                having.sort_unstable();
+            }
+            for (field, weight) in fields {
+                let index = segment.inverted_index(field).map_err(say)?;
+                let term = Term::from_field_text(field, term);
+                let postings = index.read_postings(&term, IndexRecordOption::WithFreqs).map_err(say)?;
+                let Some(mut postings) = postings else { continue };
+                let mut doc = postings.doc();
+                let mut add = |doc: DocId, times: u32| {
+                    let tf = &mut tfs[doc as usize];
+                    if *tf == 0.0 {
+                        touched.push(doc);
+                    }
+                    *tf += weight * times as f32;
+                };
+                if closed {
+                    for &wanted in &having {
+                        if doc < wanted {
+                            doc = postings.seek(wanted);
+                        }
+                        if doc == wanted {
+                            add(doc, postings.term_freq());
+                        }
+                    }
+                } else {
+                    while doc != TERMINATED {
+                        add(doc, postings.term_freq());
+                        doc = postings.advance();
+                    }
+                }
+            }
+            for doc in touched.drain(..) {
+                let len = own.fieldnorm(doc) as f32 + formula.near * near.fieldnorm(doc) as f32;
+                let score = &mut scores[doc as usize];
+                if *score == 0.0 {
+                    having.push(doc);
+                }
+                *score += gain(*idf, std::mem::take(&mut tfs[doc as usize]), len);
+            }
+        }
+        for doc in having {
+            if !segment.is_deleted(doc) {
+                each(id(doc)?, scores[doc as usize]);
+            }
+        }
+        Ok(())
     }
 
-    fn put(&self, writer: &IndexWriter, entry: &Entry<'_>) -> Result<(), TantivyError> {
+    fn put(&self, writer: &IndexWriter, id: u64, bags: &Bags) -> Result<(), TantivyError> {
         let mut document = TantivyDocument::default();
-        document.add_u64(self.fields.id, entry.id);
-        document.add_text(self.fields.scope, &entry.scope);
-        document.add_text(self.fields.words, entry.text);
-        document.add_text(self.fields.code, entry.text);
-        // A note that was put in before, by a process that ended before it could say so, is put in once.
-        writer.delete_term(Term::from_field_u64(self.fields.id, entry.id));
+        document.add_u64(self.fields.id, id);
+        for (field, bag) in [(self.fields.own, &bags.own), (self.fields.near, &bags.near)] {
+            let mut tokens = Vec::with_capacity(bag.len as usize);
+            for (text, times) in &bag.counts {
+                for _ in 0..*times {
+                    tokens.push(Token { text: text.clone(), position: tokens.len(), ..Token::default() });
+                }
+            }
+            document.add_pre_tokenized_text(field, PreTokenizedString { text: String::new(), tokens });
+        }
+        // What was known of it before: it may lie beside others now, or was put in by a process that ended before it could say so.
+        writer.delete_term(Term::from_field_u64(self.fields.id, id));
         writer.add_document(document).map(|_| ())
     }
 
@@ -307,156 +429,4 @@ impl tantivy::merge_policy::MergePolicy for Shared {
 
 fn say(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// Cuts a text into the terms it is indexed under, in order.
-pub(crate) fn terms(cut: Cut, text: &str) -> Vec<String> {
-    let mut analyzer = analyzer(cut);
-    let mut stream = analyzer.token_stream(text);
-    let mut terms = Vec::new();
-    while stream.advance() {
-        terms.push(stream.token().text.clone());
-    }
-    terms
-}
-
-fn analyzer(cut: Cut) -> TextAnalyzer {
-    match cut {
-        Cut::Words => TextAnalyzer::builder(SimpleTokenizer::default())
-            .filter(RemoveLongFilter::limit(WORD_BYTES_MAX))
-            .filter(LowerCaser)
-            .filter(StopWordFilter::new(Language::English).expect("tantivy has English stop words"))
-            .filter(Stemmer::new(Language::English))
-            .build(),
-        Cut::Code => TextAnalyzer::builder(CodeTokenizer).build(),
-    }
-}
-
-/// Identifiers whole and in their parts, in lower case: `parseHttpRequest2` gives `parsehttprequest2`, `parse`,
-/// `http`, `request`, `2`; `max_len` gives `max_len`, `max`, `len`.
-#[derive(Clone)]
-struct CodeTokenizer;
-
-struct CodeStream {
-    tokens: std::vec::IntoIter<Token>,
-    token: Token,
-}
-
-impl Tokenizer for CodeTokenizer {
-    type TokenStream<'a> = CodeStream;
-
-    fn token_stream<'a>(&'a mut self, text: &'a str) -> CodeStream {
-        let mut tokens = Vec::new();
-        let mut push = |from: usize, to: usize| {
-            if from < to && to - from <= WORD_BYTES_MAX {
-                let position = tokens.len();
-                let text = text[from..to].to_lowercase();
-                tokens.push(Token { offset_from: from, offset_to: to, position, text, position_length: 1 });
-            }
-        };
-        for (from, to) in identifiers(text) {
-            push(from, to);
-            let parts = parts(&text[from..to]);
-            if parts.len() > 1 || parts.first().is_some_and(|part| part.1 - part.0 < to - from) {
-                parts.into_iter().for_each(|(start, end)| push(from + start, from + end));
-            }
-        }
-        CodeStream { tokens: tokens.into_iter(), token: Token::default() }
-    }
-}
-
-impl TokenStream for CodeStream {
-    fn advance(&mut self) -> bool {
-        match self.tokens.next() {
-            Some(token) => {
-                self.token = token;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn token_mut(&mut self) -> &mut Token {
-        &mut self.token
-    }
-}
-
-/// The runs of letters, digits and `_` in a text.
-fn identifiers(text: &str) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for (at, c) in text.char_indices().filter(|(_, c)| c.is_alphanumeric() || *c == '_') {
-        match runs.last_mut() {
-            Some(run) if run.1 == at => run.1 = at + c.len_utf8(),
-            _ => runs.push((at, at + c.len_utf8())),
-        }
-    }
-    runs.retain(|(from, to)| text[*from..*to].chars().any(|c| c != '_'));
-    runs
-}
-
-/// Where an identifier's parts are: it is cut at `_`, where a capital begins a word, and between letters and digits.
-fn parts(identifier: &str) -> Vec<(usize, usize)> {
-    #[derive(PartialEq, Clone, Copy)]
-    enum Sort {
-        Lower,
-        Upper,
-        Digit,
-        Bar,
-    }
-    let sort = |c: char| match c {
-        '_' => Sort::Bar,
-        c if c.is_numeric() => Sort::Digit,
-        c if c.is_uppercase() => Sort::Upper,
-        _ => Sort::Lower,
-    };
-    let chars: Vec<(usize, Sort)> = identifier.char_indices().map(|(at, c)| (at, sort(c))).collect();
-    let mut cuts = vec![0];
-    for (n, pair) in chars.windows(2).enumerate() {
-        let next_is_lower = chars.get(n + 2).is_some_and(|(_, sort)| *sort == Sort::Lower);
-        let cut = match (pair[0].1, pair[1].1) {
-            (Sort::Upper, Sort::Lower) => false,
-            // The last capital of a run begins the next word: HTTPServer is HTTP and Server.
-            (Sort::Upper, Sort::Upper) => next_is_lower,
-            (before, after) => before != after,
-        };
-        if cut {
-            cuts.push(pair[1].0);
-        }
-    }
-    cuts.push(identifier.len());
-    let parts = cuts.windows(2).map(|pair| (pair[0], pair[1]));
-    parts.filter(|(from, to)| !identifier[*from..*to].starts_with('_')).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-
-    use super::*;
-
-    fn check(cut: Cut, text: &str, expect: Expect) {
-        expect.assert_eq(&terms(cut, text).join(" "));
-    }
-
-    #[test]
-    fn identifiers_are_found_whole_and_in_their_parts() {
-        // Measured on documentation → function search: splitting while keeping the whole is worth 5 to 12 points.
-        check(
-            Cut::Code,
-            "parseHttpRequest2(max_len)",
-            expect!["parsehttprequest2 parse http request 2 max_len max len"],
-        );
-        check(Cut::Code, "HTTPServer __init__ x", expect!["httpserver http server __init__ init x"]);
-        check(Cut::Code, "größeÄndern 数据库 _ __", expect!["größeändern größe ändern 数据库"]);
-    }
-
-    #[test]
-    fn words_are_stemmed_and_stop_words_are_not_indexed() {
-        // A question is seldom asked in the form in which the answer was written.
-        check(Cut::Words, "The tests were running, and failed!", expect!["test were run fail"]);
-    }
 }

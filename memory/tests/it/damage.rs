@@ -236,8 +236,7 @@ fn answers(memory: &Memory) -> Vec<String> {
         all.push(format!("{info:?} {records:?} {keys:?}"));
     }
     for n in 0..20 {
-        let query =
-            memory::Query { text: format!("question{n}"), scopes: vec![crate::notes::scope()], limit: 5 };
+        let query = crate::notes::query(&format!("question{n}"), 5);
         let hits: Vec<_> = memory.recall(&query).unwrap().into_iter().map(|hit| (hit.id, hit.note)).collect();
         all.push(format!("{hits:?}"));
     }

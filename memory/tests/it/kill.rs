@@ -111,7 +111,7 @@ fn check(
     for info in memory.journals().unwrap() {
         assert!(!deleted.contains(&info.name), "round {round}: {} was deleted", info.name);
     }
-    let query = memory::Query { text: "killed".into(), scopes: vec![crate::notes::scope()], limit: 1000 };
+    let query = crate::notes::query("killed", 1000);
     let found = memory.recall(&query).unwrap().len() as u64;
     assert_eq!(found, memory.health().notes.min(1000), "round {round}");
 }
@@ -156,7 +156,7 @@ fn child() {
                 if n % 7 == 3 {
                     // Taken back before it is done: a kill in between leaves it open whether it was forgotten.
                     say(format!("ok forget {} .\n", id.0));
-                    memory.forget(id).unwrap();
+                    memory.forget(id, "child").unwrap();
                 }
             }
         });

@@ -7,6 +7,7 @@ mod journal;
 mod kill;
 mod model;
 mod notes;
+mod recall;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use std::fs;
 use memory::{Error, Memory, NoteId, Seq};
 use proptest::prelude::*;
 
-use crate::notes::{note, scope};
+use crate::notes::{note, query};
 use crate::{open, records};
 
 #[derive(Debug, Clone)]
@@ -37,6 +37,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Reboot),
         1 => Just(Step::RebootWithoutIndex),
     ]
+}
+
+/// Something that was said, which may be said again, by itself and as part of a conversation.
+fn said(word: u8) -> memory::Note {
+    let mut said = note(&format!("word{word}"));
+    said.kind = memory::Kind::Episode;
+    said.origin.journal = word.is_multiple_of(2).then(|| "talk".to_string());
+    said
 }
 
 /// A journal's records, and which of them has which key.
@@ -126,15 +134,18 @@ fn check(memory: &Memory, model: &mut Model, step: &Step) -> Result<(), TestCase
         Step::Remember(word) => {
             model.notes_last += 1;
             model.notes.insert(model.notes_last, *word);
-            prop_assert_eq!(memory.remember(note(&format!("word{word}"))).unwrap().0, model.notes_last);
+            prop_assert_eq!(memory.remember(said(*word)).unwrap().0, model.notes_last);
         }
         Step::Forget(n) => {
             let id = *n as u64 % (model.notes_last + 1);
-            prop_assert_eq!(memory.forget(NoteId(id)).unwrap(), model.notes.remove(&id).is_some());
+            prop_assert_eq!(
+                memory.forget(NoteId(id), "proptest").unwrap(),
+                model.notes.remove(&id).is_some()
+            );
             prop_assert_eq!(memory.note(NoteId(id)).unwrap(), None);
         }
         Step::Recall(word) => {
-            let query = memory::Query { text: format!("word{word}"), scopes: vec![scope()], limit: 100 };
+            let query = query(&format!("word{word}"), 100);
             let mut found: Vec<u64> =
                 memory.recall(&query).unwrap().into_iter().map(|hit| hit.id.0).collect();
             found.sort_unstable();
