@@ -88,6 +88,23 @@ impl Problem {
         )
     }
 
+    pub(crate) fn no_memory(id: u64) -> Problem {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_memory",
+            format!("there is no note {id}, or it was forgotten"),
+        )
+    }
+
+    pub(crate) fn internal(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(crate) fn no_route(path: &str) -> Problem {
         Problem::new(
             StatusCode::NOT_FOUND,
@@ -136,6 +153,12 @@ impl From<agent::Error> for Problem {
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         Problem::new(status, code, in_full(&error))
+    }
+}
+
+impl From<memory::Error> for Problem {
+    fn from(error: memory::Error) -> Problem {
+        Problem::from_memory(&error)
     }
 }
 

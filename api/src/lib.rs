@@ -8,6 +8,7 @@ mod config;
 
 mod error;
 mod health;
+mod memories;
 mod metrics;
 mod routes;
 mod sessions;

@@ -118,3 +118,35 @@ impl View {
         }
     }
 }
+
+/// The embedder that memories are searched with.
+pub(crate) const EMBEDDER: &str = "minilm-l6-v2";
+
+/// Opens the embedder, which is pulled when it is not there.
+pub(crate) async fn embedder(
+    folders: &Folders,
+    screen: &Screen,
+) -> Result<std::sync::Arc<dyn memory::Embedder>, Failure> {
+    let path = ensure(EMBEDDER, folders, screen).await?;
+    let dir = if path.is_dir() { path } else { path.parent().map(Into::into).unwrap_or(path) };
+    let opened = tokio::task::spawn_blocking(move || memory::Bert::open(&dir, EMBEDDER)).await;
+    let opened = opened.map_err(|error| Failure::new(format!("opening the embedder failed: {error}")))?;
+    Ok(std::sync::Arc::new(opened.map_err(|error| Failure::of(&error))?))
+}
+
+/// The embedder, if it is on this machine and can be opened.
+pub(crate) async fn embedder_if_there(folders: &Folders) -> Option<std::sync::Arc<dyn memory::Embedder>> {
+    let path = catalog::resolve(EMBEDDER, &folders.models).ok()?;
+    let dir = if path.is_dir() { path } else { path.parent().map(Into::into).unwrap_or(path) };
+    match tokio::task::spawn_blocking(move || memory::Bert::open(&dir, EMBEDDER)).await {
+        Ok(Ok(embedder)) => Some(std::sync::Arc::new(embedder)),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "memories are searched by their words alone");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "opening the embedder failed");
+            None
+        }
+    }
+}

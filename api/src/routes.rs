@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::error::Problem;
 use crate::service::Service;
-use crate::{health, metrics, sessions, stream};
+use crate::{health, memories, metrics, sessions, stream};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -38,6 +38,14 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(sessions::input))
         .routes(routes!(sessions::interrupt))
         .routes(routes!(stream::events))
+        .routes(routes!(memories::create, memories::page))
+        .routes(routes!(memories::find))
+        .routes(routes!(memories::erase))
+        .routes(routes!(memories::changes))
+        .routes(routes!(memories::counts))
+        .routes(routes!(memories::get, memories::delete))
+        .routes(routes!(memories::changes_of))
+        .routes(routes!(memories::admit))
         .routes(routes!(metrics::metrics))
 }
 
@@ -80,7 +88,7 @@ pub(crate) fn document() -> &'static OpenApi {
             .title("saga")
             .version(env!("CARGO_PKG_VERSION"))
             .description(Some(
-                "A coding agent that lives on your machine: sessions, their inputs and their events.",
+                "A coding agent that lives on your machine: sessions, their inputs and their events, and what is remembered.",
             ))
             .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
         let keys = ComponentsBuilder::new()

@@ -47,6 +47,9 @@ pub(crate) async fn open(
     auth: Auth,
 ) -> Result<Opened, Failure> {
     let memory = open_memory(memory).await?;
+    if let Some(embedder) = crate::models::embedder_if_there(folders).await {
+        memory.embed_with(embedder).map_err(|error| Failure::of(&error))?;
+    }
     let budget = config.budget.budget();
     let options = LiveOptions {
         models: folders.models.clone(),

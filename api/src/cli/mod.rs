@@ -7,6 +7,7 @@ mod doctor;
 mod experts;
 mod follow;
 mod logits;
+mod memory;
 mod model;
 mod plan;
 mod reach;
@@ -69,6 +70,9 @@ enum Command {
     /// List, show and delete sessions.
     #[command(subcommand)]
     Sessions(sessions::Args),
+    /// Search, show, add, forget and measure what is remembered.
+    #[command(subcommand)]
+    Memory(memory::Args),
     /// List, pull, inspect and delete models.
     #[command(subcommand)]
     Model(model::Args),
@@ -121,6 +125,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Run(args) => run::run(args).await,
         Command::Resume(args) => resume::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
+        Command::Memory(args) => memory::run(args).await,
         Command::Model(args) => model::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Doctor(args) => doctor::run(args),

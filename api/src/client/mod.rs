@@ -161,6 +161,16 @@ impl Client {
         Ok(Stream::new(self.good(response).await?.into_body()))
     }
 
+    /// Asks for what is remembered, at `path` below `/v1/memories`.
+    pub(crate) async fn memories<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Refusal> {
+        self.ask(method, &format!("/v1/memories{path}"), body.map(json)).await
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -261,7 +271,7 @@ impl Client {
     }
 }
 
-fn json(body: &impl Serialize) -> Bytes {
+fn json<T: Serialize>(body: &T) -> Bytes {
     serde_json::to_vec(body).expect("requests have only string keys").into()
 }
 

@@ -153,6 +153,72 @@ async fn a_keyless_service_answers_programs_and_not_pages() {
 }
 
 #[tokio::test]
+async fn what_is_remembered_is_found_shown_and_forgotten() {
+    // A memory nobody can look into is a memory nobody trusts.
+    let saga = Fixture::start(Options::default()).await;
+    let add = async |body: &str| saga.post("/v1/memories", body).await;
+    let old =
+        add(r#"{"text":"the gateway listens on port 8080","scope":"repository:a","about":"gateway port"}"#)
+            .await;
+    assert_eq!((old.status, old.json()["id"].as_u64()), (201, Some(1)));
+    let again = add(r#"{"text":"The gateway listens on port 8080.","scope":"repository:a"}"#).await;
+    assert_eq!((again.status, again.json()["id"].as_u64()), (200, Some(1)));
+    let new =
+        add(r#"{"text":"it is 9090 now","scope":"repository:a","about":"gateway port","author":"ada"}"#)
+            .await;
+    assert_eq!(new.status, 201);
+    add(r#"{"text":"the gateway is ugly","scope":"user:bob","kind":"preference"}"#).await;
+    let found =
+        saga.post("/v1/memories/search", r#"{"text":"gateway port","scopes":["repository:a"]}"#).await.json();
+    let ids: Vec<_> =
+        found["memories"].as_array().unwrap().iter().map(|note| note["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [2, 1], "{found}");
+    assert_eq!(found["memories"][1]["superseded_by"], 2);
+    assert!(found["memories"][1]["why"].as_str().unwrap().contains("gateway"), "{found}");
+    let listed = saga.ask("GET", "/v1/memories?scope=user:bob", "", "").await.json();
+    assert_eq!(
+        (listed["memories"].as_array().unwrap().len(), &listed["memories"][0]["kind"]),
+        (1, &"preference".into())
+    );
+    let waiting =
+        add(r#"{"text":"always deploy on fridays","scope":"team:all","proposed":true}"#).await.json();
+    let hidden = saga.post("/v1/memories/search", r#"{"text":"deploy"}"#).await.json();
+    assert_eq!(hidden["memories"].as_array().unwrap().len(), 0);
+    saga.post(&format!("/v1/memories/{}/accept", waiting["id"]), "{}").await;
+    let told = saga.post("/v1/memories/search", r#"{"text":"deploy"}"#).await.json();
+    assert_eq!(told["memories"].as_array().unwrap().len(), 1);
+    let would = saga.post("/v1/memories/forget", r#"{"author":"ada","dry_run":true}"#).await.json();
+    assert_eq!(
+        (&would["ids"], &would["memories"][0]["text"]),
+        (&serde_json::json!([2]), &"it is 9090 now".into())
+    );
+    let gone = saga.post("/v1/memories/forget", r#"{"author":"ada"}"#).await.json();
+    assert_eq!(gone["ids"], serde_json::json!([2]));
+    assert_eq!(saga.ask("GET", "/v1/memories/2", "", "").await.problem(), "404 no_memory");
+    assert_eq!(saga.ask("DELETE", "/v1/memories/1", "", "").await.status, 204);
+    assert_eq!(saga.ask("DELETE", "/v1/memories/1", "", "").await.problem(), "404 no_memory");
+    let history = saga.ask("GET", "/v1/memories/history", "", "").await.json();
+    assert!(!history.to_string().contains("9090"), "what was forgotten is not told: {history}");
+    assert_eq!(
+        saga.ask("GET", "/v1/memories/2/history", "", "").await.json()["changes"][0]["change"],
+        "forgotten"
+    );
+    let stats = saga.ask("GET", "/v1/memories/stats", "", "").await.json();
+    assert_eq!((&stats["notes"], &stats["scopes"]["user:bob"]), (&2.into(), &1.into()));
+    for (path, body) in [
+        ("/v1/memories", r#"{"text":" ","scope":"user:a"}"#),
+        ("/v1/memories", r#"{"text":"x","scope":"a"}"#),
+        ("/v1/memories", r#"{"text":"x","scope":"user:a","kind":"rumour"}"#),
+        ("/v1/memories", r#"{"text":"x","scope":"user:a","happened":"soon"}"#),
+        ("/v1/memories/search", r#"{"text":"x","since":"soon"}"#),
+        ("/v1/memories/forget", "{}"),
+    ] {
+        assert_eq!(saga.post(path, body).await.problem(), "400 bad_request", "{path} {body}");
+    }
+    assert_eq!(saga.ask("GET", "/v1/memories/x", "", "").await.problem(), "400 bad_request");
+}
+
+#[tokio::test]
 async fn a_session_is_made_once_for_an_id() {
     let saga = Fixture::start(Options::default()).await;
     let body = r#"{"workspace":"/srv/a","id":"mine","a_field_of_the_future":1}"#;
@@ -300,6 +366,16 @@ fn every_route_is_in_the_document() {
         GET    /metrics metrics
         GET    /openapi.json openapi
         GET    /ready ready
+        GET    /v1/memories list_memories
+        POST   /v1/memories add_memory
+        POST   /v1/memories/forget forget_memories
+        GET    /v1/memories/history memory_history
+        POST   /v1/memories/search search_memories
+        GET    /v1/memories/stats memory_stats
+        GET    /v1/memories/{id} get_memory
+        DELETE /v1/memories/{id} delete_memory
+        POST   /v1/memories/{id}/accept accept_memory
+        GET    /v1/memories/{id}/history note_history
         GET    /v1/sessions list
         POST   /v1/sessions create
         GET    /v1/sessions/{id} get
