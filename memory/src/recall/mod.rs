@@ -146,13 +146,21 @@ impl Recall {
         let mut rebuilt = Vec::new();
         let path = core.dir.join("table");
         let there = path.exists();
+        // Those who lie beside what was being forgotten have some of its words, and `None` says that nobody knows who they are.
+        let mut beside: Option<BTreeSet<u64>> = Some(BTreeSet::new());
         let opened = Table::open(&path).and_then(|mut table| {
-            forgotten.iter().for_each(|id| table.remove(*id));
             if table.through > mark.notes_last {
                 return Err(format!("it is ahead of the log, which has {} notes", mark.notes_last));
             }
             let before = table.through;
             core.take_in(shared, &mut table, mark.notes_last, &mut |_, _| ())?;
+            for id in &forgotten {
+                match (table.row(*id), &mut beside) {
+                    (Some(_), Some(beside)) => beside.extend(touched_by(&table, *id)),
+                    _ => beside = None,
+                }
+            }
+            forgotten.iter().for_each(|id| table.remove(*id));
             match table.len() as u64 == mark.notes_live {
                 true => Ok((table, before)),
                 false => Err(format!("it has {} notes, and there are {}", table.len(), mark.notes_live)),
@@ -161,6 +169,7 @@ impl Recall {
         let (table, saved) = match opened {
             Ok(opened) => opened,
             Err(reason) => {
+                beside = if forgotten.is_empty() { beside } else { None };
                 let mut table = Table::default();
                 core.take_in(shared, &mut table, mark.notes_last, progress).map_err(Error::Index)?;
                 if mark.notes_last > 0 {
@@ -185,7 +194,13 @@ impl Recall {
                 return Err(format!("it is ahead of the log, which has {} notes", mark.notes_last));
             }
             if !forgotten.is_empty() {
-                lexical.commit(&[], &forgotten, through)?;
+                let Some(beside) = &beside else {
+                    return Err("a forgetting was cut short".into());
+                };
+                let living = beside.iter().filter(|id| **id <= through);
+                let anew: Vec<(u64, Bags)> =
+                    living.filter_map(|id| Some((*id, core.bags(shared, *id, None)?))).collect();
+                lexical.commit(&anew, &forgotten, through)?;
                 lexical.expunge()?;
             }
             if through < mark.notes_last {
@@ -216,7 +231,6 @@ impl Recall {
             (state.last, state.saved) = (mark.notes_last, mark.notes_last);
         }
         assert!(core.lexical.set(lexical).is_ok(), "a recall is opened once");
-        // Those who lay beside what was forgotten have some of its words.
         self.start("memory-recall", shared, Core::commit_in_turns)?;
         Ok(rebuilt)
     }
@@ -244,12 +258,21 @@ impl Recall {
         let path = core.dir.join("vectors");
         let mut vectors =
             Vectors::open(&path, embedder.name(), embedder.dimensions()).map_err(Error::Index)?;
+        let mut anew = Vec::new();
         {
             let table = core.table();
             let gone: Vec<u64> = vectors.ids().filter(|id| table.row(*id).is_none()).collect();
-            vectors.wipe(&gone).map_err(Error::Index)?;
+            if !gone.is_empty() {
+                // A forgetting was cut short. Some of the others have something of it in what is searched of them.
+                vectors.wipe(&gone).map_err(Error::Index)?;
+                let threaded = table.rows().iter().filter(|row| row.thread > 0 && vectors.has(row.id));
+                anew = threaded.map(|row| row.id).collect();
+            }
             let mut state = core.state();
             state.to_embed = table.rows().iter().map(|row| row.id).filter(|id| !vectors.has(*id)).collect();
+        }
+        for id in anew {
+            core.search_anew(shared, &mut vectors, id).map_err(Error::Index)?;
         }
         *core.vectors.write().expect("no holder of the vectors' lock panics") = Some(vectors);
         self.start("memory-embed", shared, Core::embed_in_turns)
@@ -297,10 +320,7 @@ impl Recall {
         // Those beside have some of their words, and their vectors something of theirs.
         let beside: BTreeSet<u64> = {
             let mut table = core.table_mut();
-            let beside = ids.iter().flat_map(|id| {
-                let (before, after) = table.beside(*id, BEFORE.len());
-                before.into_iter().take(AFTER.len()).chain(after)
-            });
+            let beside = ids.iter().flat_map(|id| touched_by(&table, *id));
             let beside = beside.filter(|id| !ids.contains(id)).collect();
             ids.iter().for_each(|id| table.remove(*id));
             beside
@@ -717,8 +737,7 @@ impl Core {
             }
             vectors.add(*id, &parts)?;
             touched.insert(*id);
-            let (before, after) = self.table().beside(*id, BEFORE.len());
-            touched.extend(before.into_iter().take(AFTER.len()).chain(after).filter(|id| vectors.has(*id)));
+            touched.extend(touched_by(&self.table(), *id).filter(|id| vectors.has(*id)));
         }
         touched.into_iter().try_for_each(|id| self.search_anew(shared, vectors, id))
     }
@@ -742,6 +761,12 @@ impl Core {
         }
         vectors.search_by(id, &parts)
     }
+}
+
+/// The notes that one lies beside: what is indexed of them depends on it.
+fn touched_by(table: &Table, id: u64) -> impl Iterator<Item = u64> + use<> {
+    let (before, after) = table.beside(id, BEFORE.len());
+    before.into_iter().take(AFTER.len()).chain(after)
 }
 
 /// What of a note is searched by its words: its text, its tags, and what it is about.

@@ -263,6 +263,40 @@ fn what_is_forgotten_leaves_the_notes_beside_it_and_the_vectors_too() {
 }
 
 #[test]
+fn a_forgetting_that_was_cut_short_is_completed_beside_what_was_forgotten_too() {
+    // The power fails when the log is purged and the indexes are not: they still have the words next to it.
+    let (dir, memory) = store();
+    memory.embed_with(Arc::new(Words)).unwrap();
+    memory.remember(said("talk", "ada", "How shall we call the project?")).unwrap();
+    let secret = memory.remember(said("talk", "bob", "Xylophonium would be a fine name.")).unwrap();
+    let next = memory.remember(said("talk", "ada", "Good, I like that.")).unwrap();
+    memory.settle();
+    drop(memory);
+    let aside = tempfile::tempdir().unwrap();
+    crate::copy(&dir.path().join("index"), aside.path());
+    let memory = open(dir.path());
+    assert!(ids(&memory, &query("xylophonium", 10)).contains(&next.0));
+    memory.embed_with(Arc::new(Words)).unwrap();
+    memory.forget(secret, "bob").unwrap();
+    let whole = fs::read(dir.path().join("index/notes/vectors")).unwrap();
+    drop(memory);
+    for without_table in [false, true] {
+        fs::remove_dir_all(dir.path().join("index")).unwrap();
+        crate::copy(aside.path(), &dir.path().join("index"));
+        if without_table {
+            fs::remove_file(dir.path().join("index/notes/table")).unwrap();
+        }
+        let memory = open(dir.path());
+        let hits = memory.recall(&query("xylophonium", 10)).unwrap();
+        assert!(hits.is_empty(), "{without_table}: {hits:?}");
+        memory.embed_with(Arc::new(Words)).unwrap();
+        memory.settle();
+        assert_eq!(fs::read(dir.path().join("index/notes/vectors")).unwrap().len(), whole.len());
+        assert_eq!(fs::read(dir.path().join("index/notes/vectors")).unwrap(), whole, "{without_table}");
+    }
+}
+
+#[test]
 fn indexes_that_are_lost_or_damaged_are_made_again_and_answer_the_same() {
     let (dir, memory) = store();
     memory.embed_with(Arc::new(Words)).unwrap();
