@@ -25,6 +25,7 @@ mod known;
 mod lead;
 mod live;
 pub mod mind;
+mod notes;
 mod state;
 mod world;
 

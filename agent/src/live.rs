@@ -21,6 +21,7 @@ use crate::dialect::Dialect;
 use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
 use crate::lead;
 use crate::mind::LocalMind;
+use crate::notes;
 use crate::world::{Cancel, Manner, Progress, Sink, Thought, World, Worlds};
 
 /// What the real world is made of.
@@ -221,11 +222,14 @@ impl Worlds for Arc<Live> {
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
         let check = check::command(&workspace);
+        let (memory, place) = (self.memory.clone(), workspace.clone());
+        let notes = blocking(move || notes::told(&memory, &place)).await?;
         Ok(Created {
             system: system_prompt(
                 &workspace,
                 led.then_some(tools.as_slice()),
                 check.as_deref(),
+                notes.as_deref(),
                 new.instructions.as_deref(),
             ),
             workspace,
@@ -429,6 +433,7 @@ fn system_prompt(
     workspace: &Path,
     led: Option<&[Spec]>,
     check: Option<&str>,
+    notes: Option<&str>,
     instructions: Option<&str>,
 ) -> String {
     let prompt =
@@ -441,6 +446,9 @@ fn system_prompt(
         .replace("{files}", &listing(workspace));
     if let Some(check) = check {
         text.push_str(&format!("\n\nRun the project's tests with: {check}"));
+    }
+    if let Some(notes) = notes {
+        text.push_str(&format!("\n\n{notes}"));
     }
     if let Some(instructions) = instructions.map(str::trim).filter(|text| !text.is_empty()) {
         text.push_str("\n\n# Instructions from the user\n\n");
