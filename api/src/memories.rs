@@ -14,6 +14,8 @@ use crate::wire::{Asked, Body};
 
 /// Notes on a page, and hits, that may be asked for.
 const LIMIT_MAX: usize = 1000;
+/// Hits that fit less than this say nothing about what was asked: nothing is a better answer.
+const FLOOR: f32 = 0.1;
 /// Notes that are looked at for a forgetting by author or session.
 const FORGET_PAGE: usize = 1000;
 
@@ -41,6 +43,9 @@ pub(crate) struct NewMemory {
     /// The notes it takes the place of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) supersedes: Vec<u64>,
+    /// The session it comes from: what was said in one session belongs together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<String>,
     /// Words to group notes by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) tags: Vec<String>,
@@ -293,6 +298,7 @@ pub(crate) fn add(memory: &Memory, new: NewMemory) -> Result<(bool, MemoryNote),
     let author = new.author.unwrap_or_else(|| OWNER.into());
     let mut note = Note::new(sort, new.text, scope(&new.scope)?, author, trust);
     note.about = new.about;
+    note.origin.journal = new.session;
     note.supersedes = new.supersedes.into_iter().map(NoteId).collect();
     note.tags = new.tags;
     note.happened_ms = new.happened.as_deref().map(time).transpose()?;
@@ -341,6 +347,7 @@ pub(crate) fn search(memory: &Memory, search: &MemorySearch) -> Result<MemoryPag
         since_ms: search.since.as_deref().map(time).transpose()?,
         until_ms: search.until.as_deref().map(time).transpose()?,
         as_of_ms: search.as_of.as_deref().map(time).transpose()?,
+        floor: FLOOR,
         ..Query::default()
     };
     let hits = memory.recall(&query)?;

@@ -165,6 +165,8 @@ mod tests {
             line.next(&Sampling::default(), None).await.unwrap();
         }
         engine.timeline().sync(&prompt, |_| {}).await.unwrap();
+        // An engine answers in order: now it has let go of the second line.
+        let _ = engine.expert_uses().await;
         // Two pages are shared while the first line is at work.
         assert_eq!(figure("saga_prefilled_tokens_total"), 600.0 + 88.0);
         assert_eq!(figure("saga_cached_tokens_total"), 512.0);

@@ -35,6 +35,9 @@ pub(super) fn write(dir: &Path, notes: &[MemoryNote]) -> Result<(), Failure> {
             note.trust,
             moment(note.happened_ms)
         );
+        if let Some(session) = &note.session {
+            text += &format!("session: {}\n", line(session));
+        }
         if let Some(about) = &note.about {
             text += &format!("about: {}\n", line(about));
         }
@@ -89,6 +92,7 @@ fn parse(text: &str) -> Result<NewMemory, String> {
             "author" => note.author = Some(value),
             "trust" => note.trust = Some(value),
             "happened" => note.happened = Some(value),
+            "session" => note.session = Some(value),
             "about" => note.about = Some(value),
             "tags" => note.tags = value.split(',').map(|tag| tag.trim().to_string()).collect(),
             _ => {}

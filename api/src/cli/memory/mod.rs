@@ -513,6 +513,7 @@ fn as_new(note: MemoryNote) -> NewMemory {
         author: Some(note.author),
         trust: Some(note.trust),
         about: note.about,
+        session: note.session,
         supersedes: Vec::new(),
         tags: note.tags,
         happened: Some(note.happened_ms.to_string()),
