@@ -69,7 +69,8 @@ pub struct Note {
     pub proposed: bool,
 }
 
-/// A place in a file that a note rests on. Whoever recalls the note sees whether the file still says so.
+/// A place in a file that a note rests on, with what is needed to see whether the file still says so. It is kept; comparing it with
+/// the file is left to whoever has the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cite {
     /// The file's path in the workspace.
