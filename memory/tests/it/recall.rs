@@ -234,15 +234,21 @@ fn the_same_is_remembered_once_and_what_happened_is_told() {
     assert!(matches!(memory.journal("_notes"), Err(Error::BadName { .. })));
 }
 
-#[test]
-fn what_is_forgotten_leaves_the_notes_beside_it_and_the_vectors_too() {
-    // Neighbours carry a note's words in the index, and its meaning in their vectors.
-    let (dir, memory) = store();
+/// A conversation in all indexes: the note that is to be forgotten, and the one after it.
+fn with_a_secret(memory: &Memory) -> (NoteId, NoteId) {
     memory.embed_with(Arc::new(Words)).unwrap();
     memory.remember(said("talk", "ada", "How shall we call the project?")).unwrap();
     let secret = memory.remember(said("talk", "bob", "Xylophonium would be a fine name.")).unwrap();
     let next = memory.remember(said("talk", "ada", "Good, I like that.")).unwrap();
     memory.settle();
+    (secret, next)
+}
+
+#[test]
+fn what_is_forgotten_leaves_the_notes_beside_it_and_the_vectors_too() {
+    // Neighbours carry a note's words in the index, and its meaning in their vectors.
+    let (dir, memory) = store();
+    let (secret, next) = with_a_secret(&memory);
     assert!(ids(&memory, &query("xylophonium", 10)).contains(&next.0), "the words of neighbours count");
     let vectors = fs::read(dir.path().join("index/notes/vectors")).unwrap();
     memory.forget(secret, "bob").unwrap();
@@ -266,11 +272,7 @@ fn what_is_forgotten_leaves_the_notes_beside_it_and_the_vectors_too() {
 fn a_forgetting_that_was_cut_short_is_completed_beside_what_was_forgotten_too() {
     // The power fails when the log is purged and the indexes are not: they still have the words next to it.
     let (dir, memory) = store();
-    memory.embed_with(Arc::new(Words)).unwrap();
-    memory.remember(said("talk", "ada", "How shall we call the project?")).unwrap();
-    let secret = memory.remember(said("talk", "bob", "Xylophonium would be a fine name.")).unwrap();
-    let next = memory.remember(said("talk", "ada", "Good, I like that.")).unwrap();
-    memory.settle();
+    let (secret, next) = with_a_secret(&memory);
     drop(memory);
     let aside = tempfile::tempdir().unwrap();
     crate::copy(&dir.path().join("index"), aside.path());
