@@ -41,6 +41,13 @@ pub enum Change {
         /// Who.
         by: String,
     },
+    /// Notes were taken back: they wait in the review inbox again, and what they had taken the place of holds as before.
+    Withdrawn {
+        /// The notes.
+        ids: Vec<NoteId>,
+        /// Who wanted it.
+        by: String,
+    },
     /// Notes were recalled and shown.
     Recalled {
         /// The notes, best first.
@@ -79,9 +86,10 @@ impl Change {
         match self {
             Change::Superseded { new, old, .. } => vec![*new, *old],
             Change::Ended { id, .. } | Change::Accepted { id, .. } | Change::Repeated { id, .. } => vec![*id],
-            Change::Recalled { ids, .. } | Change::Used { ids, .. } | Change::Forgotten { ids, .. } => {
-                ids.clone()
-            }
+            Change::Withdrawn { ids, .. }
+            | Change::Recalled { ids, .. }
+            | Change::Used { ids, .. }
+            | Change::Forgotten { ids, .. } => ids.clone(),
         }
     }
 }

@@ -278,6 +278,11 @@ impl Memory {
         self.inner.shared.recall.standing(id)
     }
 
+    /// The note of a scope that holds about something ([`Note::about`]).
+    pub fn about(&self, scope: &Scope, about: &str) -> Option<NoteId> {
+        self.inner.shared.recall.about(&scope.term(), about)
+    }
+
     /// The living notes after `after`, in the order they were written down: at most `limit`, and only those of these scopes, if
     /// some are given, of which `fits` says so.
     pub fn notes(

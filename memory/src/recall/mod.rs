@@ -11,6 +11,7 @@ mod fuse;
 mod lexical;
 mod plain;
 mod rank;
+mod rows;
 mod table;
 mod terms;
 mod vector;
@@ -387,6 +388,11 @@ impl Recall {
         self.core.table().same(note).map(NoteId)
     }
 
+    /// The note that holds about something.
+    pub(crate) fn about(&self, scope: &str, about: &str) -> Option<NoteId> {
+        self.core.table().about(scope, about).map(NoteId)
+    }
+
     /// How many notes each scope has.
     pub(crate) fn scopes(&self) -> BTreeMap<String, u64> {
         self.core.table().scopes()
@@ -400,9 +406,8 @@ impl Recall {
         fits: impl Fn(&str, &Standing) -> bool,
     ) -> Vec<NoteId> {
         let table = self.core.table();
-        let from = table.rows().partition_point(|row| row.id <= after);
-        let rows = table.rows()[from..].iter();
-        let fitting = rows.filter(|row| fits(table.name(row.scope), &table.standing(row.id)));
+        let fitting =
+            table.rows().after(after).filter(|row| fits(table.name(row.scope), &table.standing(row.id)));
         fitting.take(max).map(|row| NoteId(row.id)).collect()
     }
 
@@ -532,9 +537,8 @@ impl Core {
         while next < last {
             let (from, mut through, mut bags_count) = (next, last, 0_u64);
             let entries = |put: &mut dyn FnMut(u64, &Bags) -> Result<(), String>| {
-                let mut ids: Vec<u64> =
-                    self.table().rows().iter().map(|row| row.id).filter(|id| *id > from).collect();
-                ids.truncate(FILL_NOTES as usize);
+                let ids: Vec<u64> =
+                    self.table().rows().after(from).map(|row| row.id).take(FILL_NOTES as usize).collect();
                 through = if ids.len() < FILL_NOTES as usize { last } else { ids[ids.len() - 1] };
                 for id in ids {
                     if let Some(bags) = self.bags(shared, id, None) {

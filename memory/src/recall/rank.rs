@@ -95,18 +95,16 @@ pub(super) fn search(
     // First the overlay, then the index: a note on its way from one to the other is then seen at least once.
     let fresh: BTreeMap<u64, Arc<Bags>> = core.state().fresh.clone();
     let mut candidates = {
-        // Always in this order: whoever makes vectors holds theirs while it looks into the table.
+        let gate = core.table().gate(query);
         let vectors = core.vectors();
-        let table = core.table();
-        let gate = table.gate(query);
         if terms.is_empty() && !query.text.chars().any(char::is_alphanumeric) {
             drop(fresh);
-            let newest = table.rows().iter().rev().filter(|row| gate.admits(row)).take(limit);
+            let newest = gate.rows().iter().rev().filter(|row| gate.admits(row)).take(limit);
             newest.map(|row| Candidate::bare(*row)).collect()
         } else {
             let weight = |id: u64| gate.row(id).map(|row| asked.weight(row, now_ms, asks_before));
             let by_vector = match (&vector, &*vectors) {
-                (Some(vector), Some(vectors)) => vectors.nearest(vector, CANDIDATES, NAMED, weight),
+                (Some(vector), Some(vectors)) => vectors.nearest(vector, CANDIDATES, weight),
                 _ => Vec::new(),
             };
             let wanted: HashSet<u64> = by_vector.iter().map(|(id, _)| *id).collect();
@@ -281,20 +279,21 @@ fn newer_first(
     if asks_before {
         return Ok(());
     }
+    let gate = core.table().gate(query);
     let mut at = 0;
     while at < notes.len() {
         let old = &notes[at].0;
         let (mut newest, score) = (old.row.superseded_by, old.score);
         // What took the place of what took its place, but never in a circle.
         for _ in 0..16 {
-            match core.table().row(newest).map(|row| row.superseded_by) {
+            match gate.rows().get(newest).map(|row| row.superseded_by) {
                 Some(next) if next > newest => newest = next,
                 _ => break,
             }
         }
         if newest > 0 && !notes[..at].iter().any(|(candidate, _)| candidate.row.id == newest) {
             let found = notes.iter().position(|(candidate, _)| candidate.row.id == newest);
-            let row = core.table().gate(query).row(newest).copied();
+            let row = gate.row(newest).copied();
             let entry = match (found, row) {
                 (Some(found), _) => Some(notes.remove(found)),
                 (None, Some(row)) => note(NoteId(newest))?.map(|note| (Candidate::bare(row), note)),
@@ -320,12 +319,22 @@ fn newer_first(
         };
         notes[..ordered].iter().map(of).collect()
     };
+    let says_change: Vec<bool> = notes[..ordered].iter().map(|(_, note)| says_change(&note.text)).collect();
+    let enough = |other: usize| if says_change[other] { ALIKE_CHANGED } else { ALIKE };
     let alike = |a: usize, b: usize| {
+        let cosine = match (&own[a].1, &own[b].1) {
+            // Words can add a half.
+            (Some(x), Some(y)) => match dot(x, y) {
+                cosine if cosine + 0.5 < ALIKE_CHANGED => return 0.0,
+                cosine => Some(cosine),
+            },
+            _ => None,
+        };
         let common = own[a].0.intersection(&own[b].0).count() as f32;
         let (fewer, more) = (own[a].0.len() as f32, own[b].0.len() as f32);
         let words = common / (fewer * more).sqrt().max(1.0);
-        match (&own[a].1, &own[b].1) {
-            (Some(a), Some(b)) => words / 2.0 + a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>(),
+        match cosine {
+            Some(cosine) => words / 2.0 + cosine,
             // Half of the words in common is as much as a sentence can say again with another value.
             _ => words / 2.0 + words.sqrt(),
         }
@@ -343,7 +352,6 @@ fn newer_first(
                 && other_row.thread != row.thread
                 && (kind == other_kind || kind == Kind::Episode || other_kind == Kind::Episode)
         });
-        let enough = |other: usize| if says_change(&notes[other].1.text) { ALIKE_CHANGED } else { ALIKE };
         let newer =
             newer.map(|other| (other, alike(old, other))).filter(|(other, alike)| *alike >= enough(*other));
         if let Some((newest, _)) = newer.max_by(|a, b| a.1.total_cmp(&b.1)) {
@@ -364,6 +372,17 @@ fn newer_first(
     notes.extend(order.into_iter().filter_map(|at| taken[at].take()));
     notes.extend(rest);
     Ok(())
+}
+
+/// The dot product, in eight sums that a processor can do at once.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a8.zip(b8) {
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (x, y))| *sum += x * y);
+    }
+    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]

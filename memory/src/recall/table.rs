@@ -13,12 +13,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::rows::Rows;
 use crate::change::Change;
 use crate::{Kind, Note, NoteId, Query, Standing, Trust};
 
 const MAGIC: &[u8; 8] = b"SAGATAB\x01";
 /// Raised when what is kept changes its form or meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ROW_BYTES: usize = 80;
 
 /// One living note.
@@ -53,7 +54,7 @@ pub(crate) struct Row {
 #[derive(Default)]
 pub(crate) struct Table {
     /// By number.
-    rows: Vec<Row>,
+    rows: Rows,
     /// Scopes and threads, by their place.
     names: Names,
     /// The notes of each thread, in order.
@@ -114,19 +115,14 @@ impl Table {
         if head.version != VERSION || rows.len() != head.rows * ROW_BYTES {
             return Err(format!("it is not of version {VERSION}"));
         }
-        let mut table = Table {
-            rows: Vec::with_capacity(head.rows),
-            through: head.through,
-            changes: head.changes,
-            ..Table::default()
-        };
+        let mut table = Table { through: head.through, changes: head.changes, ..Table::default() };
         for name in head.names {
             table.names.place(&name);
         }
         for row in rows.chunks_exact(ROW_BYTES) {
             let row = Row::read(row).ok_or("a row is damaged")?;
             table.index(&row);
-            table.rows.push(row);
+            table.rows.put(row);
         }
         table.about = head.about.into_iter().map(|(scope, about, id)| ((scope, about), id)).collect();
         Ok(table)
@@ -160,26 +156,17 @@ impl Table {
     }
 
     /// All rows, by number.
-    pub(crate) fn rows(&self) -> &[Row] {
+    pub(crate) fn rows(&self) -> &Rows {
         &self.rows
     }
 
     /// A note's row.
     pub(crate) fn row(&self, id: u64) -> Option<&Row> {
-        // Numbers only grow and few are missing, so a note's place is known but for the gaps before it.
-        let (first, last) = (self.rows.first()?.id, self.rows.last()?.id);
-        if !(first..=last).contains(&id) {
-            return None;
-        }
-        let gaps = (last - first + 1) as usize - self.rows.len();
-        let most = ((id - first) as usize).min(self.rows.len() - 1);
-        let least = ((id - first) as usize).saturating_sub(gaps);
-        let rows = &self.rows[least..=most];
-        rows.binary_search_by_key(&id, |row| row.id).ok().map(|at| &rows[at])
+        self.rows.get(id)
     }
 
     fn row_mut(&mut self, id: u64) -> Option<&mut Row> {
-        self.rows.binary_search_by_key(&id, |row| row.id).ok().map(|at| &mut self.rows[at])
+        self.rows.get_mut(id)
     }
 
     fn index(&mut self, row: &Row) {
@@ -205,7 +192,9 @@ impl Table {
     /// Takes in a note. Notes come in the order of their numbers.
     pub(crate) fn put(&mut self, id: u64, note: &Note, words: u32) {
         self.through = self.through.max(id);
-        let Err(at) = self.rows.binary_search_by_key(&id, |row| row.id) else { return };
+        if self.rows.get(id).is_some() {
+            return;
+        }
         let scope = self.names.place(&note.scope.term());
         // What was said in one conversation belongs together; what was concluded from it stands alone.
         let thread = match (&note.origin.journal, note.kind) {
@@ -232,16 +221,26 @@ impl Table {
             accepted: false,
         };
         self.index(&row);
-        self.rows.insert(at, row);
-        for old in &note.supersedes {
-            self.supersede(id, old.0);
-        }
-        // What only waits to be accepted, or comes from elsewhere, takes nobody's place.
+        self.rows.put(row);
+        // What only waits to be accepted, or comes from elsewhere, takes nobody's place; nor does what a model concluded take that of what
+        // a person said: else whoever leads a model astray could unsay it.
         let takes_place = !note.proposed && note.origin.trust != Trust::ExternalText;
-        if let Some(about) = note.about.clone().filter(|_| takes_place)
-            && let Some(old) = self.about.insert((scope, about), id)
-        {
-            self.supersede(id, old);
+        let outranked = |table: &Table, old: u64| table.row(old).is_some_and(|old| old.trust < row.trust);
+        for old in &note.supersedes {
+            if takes_place && !outranked(self, old.0) {
+                self.supersede(id, old.0);
+            }
+        }
+        if let Some(about) = note.about.clone().filter(|_| takes_place) {
+            let key = (scope, about);
+            match self.about.get(&key).copied() {
+                Some(old) if outranked(self, old) => {}
+                Some(old) => {
+                    self.about.insert(key, id);
+                    self.supersede(id, old);
+                }
+                None => drop(self.about.insert(key, id)),
+            }
         }
     }
 
@@ -262,9 +261,16 @@ impl Table {
     pub(crate) fn change(&mut self, seq: u64, change: &Change) {
         self.changes = self.changes.max(seq);
         match change {
-            Change::Superseded { new, old, .. } => self.supersede(new.0, old.0),
+            Change::Superseded { new, old, .. } => {
+                self.supersede(new.0, old.0);
+                self.about.values_mut().filter(|holds| **holds == old.0).for_each(|holds| *holds = new.0);
+            }
             Change::Ended { id, until_ms, .. } => self.at(*id, |row| row.ends_ms = *until_ms),
             Change::Accepted { id, .. } => self.at(*id, |row| (row.accepted, row.proposed) = (true, false)),
+            Change::Withdrawn { ids, .. } => ids.iter().for_each(|id| {
+                self.at(*id, |row| (row.accepted, row.proposed) = (false, true));
+                self.makes_way(id.0);
+            }),
             Change::Recalled { ids, .. } => {
                 ids.iter().for_each(|id| self.at(*id, |row| row.recalled = row.recalled.saturating_add(1)));
             }
@@ -284,18 +290,40 @@ impl Table {
         }
     }
 
+    /// The note that holds about something.
+    pub(crate) fn about(&self, scope: &str, about: &str) -> Option<u64> {
+        let scope = *self.names.places.get(scope)?;
+        self.about.get(&(scope, about.to_string())).copied()
+    }
+
     /// Takes a note out. What it had taken the place of holds again.
     pub(crate) fn remove(&mut self, id: u64) {
-        let Ok(at) = self.rows.binary_search_by_key(&id, |row| row.id) else { return };
-        let row = self.rows.remove(at);
+        let Some(row) = self.rows.remove(id) else { return };
         if let Some(thread) = self.threads.get_mut(&(row.scope, row.thread)) {
             thread.retain(|other| *other != id);
         }
         if self.same.get(&(row.scope, row.kind, row.hash)) == Some(&id) {
             self.same.remove(&(row.scope, row.kind, row.hash));
         }
-        self.about.retain(|_, newest| *newest != id);
-        self.rows.iter_mut().filter(|row| row.superseded_by == id).for_each(|row| row.superseded_by = 0);
+        self.makes_way(id);
+    }
+
+    /// What a note had taken the place of holds again.
+    fn makes_way(&mut self, id: u64) {
+        let before = self.rows.iter().rev().find(|row| row.superseded_by == id).map(|row| row.id);
+        for key in self
+            .about
+            .iter()
+            .filter(|(_, holds)| **holds == id)
+            .map(|(key, _)| key.clone())
+            .collect::<Vec<_>>()
+        {
+            match before {
+                Some(before) => self.about.insert(key, before),
+                None => self.about.remove(&key),
+            };
+        }
+        self.rows.change(|row| row.superseded_by == id, |row| row.superseded_by = 0);
     }
 
     /// The living note that says the same, for kinds of which one is enough.
@@ -341,32 +369,37 @@ impl Table {
     }
 
     /// The bounds of a query, ready to be asked of many notes.
-    pub(crate) fn gate<'t>(&'t self, query: &'t Query) -> Gate<'t> {
+    pub(crate) fn gate<'q>(&self, query: &'q Query) -> Gate<'q> {
         let scopes = query.scopes.iter().filter_map(|scope| self.names.places.get(&scope.term()).copied());
-        Gate { table: self, query, scopes: scopes.collect() }
+        Gate { rows: self.rows.clone(), query, scopes: scopes.collect() }
     }
 
     /// How many notes each scope has.
     pub(crate) fn scopes(&self) -> BTreeMap<String, u64> {
         let mut scopes = BTreeMap::new();
-        for row in &self.rows {
+        for row in self.rows.iter() {
             *scopes.entry(self.names.list[row.scope as usize - 1].clone()).or_default() += 1;
         }
         scopes
     }
 }
 
-/// The bounds of a query.
-pub(crate) struct Gate<'t> {
-    table: &'t Table,
-    query: &'t Query,
+/// The bounds of a query, and the notes as they were when it was asked: it holds no lock.
+pub(crate) struct Gate<'q> {
+    rows: Rows,
+    query: &'q Query,
     scopes: Vec<u32>,
 }
 
-impl<'t> Gate<'t> {
+impl Gate<'_> {
+    /// All rows.
+    pub(crate) fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
     /// The row of a note that the query may find.
-    pub(crate) fn row(&self, id: u64) -> Option<&'t Row> {
-        self.table.row(id).filter(|row| self.admits(row))
+    pub(crate) fn row(&self, id: u64) -> Option<&Row> {
+        self.rows.get(id).filter(|row| self.admits(row))
     }
 
     /// Whether the query may find a note.

@@ -17,12 +17,17 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::fuse::Best;
 
 const MAGIC: &[u8; 8] = b"SAGAVEC\x01";
+/// A scan takes one thread more for every so many rows …
+const ROWS_PER_THREAD: usize = 30_000;
+/// … up to this many: other work wants to go on as well.
+const THREADS_MAX: usize = 2;
 /// Wiped records are squeezed out once they are this many and more than the living.
 const WIPED_MIN: usize = 1024;
 
@@ -268,31 +273,52 @@ impl Vectors {
     }
 
     /// The `limit` notes with the greatest products of cosine and weight, best first: number and product. `weight` says what a
-    /// note counts, at most `most`, or that it is not looked for.
+    /// note counts, or that it is not looked for.
     pub(crate) fn nearest(
         &self,
         query: &[f32],
         limit: usize,
-        most: f32,
-        weight: impl Fn(u64) -> Option<f32>,
+        weight: impl Fn(u64) -> Option<f32> + Sync,
     ) -> Vec<(u64, f32)> {
         if query.len() != self.dimensions || limit == 0 {
             return Vec::new();
         }
         let query_code = Code::of(query);
         // More than are asked for, since the query's rounding may move a few over the edge, and a note may have several parts.
-        let mut best = Best::new(limit + limit / 2 + 8);
+        let most_rows = limit + limit / 2 + 8;
         let dot = dot_of_this_machine();
-        for (row, of) in self.codes.chunks_exact(self.dimensions).enumerate() {
-            let cosine = dot(&query_code.codes, of) as f32 * (self.factors[row] * query_code.factor);
-            if cosine * most > best.least()
-                && cosine > 0.0
-                && self.ids[row] != 0
-                && let Some(weight) = weight(self.ids[row])
-            {
-                best.put(row as u64, cosine * weight);
+        let scan = |rows: Range<usize>| {
+            let mut best = Best::new(most_rows);
+            for row in rows {
+                // Whose it is is known sooner than how near it is.
+                let Some(weight) = Some(self.ids[row]).filter(|id| *id != 0).and_then(&weight) else {
+                    continue;
+                };
+                let cosine =
+                    dot(&query_code.codes, self.row(row)) as f32 * (self.factors[row] * query_code.factor);
+                if cosine > 0.0 && cosine * weight > best.least() {
+                    best.put(row as u64, cosine * weight);
+                }
             }
-        }
+            best
+        };
+        let rows = self.ids.len();
+        let threads = (rows / ROWS_PER_THREAD).clamp(1, THREADS_MAX);
+        let best = if threads == 1 {
+            scan(0..rows)
+        } else {
+            let bounds: Vec<usize> = (0..=threads).map(|n| rows * n / threads).collect();
+            std::thread::scope(|scope| {
+                let spawned: Vec<_> =
+                    bounds.windows(2).skip(1).map(|part| scope.spawn(|| scan(part[0]..part[1]))).collect();
+                let mut best = scan(bounds[0]..bounds[1]);
+                for thread in spawned {
+                    let others = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    others.sorted().into_iter().for_each(|(row, score)| best.put(row, score));
+                }
+                best
+            })
+        };
         let mut found: HashMap<u64, f32> = HashMap::new();
         for (row, _) in best.sorted() {
             let id = self.ids[row as usize];
@@ -472,7 +498,7 @@ mod tests {
                 .map(|id| (id, vector(id, 64).iter().zip(&query).map(|(x, y)| x * y).sum()))
                 .collect();
             exact.sort_by(|a, b| b.1.total_cmp(&a.1));
-            let found = vectors.nearest(&query, 10, 1.0, |_| Some(1.0));
+            let found = vectors.nearest(&query, 10, |_| Some(1.0));
             assert_eq!(found.len(), 10);
             for (id, score) in &found {
                 let exact = exact.iter().find(|(other, _)| other == id).unwrap().1;
@@ -490,7 +516,7 @@ mod tests {
         let query = vector(777, 32);
         let same = Part { own: query.clone(), searched: query.clone() };
         vectors.add(60, &[part(1, 32), same, part(2, 32)]).unwrap();
-        let found = vectors.nearest(&query, 5, 1.0, |_| Some(1.0));
+        let found = vectors.nearest(&query, 5, |_| Some(1.0));
         assert_eq!(found[0].0, 60);
         assert_eq!(found.iter().filter(|(id, _)| *id == 60).count(), 1);
         assert!((vectors.cosine(60, &query).unwrap() - 1.0).abs() < 0.01);
@@ -536,13 +562,13 @@ mod tests {
         let query = vector(888, 32);
         vectors.search_by(5, std::slice::from_ref(&query)).unwrap();
         for vectors in [vectors, Vectors::open(&path, "test", 32).unwrap()] {
-            assert_eq!(vectors.nearest(&query, 1, 1.0, |_| Some(1.0))[0].0, 5);
+            assert_eq!(vectors.nearest(&query, 1, |_| Some(1.0))[0].0, 5);
             let own = &vectors.own(5).unwrap()[0];
             let same: f32 = own.iter().zip(&vector(5, 32)).map(|(x, y)| x * y).sum();
             assert!(same > 0.999, "{same}");
             // Weights count, and what has none is not found.
             let weighed =
-                vectors.nearest(&query, 20, 2.0, |id| (id != 5).then_some(if id == 6 { 2.0 } else { 1.0 }));
+                vectors.nearest(&query, 20, |id| (id != 5).then_some(if id == 6 { 2.0 } else { 1.0 }));
             assert!(weighed.iter().all(|(id, _)| *id != 5));
         }
     }
@@ -559,6 +585,6 @@ mod tests {
         let vectors = Vectors::open(&path, "test", 16).unwrap();
         assert!(fs::metadata(&path).unwrap().len() < before / 2);
         assert_eq!(vectors.len(), 1000);
-        assert_eq!(vectors.nearest(&vector(2500, 16), 1, 1.0, |_| Some(1.0))[0].0, 2500);
+        assert_eq!(vectors.nearest(&vector(2500, 16), 1, |_| Some(1.0))[0].0, 2500);
     }
 }

@@ -138,6 +138,63 @@ fn what_was_replaced_comes_after_what_took_its_place() {
 }
 
 #[test]
+fn what_a_model_concluded_does_not_unsay_what_a_person_said() {
+    // Whoever leads a model astray could take a person's word away with it: first out of sight, then out of what is told.
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Memory::open(dir.path()).unwrap();
+    let scope = || Scope::Repository("r".into());
+    let about = |text: &str, trust| {
+        let note = Note::new(Kind::Fact, text, scope(), "ada", trust);
+        memory.remember(Note { about: Some("port".into()), ..note }).unwrap()
+    };
+    let said = about("the port is 1", Trust::UserSaid);
+    let seen = about("the port is 2", Trust::ToolVerified);
+    let concluded = about("the port is 3", Trust::ModelInferred);
+    let note = Note::new(Kind::Fact, "the port is 4", scope(), "ada", Trust::ModelInferred);
+    let linked = memory.remember(Note { supersedes: vec![said], ..note }).unwrap();
+    assert_eq!(memory.standing(said).superseded_by, None);
+    assert_eq!(memory.about(&scope(), "port"), Some(said));
+    let again = about("the port is 5", Trust::UserSaid);
+    assert_eq!(memory.standing(said).superseded_by, Some(again));
+    for other in [seen, concluded, linked] {
+        assert_eq!(memory.standing(other).superseded_by, None, "they stand for themselves");
+    }
+    // One that a model concluded is replaced by the next.
+    let first = Note::new(Kind::Fact, "the host is a", scope(), "saga", Trust::ModelInferred);
+    let first = memory.remember(Note { about: Some("host".into()), ..first }).unwrap();
+    let next = Note::new(Kind::Fact, "the host is b", scope(), "saga", Trust::ToolVerified);
+    let next = memory.remember(Note { about: Some("host".into()), ..next }).unwrap();
+    assert_eq!(memory.standing(first).superseded_by, Some(next));
+    memory.change(Change::Superseded { new: again, old: next, by: "ada".into() }).unwrap();
+    assert_eq!(memory.about(&scope(), "host"), Some(again), "somebody said so");
+}
+
+#[test]
+fn what_is_taken_back_waits_for_review_and_what_it_replaced_holds_again() {
+    // After a poisoning everything since is to be looked at, and nothing of it may steer anybody meanwhile.
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Memory::open(dir.path()).unwrap();
+    let about = |text: &str| Note { about: Some("port".into()), ..note(text) };
+    let old = memory.remember(about("the port is 1")).unwrap();
+    let new = memory.remember(about("the port is 2")).unwrap();
+    assert_eq!(memory.standing(old).superseded_by, Some(new));
+    memory.change(Change::Withdrawn { ids: vec![new], by: "ada".into() }).unwrap();
+    let check = |memory: &Memory| {
+        assert_eq!(ids(memory, &query("which port", 10)), [old.0]);
+        assert_eq!(memory.standing(old).superseded_by, None);
+        assert!(memory.standing(new).proposed);
+    };
+    check(&memory);
+    assert_eq!(memory.about(&scope(), "port"), Some(old));
+    drop(memory);
+    fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let memory = open(dir.path());
+    check(&memory);
+    memory.change(Change::Accepted { id: new, by: "ada".into() }).unwrap();
+    assert_eq!(ids(&memory, &query("which port", 10)).len(), 2);
+}
+
+#[test]
 fn of_two_that_say_the_same_of_one_thing_the_newer_comes_first() {
     // People do not say what a sentence replaces.
     let (_dir, memory) = store();
