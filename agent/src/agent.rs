@@ -45,6 +45,8 @@ pub struct NewSession {
     pub id: Option<SessionId>,
     /// Limits of each turn; the service's default when left out.
     pub budget: Option<Budget>,
+    /// Whether it recalls earlier work and writes down what it learns; the service's default when left out.
+    pub memory: Option<bool>,
 }
 
 /// What can be asked of a session.
@@ -56,6 +58,13 @@ pub enum Command {
         id: String,
         /// What is said.
         text: String,
+    },
+    /// Say whether a call may run that waits for it.
+    Approve {
+        /// [`tools::Call::id`].
+        call: String,
+        /// Whether it may.
+        allowed: bool,
     },
     /// Stop the running turn.
     Interrupt,
@@ -78,6 +87,8 @@ pub enum Status {
     Idle,
     /// A turn is running.
     Running,
+    /// A call waits for somebody's approval; `asks` says which.
+    Asking,
     /// Its last turn failed, or its journal cannot be read or written; `error` says why.
     Failed,
 }
@@ -99,6 +110,10 @@ pub struct SessionInfo {
     pub error: Option<String>,
     /// How its last turn ended; nothing while one runs.
     pub ended: Option<End>,
+    /// The call that waits for somebody's approval.
+    pub asks: Option<Ask>,
+    /// Whether it recalls earlier work and writes down what it learns.
+    pub memory: bool,
     /// Turns started.
     pub turns: u32,
     /// Steps started.
@@ -119,8 +134,18 @@ pub struct SessionInfo {
     pub last: Seq,
 }
 
+/// A call that waits for somebody's approval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    /// The call.
+    pub call: tools::Call,
+    /// Why somebody is asked.
+    pub why: String,
+}
+
 impl SessionInfo {
-    fn of(id: &SessionId, state: &State, error: Option<String>) -> SessionInfo {
+    /// What a journal's fold tells of its session. `error` says why the session stopped where no event could.
+    pub fn of(id: &SessionId, state: &State, error: Option<String>) -> SessionInfo {
         let created = state.created();
         let (tool_calls, tool_errors) = state.calls_done();
         let failed = match state.ended() {
@@ -128,18 +153,22 @@ impl SessionInfo {
             _ => None,
         };
         let error = error.or(failed);
+        let asks = state.asks().map(|(call, why)| Ask { call: call.clone(), why: why.to_string() });
         SessionInfo {
             id: id.clone(),
             title: state.title().map(str::to_string),
             workspace: created.map(|c| c.workspace.clone()).unwrap_or_default(),
             model: created.map(|c| c.model.clone()).unwrap_or_default(),
-            status: match (&error, state.running() || state.waiting() > 0) {
-                (Some(_), _) => Status::Failed,
-                (None, true) => Status::Running,
-                (None, false) => Status::Idle,
+            status: match (&error, &asks, state.running() || state.waiting() > 0) {
+                (Some(_), _, _) => Status::Failed,
+                (None, Some(_), true) => Status::Asking,
+                (None, _, true) => Status::Running,
+                (None, _, false) => Status::Idle,
             },
             error,
             ended: state.ended().cloned(),
+            asks,
+            memory: created.is_some_and(|c| c.memory),
             turns: state.turn(),
             steps: state.step(),
             waiting: state.waiting(),
@@ -269,6 +298,7 @@ impl Agent {
             let (done, answer) = oneshot::channel();
             let order = match command.clone() {
                 Command::Input { id, text } => Order::Input { id, text, done },
+                Command::Approve { call, allowed } => Order::Approve { call, allowed, done },
                 Command::Interrupt => Order::Interrupt { done },
             };
             if orders.send(order).await.is_err() {

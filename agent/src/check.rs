@@ -204,6 +204,9 @@ fn number_before(line: &str, word: &str) -> Option<u32> {
     before[before.len() - digits..].parse().ok()
 }
 
+/// What is said of a command that complains of nothing.
+pub(crate) const NO_COMPLAINT: &str = "the command still fails";
+
 /// The last things a failed command complained of, short enough to be remembered.
 pub(crate) fn complaint(output: &str) -> String {
     const LINES: usize = 3;
@@ -218,7 +221,7 @@ pub(crate) fn complaint(output: &str) -> String {
     lines.dedup();
     let last = &lines[lines.len().saturating_sub(LINES)..];
     if last.is_empty() {
-        return "the command still fails".to_string();
+        return NO_COMPLAINT.to_string();
     }
     let cut = |line: &&str| line.chars().take(CHARS).collect::<String>();
     last.iter().map(cut).collect::<Vec<_>>().join("; ")

@@ -56,6 +56,14 @@ impl Answer {
         Answer::to(call, "not run: the turn ended before this call was started".to_string())
     }
 
+    /// The answer to a call that somebody did not approve of.
+    pub(crate) fn denied(call: &Call) -> Answer {
+        Answer::to(
+            call,
+            "not run: the user was asked and said no. Go on without it, or ask them what to do.".to_string(),
+        )
+    }
+
     /// The answer to a call whose outcome nobody knows.
     pub(crate) fn lost(call: &Call) -> Answer {
         Answer::to(

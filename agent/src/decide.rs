@@ -15,6 +15,11 @@ pub enum Action {
         /// Its number.
         turn: u32,
     },
+    /// Look for what was remembered and bears on what people said.
+    Recall {
+        /// What they said.
+        said: String,
+    },
     /// Ask the model.
     Think {
         /// The number of the step.
@@ -22,6 +27,13 @@ pub enum Action {
     },
     /// Run a call. One that was started before and may be run again is run again.
     Act(Call),
+    /// Ask somebody whether a call may run.
+    Ask {
+        /// The call.
+        call: Call,
+        /// Why.
+        why: String,
+    },
     /// Write down that a call's outcome is lost.
     Lose(Call),
     /// Put files back as they were and forget the attempt that changed them.
@@ -40,6 +52,11 @@ pub enum Action {
         /// Why.
         end: End,
     },
+    /// Write down what the turn that ended has taught.
+    Learn {
+        /// The turn.
+        turn: u32,
+    },
 }
 
 impl State {
@@ -48,6 +65,9 @@ impl State {
         let Some(created) = self.created() else { return Action::Rest };
         let (turn, step) = (self.turn(), self.step() + 1);
         if !self.running() {
+            if let Some(diary) = self.learning() {
+                return Action::Learn { turn: diary.turn() };
+            }
             return if self.waiting() == 0 { Action::Rest } else { Action::Begin { turn: turn + 1 } };
         }
         if let Some(what) = self.looping() {
@@ -59,8 +79,19 @@ impl State {
             match settled {
                 Settled::Started(Replay::Unsafe) => return Action::Lose(call.clone()),
                 Settled::Started(Replay::Safe) if !self.interrupted() => return Action::Act(call.clone()),
-                Settled::Waiting if !self.interrupted() => return Action::Act(call.clone()),
-                Settled::Started(Replay::Safe) | Settled::Waiting | Settled::Answered(_) => {}
+                Settled::Allowed if !self.interrupted() => return Action::Act(call.clone()),
+                Settled::Waiting if !self.interrupted() => {
+                    return match self.guarded(call) {
+                        Some(why) => Action::Ask { call: call.clone(), why },
+                        None => Action::Act(call.clone()),
+                    };
+                }
+                Settled::Asked { .. } if !self.interrupted() => return Action::Rest,
+                Settled::Started(Replay::Safe)
+                | Settled::Waiting
+                | Settled::Asked { .. }
+                | Settled::Allowed
+                | Settled::Answered(_) => {}
             }
         }
         let end = |end| Action::End { turn, end };
@@ -82,6 +113,9 @@ impl State {
                 limit: format!("{} sampled tokens in a turn", budget.output_tokens_max),
             });
         }
-        Action::Think { step }
+        match self.unrecalled() {
+            Some(said) => Action::Recall { said },
+            None => Action::Think { step },
+        }
     }
 }

@@ -28,6 +28,15 @@ pub enum Order {
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
+    /// Say whether a call may run that waits for it.
+    Approve {
+        /// [`tools::Call::id`].
+        call: String,
+        /// Whether it may.
+        allowed: bool,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
     /// Stop the running turn.
     Interrupt {
         /// Where the answer goes.
@@ -90,6 +99,9 @@ impl Driver<'_> {
                 }
             }
             Action::Begin { turn } => self.record(Event::TurnStarted { turn }).await?,
+            Action::Recall { said } => self.recall(&said).await?,
+            Action::Learn { turn } => self.learn(turn).await?,
+            Action::Ask { call, why } => self.record(Event::ApprovalAsked { id: call.id, why }).await?,
             Action::Think { step } => self.think(step).await?,
             Action::Act(call) => self.act(call).await?,
             Action::Lose(call) => self.record(Event::CallLost { id: call.id }).await?,
@@ -102,6 +114,32 @@ impl Driver<'_> {
             Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
         }
         Ok(true)
+    }
+
+    /// A memory that cannot be asked is no reason to keep people waiting: the turn goes on without it, and says so.
+    async fn recall(&mut self, said: &str) -> Result<(), Error> {
+        let (notes, trouble) = match self.world.recall(said, self.state.shown()).await {
+            Ok(notes) => (notes, None),
+            Err(Error::Stopping) => return Err(Error::Stopping),
+            Err(error) => (Vec::new(), Some(in_full(&error))),
+        };
+        self.record(Event::Recalled { notes, trouble }).await
+    }
+
+    async fn learn(&mut self, turn: u32) -> Result<(), Error> {
+        let (Some(diary), Some(created)) = (self.state.learning(), self.state.created()) else {
+            return Ok(());
+        };
+        let lessons = diary.lessons(self.id.as_str(), created);
+        let notes = match self.world.learn(lessons).await {
+            Ok(notes) => notes,
+            Err(Error::Stopping) => return Err(Error::Stopping),
+            Err(error) => {
+                tracing::warn!(session = %self.id, turn, error = %in_full(&error), "what a turn taught could not be written down");
+                Vec::new()
+            }
+        };
+        self.record(Event::Learned { turn, notes }).await
     }
 
     async fn think(&mut self, step: u32) -> Result<(), Error> {
@@ -169,24 +207,30 @@ impl Driver<'_> {
         let kept = before.is_some();
         self.record(Event::CallStarted { id: call.id.clone(), replay, before }).await?;
         let (switch, cancel) = Cancel::pair();
-        let (world, out) = (self.world, self.out);
-        let outcome = world.act(&call, &cancel, out);
+        let (world, out, external) = (self.world, self.out, self.state.external());
+        let outcome = async {
+            match world.consults(&call.name) {
+                true => world.consult(&call, external).await,
+                false => world.act(&call, &cancel, out).await.map(|outcome| (outcome, Vec::new())),
+            }
+        };
         // A call repeats nothing.
         let (_, mut none) = mpsc::channel(1);
         let Some(outcome) = self.until(outcome, &switch, Abandon::No, &mut none).await? else {
             return Ok(());
         };
         match outcome {
-            Ok(outcome) => {
+            Ok((outcome, recalled)) => {
                 // Read after the call and before anything else: what is in the file from now on is somebody else's.
                 let left = if kept { self.world.left(&call).await? } else { None };
-                self.record(Event::CallFinished { id: call.id, outcome, left }).await
+                self.record(Event::CallFinished { id: call.id, outcome, left, recalled }).await
             }
             Err(Error::Stopping) => Err(Error::Stopping),
             Err(error) => {
                 // The tool itself never ran or its sandbox broke: the model cannot mend that, a person can.
                 let outcome = Outcome::refused(format!("not run: {}", in_full(&error)));
-                self.record(Event::CallFinished { id: call.id, outcome, left: None }).await?;
+                let recalled = Vec::new();
+                self.record(Event::CallFinished { id: call.id, outcome, left: None, recalled }).await?;
                 self.end(End::Failed { error: in_full(&error) }).await
             }
         }
@@ -241,6 +285,18 @@ impl Driver<'_> {
                     },
                 };
                 // Whoever asked may have gone; the input is durable all the same.
+                let _ = done.send(answer);
+            }
+            Order::Approve { call, allowed, done } => {
+                let asked = self.state.asks().map(|(call, _)| call.id.clone());
+                let answer = if asked.as_ref() == Some(&call) {
+                    match self.write(Event::ApprovalGiven { id: call, allowed }).await {
+                        Ok(seq) => Ok(Admitted { seq, fresh: true }),
+                        Err(error) => return refuse(done, error),
+                    }
+                } else {
+                    Err(Error::NotAsked { call, asked })
+                };
                 let _ = done.send(answer);
             }
             Order::Interrupt { done } => {

@@ -36,6 +36,14 @@ pub enum Error {
     /// The session's queue of inputs is full.
     #[error("session {0} has too many inputs waiting; wait for its turn to end or interrupt it")]
     Busy(SessionId),
+    /// Nobody was asked about that call.
+    #[error("call {call} waits for nobody's approval; {}", match asked { Some(asked) => format!("{asked} does"), None => "no call does".to_string() })]
+    NotAsked {
+        /// The call.
+        call: String,
+        /// The call that does wait, if one does.
+        asked: Option<String>,
+    },
     /// The service is stopping.
     #[error("the service is stopping; send the request again when it is back")]
     Stopping,

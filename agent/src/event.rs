@@ -7,11 +7,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use memory::Seq;
+use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tools::{Call, Outcome, Replay, Spec};
 
 use crate::Error;
+use crate::recall::Recollection;
 
 /// One fact in the life of a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,14 @@ pub enum Event {
     TurnStarted {
         /// 1, 2, 3 … within the session.
         turn: u32,
+    },
+    /// What was remembered of earlier work and bears on what people just said. The model is told it with their words.
+    Recalled {
+        /// The notes, best first. Empty when nothing fits.
+        notes: Vec<Recollection>,
+        /// Why nothing could be recalled, when that failed: the turn goes on without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<String>,
     },
     /// The model is about to be asked. What came before this event is in the prompt; what comes between it and the
     /// reply is told to the model at the next step.
@@ -55,6 +64,21 @@ pub enum Event {
         /// What it cost.
         usage: Usage,
     },
+    /// A call cannot be taken back, or reaches beyond the workspace while the session has text before it that nobody vouches for:
+    /// somebody is asked first. The session rests until they have answered.
+    ApprovalAsked {
+        /// [`Call::id`].
+        id: String,
+        /// Why it is asked for.
+        why: String,
+    },
+    /// Somebody has answered whether a call may run.
+    ApprovalGiven {
+        /// [`Call::id`].
+        id: String,
+        /// Whether it may.
+        allowed: bool,
+    },
     /// A call is about to run. Durable before the tool sees it.
     CallStarted {
         /// [`Call::id`].
@@ -75,6 +99,9 @@ pub enum Event {
         /// later is not undone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         left: Option<String>,
+        /// The notes that it showed, when it was a look into the memory.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        recalled: Vec<Recollection>,
     },
     /// A call was started, but the service stopped before its outcome was written. What it did is unknown.
     CallLost {
@@ -106,6 +133,13 @@ pub enum Event {
         /// Why.
         end: End,
     },
+    /// What the turn that ended has taught was written down as notes.
+    Learned {
+        /// The turn.
+        turn: u32,
+        /// The notes; those that said nothing new are among them under the numbers they had.
+        notes: Vec<NoteId>,
+    },
 }
 
 /// What a session is, fixed when it is made. With the events that follow it is all the prompt is made of.
@@ -132,6 +166,12 @@ pub struct Created {
     /// The command that runs the project's tests, when its files tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<String>,
+    /// Whether earlier work is recalled at the begin of a turn, and what a turn taught is written down at its end.
+    #[serde(default)]
+    pub memory: bool,
+    /// The notes that the system prompt tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<NoteId>,
 }
 
 /// A file before a call changed it.

@@ -67,6 +67,8 @@ pub(crate) struct Lead {
     tried: Vec<Tried>,
     /// How many attempts that were.
     attempts: u32,
+    /// Whether it was told in this turn what is remembered of earlier work.
+    recalled: bool,
 }
 
 /// A change that did not help.
@@ -151,6 +153,11 @@ impl Lead {
             .iter()
             .any(|folder| path.starts_with(folder) || path.contains(&format!("/{folder}")));
         (named || spec || inside) && !self.asked.contains(name)
+    }
+
+    /// It is told what is remembered of earlier work, if `some` is.
+    pub(crate) fn recalled(&mut self, some: bool) {
+        self.recalled |= some;
     }
 
     /// A person said something.
@@ -250,7 +257,8 @@ impl Lead {
                 .map(|spec| spec.name.clone())
                 .collect::<BTreeSet<_>>()
         };
-        if self.question && !self.seen.is_empty() {
+        // What is remembered may be the answer; a look into the files stays possible.
+        if self.question && (self.recalled || !self.seen.is_empty()) {
             return (Shape::OneCall, BTreeSet::new());
         }
         let runs = created.tools.iter().any(|spec| spec.name == RUNS);
@@ -343,6 +351,8 @@ mod tests {
                 sampling: engine::Sampling::default(),
                 led: true,
                 check: Some("python3 -m unittest".into()),
+                memory: false,
+                told: Vec::new(),
             })));
             session.tell(Event::Input { id: "1".into(), text: "Fix it.".into() });
             session.tell(Event::TurnStarted { turn: 1 });
@@ -374,7 +384,7 @@ mod tests {
             self.tell(Event::CallStarted { id: id.clone(), replay: Replay::Unsafe, before: before.clone() });
             let outcome = Outcome { ok, ..Outcome::refused(text) };
             let left = before.is_some().then(|| digest("as it is now"));
-            self.tell(Event::CallFinished { id, outcome, left });
+            self.tell(Event::CallFinished { id, outcome, left, recalled: Vec::new() });
         }
 
         fn check(&mut self, ok: bool, text: &str) {

@@ -23,14 +23,16 @@ mod event;
 mod focus;
 mod known;
 mod lead;
+mod learn;
 mod live;
 pub mod mind;
-mod notes;
+mod notebook;
+mod recall;
 mod state;
 mod world;
 
 pub use agent::{
-    Admitted, Agent, Command, Config, NewSession, SessionInfo, Status, Watch, encode, read_journal,
+    Admitted, Agent, Ask, Command, Config, NewSession, SessionInfo, Status, Watch, encode, read_journal,
 };
 pub use context::{Answer, Message};
 pub use decide::Action;
@@ -39,6 +41,9 @@ pub use error::Error;
 pub use event::{
     Before, Budget, Changed, Created, End, Event, Loop, Recorded, Refused, SessionId, Stop, Usage, digest,
 };
+pub use learn::Lessons;
 pub use live::{Live, LiveOptions};
+pub use notebook::{Files, Notebook};
+pub use recall::Recollection;
 pub use state::State;
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, World, Worlds};

@@ -1,6 +1,6 @@
 //! The real world: the journal in memory, thoughts from the engine, calls in the sandbox.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use engine::Engine;
 use engine::snapshot::{Secret, Slot, Snapshots};
-use memory::{Journal, Memory, Seq};
+use memory::{Journal, Memory, NoteId, Seq};
 use tokio::sync::Mutex;
-use tools::{Call, Outcome, Policy, Replay, Sandbox, Spec, Toolbox};
+use tools::{Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
 
 use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
@@ -20,8 +20,10 @@ use crate::context::Message;
 use crate::dialect::Dialect;
 use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
 use crate::lead;
+use crate::learn::Lessons;
 use crate::mind::LocalMind;
-use crate::notes;
+use crate::notebook::{Files, Notebook};
+use crate::recall::{self, Recollection};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought, World, Worlds};
 
 /// What the real world is made of.
@@ -61,6 +63,8 @@ pub struct LiveOptions {
     pub snapshots: Option<Snapshots>,
     /// What these are sealed with.
     pub secret: Option<Secret>,
+    /// Whether sessions that do not say recall earlier work and write down what they learn.
+    pub memory: bool,
 }
 
 /// The real [`Worlds`].
@@ -68,6 +72,14 @@ pub struct Live {
     options: LiveOptions,
     memory: Memory,
     toolbox: Arc<Toolbox>,
+    shared: Arc<Shared>,
+    /// Whose sessions these are; nothing for the service's own.
+    tenant: Option<String>,
+}
+
+/// What the worlds of all tenants have in common.
+#[derive(Default)]
+struct Shared {
     engines: Mutex<BTreeMap<PathBuf, Engine>>,
     minds: std::sync::Mutex<Vec<Weak<Thinking>>>,
     clock: AtomicU64,
@@ -108,17 +120,42 @@ impl Live {
             options,
             memory,
             toolbox: Arc::new(Toolbox::builtin()),
-            engines: Mutex::default(),
-            minds: std::sync::Mutex::default(),
-            clock: AtomicU64::new(0),
+            shared: Arc::default(),
+            tenant: None,
         })
+    }
+
+    /// The world of a tenant beside this one: it thinks with the same engines, has a memory and folders of its own, and shares nothing
+    /// that was computed, for all of it is sealed with its own secret.
+    pub fn beside(
+        self: &Arc<Live>,
+        tenant: &str,
+        memory: Memory,
+        roots: Vec<PathBuf>,
+        secret: Secret,
+    ) -> Arc<Live> {
+        Arc::new(Live {
+            options: LiveOptions { roots, secret: Some(secret), ..self.options.clone() },
+            memory,
+            toolbox: self.toolbox.clone(),
+            shared: self.shared.clone(),
+            tenant: Some(tenant.to_string()),
+        })
+    }
+
+    /// The name under which a session's timeline lies on disk. Sessions of two tenants may have the same id.
+    fn slot_name(&self, id: &SessionId) -> String {
+        match &self.tenant {
+            Some(tenant) => format!("{tenant}.{id}"),
+            None => id.to_string(),
+        }
     }
 
     /// The engine of a model, opened at first use. `out` sees the loading.
     pub async fn engine(&self, model: &str, out: &Sink) -> Result<Engine, Error> {
         let path = engine::catalog::resolve(model, &self.options.models)?;
         // Held while a model loads: two sessions that want it load it once.
-        let mut engines = self.engines.lock().await;
+        let mut engines = self.shared.engines.lock().await;
         if let Some(engine) = engines.get(&path) {
             return Ok(engine.clone());
         }
@@ -169,12 +206,12 @@ impl Live {
 
     /// The engines that are open. Empty while one is being opened.
     pub fn engines(&self) -> Vec<Engine> {
-        self.engines.try_lock().map(|engines| engines.values().cloned().collect()).unwrap_or_default()
+        self.shared.engines.try_lock().map(|engines| engines.values().cloned().collect()).unwrap_or_default()
     }
 
     /// Keeps the KV of resting sessions within its bytes: the one unused for longest forgets first.
     fn trim(&self, current: &Arc<Thinking>) {
-        let mut minds = self.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut minds = self.shared.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         minds.retain(|mind| mind.strong_count() > 0);
         let mut resting: Vec<Arc<Thinking>> = minds.iter().filter_map(Weak::upgrade).collect();
         resting.sort_by_key(|thinking| thinking.used.load(Ordering::Relaxed));
@@ -215,15 +252,28 @@ impl Worlds for Arc<Live> {
             })
         })?;
         let led = facts.parameters < LED_BELOW;
-        let tools: Vec<Spec> = self
+        let mut tools: Vec<Spec> = self
             .toolbox
             .specs()
             .into_iter()
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
+        if self.options.lowered.iter().any(|layer| layer == "network") {
+            // Then a command may send anything anywhere.
+            tools
+                .iter_mut()
+                .filter(|tool| lead::runs(&tool.name))
+                .for_each(|tool| tool.reach = Reach::Outside);
+        }
+        let memory_on = new.memory.unwrap_or(self.options.memory);
+        if memory_on && !led {
+            // A small model is told what bears on its work; that it would ask by itself was not seen.
+            tools.extend(Notebook::specs());
+        }
         let check = check::command(&workspace);
         let (memory, place) = (self.memory.clone(), workspace.clone());
-        let notes = blocking(move || notes::told(&memory, &place)).await?;
+        let told = blocking(move || if memory_on { recall::told(&memory, &place) } else { Ok(None) }).await?;
+        let (told, notes) = told.map_or((Vec::new(), None), |(ids, text)| (ids, Some(text)));
         Ok(Created {
             system: system_prompt(
                 &workspace,
@@ -240,6 +290,8 @@ impl Worlds for Arc<Live> {
             sampling: self.options.sampling.clone(),
             led,
             check,
+            memory: memory_on,
+            told,
         })
     }
 
@@ -247,7 +299,9 @@ impl Worlds for Arc<Live> {
         let (memory, name) = (self.memory.clone(), id.clone());
         let journal = blocking(move || Ok(memory.journal(name.as_str())?)).await?;
         let thinking = Arc::new(Thinking::default());
-        self.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::downgrade(&thinking));
+        let mut minds = self.shared.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        minds.push(Arc::downgrade(&thinking));
+        drop(minds);
         let policy = Policy {
             lowered: self.options.lowered.clone(),
             helper: self.options.helper.clone(),
@@ -259,16 +313,17 @@ impl Worlds for Arc<Live> {
             thinking,
             policy,
             led: created.led,
-            slot: self.options.snapshots.as_ref().map(|snapshots| snapshots.slot(id.as_str())),
+            notebook: Notebook::new(self.memory.clone(), id, &created.workspace),
+            slot: self.options.snapshots.as_ref().map(|snapshots| snapshots.slot(&self.slot_name(id))),
             sandbox: Mutex::default(),
         }))
     }
 
     async fn forget(&self, id: &SessionId) {
         if let Some(snapshots) = self.options.snapshots.clone() {
-            let name = id.clone();
+            let name = self.slot_name(id);
             // What cannot be deleted now goes when its room is needed.
-            let _ = tokio::task::spawn_blocking(move || snapshots.delete(name.as_str())).await;
+            let _ = tokio::task::spawn_blocking(move || snapshots.delete(&name)).await;
         }
     }
 
@@ -288,6 +343,7 @@ struct LiveWorld {
     policy: Policy,
     /// Whether the session's model is led.
     led: bool,
+    notebook: Notebook,
     /// Where its timeline is kept on disk.
     slot: Option<Slot>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
@@ -306,6 +362,13 @@ impl LiveWorld {
 }
 
 #[async_trait]
+impl Files for LiveWorld {
+    async fn text(&self, path: &str) -> Result<Option<String>, Error> {
+        Ok(self.sandbox().await?.text(path, KEPT_BYTES_MAX).await?)
+    }
+}
+
+#[async_trait]
 impl World for LiveWorld {
     fn now_ms(&self) -> u64 {
         now_ms()
@@ -317,7 +380,7 @@ impl World for LiveWorld {
     }
 
     fn replay(&self, tool: &str) -> Replay {
-        // A tool nobody knows does nothing, so its refusal may be given again.
+        // A tool nobody knows does nothing, so its refusal may be given again. To remember or to forget twice is to do it once.
         self.live.toolbox.spec(tool).map_or(Replay::Safe, |spec| spec.replay)
     }
 
@@ -330,7 +393,7 @@ impl World for LiveWorld {
         out: &Sink,
     ) -> Result<Thought, Error> {
         let mut mind = self.thinking.mind.lock().await;
-        self.thinking.used.store(self.live.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.thinking.used.store(self.live.shared.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         let thought = async {
             let mind = match &mut *mind {
                 Some(mind) => mind,
@@ -377,6 +440,22 @@ impl World for LiveWorld {
             }
         }
         Ok(Vec::new())
+    }
+
+    async fn recall(&self, said: &str, shown: &BTreeSet<NoteId>) -> Result<Vec<Recollection>, Error> {
+        self.notebook.recall(said, shown, self).await
+    }
+
+    async fn learn(&self, lessons: Lessons) -> Result<Vec<NoteId>, Error> {
+        self.notebook.learn(lessons).await
+    }
+
+    fn consults(&self, tool: &str) -> bool {
+        Notebook::has(tool)
+    }
+
+    async fn consult(&self, call: &Call, external: bool) -> Result<(Outcome, Vec<Recollection>), Error> {
+        self.notebook.consult(call, external, self).await
     }
 
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error> {

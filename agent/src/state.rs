@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use memory::Seq;
-use tools::{Call, Outcome, Replay};
+use memory::{NoteId, Seq};
+use tools::{Call, Outcome, Reach, Replay};
 
 use crate::check;
 use crate::context::{Answer, Message};
@@ -16,6 +16,8 @@ use crate::dialect::{Bound, Shape};
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
+use crate::learn::Diary;
+use crate::recall::{self, Recollection};
 
 /// A session as its journal tells it.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +47,19 @@ pub struct State {
     circles: u32,
     lead: Lead,
     known: Known,
+    /// What people said and nothing has been recalled to yet.
+    unrecalled: Vec<Arc<str>>,
+    /// Notes the model will be told with what people said.
+    recalled: Vec<Recollection>,
+    /// Notes the session has been told.
+    shown: BTreeSet<NoteId>,
+    /// Whether somebody else's text was recalled in this session, and whether anything nobody vouches for was: it stays in the
+    /// prompt.
+    external: bool,
+    doubtful: bool,
+    /// What is seen of the turn that runs, and of the one that ended and was not learned from yet.
+    diary: Diary,
+    learning: Option<Diary>,
     attempt: Option<Attempt>,
     refused: Vec<Refused>,
     /// The calls of the last reply, and in how many steps in a row each was asked for.
@@ -89,6 +104,12 @@ struct Attempt {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Settled {
     Waiting,
+    /// Somebody was asked whether it may run …
+    Asked {
+        why: String,
+    },
+    /// … and said that it may.
+    Allowed,
     Started(Replay),
     Answered(Answer),
 }
@@ -115,6 +136,7 @@ impl State {
                     let tools = if created.led { Vec::new() } else { created.tools.clone() };
                     let system = Message::System { text: created.system.clone(), tools };
                     Arc::make_mut(&mut self.conversation).push(system);
+                    self.shown.extend(&created.told);
                     self.created = Some(Arc::from(created.clone()));
                     self.created_ms = recorded.at_ms;
                 }
@@ -123,6 +145,10 @@ impl State {
                 let text: Arc<str> = text.as_str().into();
                 self.title.get_or_insert_with(|| title(&text));
                 self.inputs.insert(id.clone(), (recorded.seq, text.clone()));
+                if self.created.as_ref().is_some_and(|created| created.memory) {
+                    self.diary.asked(recorded.seq, recorded.at_ms, &text);
+                    self.unrecalled.push(text.clone());
+                }
                 self.waiting.push(text);
                 self.answered = false;
             }
@@ -138,8 +164,14 @@ impl State {
                 self.repeated.clear();
                 self.looping.clear();
                 self.lead.turn();
+                self.diary.begins(*turn);
                 self.attempt = None;
                 self.ended = None;
+            }
+            Event::Recalled { notes, .. } => {
+                self.unrecalled.clear();
+                self.recall(notes);
+                self.recalled.extend_from_slice(notes);
             }
             Event::StepStarted { step } => {
                 self.step = *step;
@@ -164,6 +196,19 @@ impl State {
                 if *stop == Stop::Interrupted {
                     self.answered = false;
                 }
+                self.diary.answered(recorded.seq, text);
+            }
+            Event::ApprovalAsked { id, why } => self.settle(id, |_| Settled::Asked { why: why.clone() }),
+            Event::ApprovalGiven { id, allowed } => {
+                // Only what was asked for can be allowed.
+                let asked = self.asks().is_some_and(|(call, _)| call.id == *id);
+                if asked && *allowed {
+                    self.settle(id, |_| Settled::Allowed);
+                } else if asked {
+                    self.calls_done += 1;
+                    self.calls_failed += 1;
+                    self.settle(id, |call| Settled::Answered(Answer::denied(call)));
+                }
             }
             Event::CallStarted { id, replay, before } => {
                 self.settle(id, |_| Settled::Started(*replay));
@@ -173,8 +218,9 @@ impl State {
                     attempt.files.push(Changed { before: before.clone(), left: None });
                 }
             }
-            Event::CallFinished { id, outcome, left } => {
+            Event::CallFinished { id, outcome, left, recalled } => {
                 self.calls_done += 1;
+                self.recall(recalled);
                 self.calls_failed += u32::from(!outcome.ok);
                 let call = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
                 if let Some(call) = call {
@@ -188,6 +234,9 @@ impl State {
                     );
                     self.attempt_left(&call, left.as_ref());
                     self.attempt_goes_on(&call, outcome);
+                    if let Some(created) = &self.created {
+                        self.diary.ran(recorded.seq, created, &call, outcome);
+                    }
                 }
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
             }
@@ -206,7 +255,10 @@ impl State {
                 }
                 self.settle(id, |call| Settled::Answered(Answer::lost(call)));
             }
-            Event::Undone { kept, .. } if kept.is_empty() => self.undo(),
+            Event::Undone { kept, note } if kept.is_empty() => {
+                self.diary.undone(recorded.seq, note);
+                self.undo();
+            }
             Event::Undone { kept, .. } => {
                 self.attempt = None;
                 kept.iter().for_each(|path| self.known.forget(path));
@@ -220,15 +272,31 @@ impl State {
                 self.running = false;
                 self.interrupted = false;
                 self.ended = Some(end.clone());
+                if self.created.as_ref().is_some_and(|created| created.memory) {
+                    self.diary.ended(recorded.seq, recorded.at_ms, end);
+                    self.learning = Some(std::mem::take(&mut self.diary));
+                }
                 for (call, settled) in &mut self.calls {
                     match settled {
-                        Settled::Waiting => *settled = Settled::Answered(Answer::skipped(call)),
+                        Settled::Waiting | Settled::Asked { .. } | Settled::Allowed => {
+                            *settled = Settled::Answered(Answer::skipped(call))
+                        }
                         Settled::Started(_) => *settled = Settled::Answered(Answer::lost(call)),
                         Settled::Answered(_) => {}
                     }
                 }
             }
+            Event::Learned { .. } => self.learning = None,
         }
+    }
+
+    /// The session is shown notes.
+    fn recall(&mut self, notes: &[Recollection]) {
+        self.shown.extend(notes.iter().map(|note| note.id));
+        self.external |= notes.iter().any(Recollection::external);
+        self.doubtful |= notes.iter().any(Recollection::doubtful);
+        self.lead.recalled(!notes.is_empty());
+        self.diary.recalled(notes);
     }
 
     /// Counts in how many steps in a row the calls of a reply were asked for.
@@ -256,7 +324,7 @@ impl State {
         for (call, settled) in std::mem::take(&mut self.calls) {
             let mut answer = match settled {
                 Settled::Answered(answer) => answer,
-                Settled::Waiting => Answer::skipped(&call),
+                Settled::Waiting | Settled::Asked { .. } | Settled::Allowed => Answer::skipped(&call),
                 Settled::Started(_) => Answer::lost(&call),
             };
             let made = format!("{} {}", call.name, call.arguments);
@@ -284,7 +352,19 @@ impl State {
         for text in &self.waiting {
             self.lead.asked(text);
         }
-        told.extend(self.waiting.drain(..).map(|text| Message::User { text: text.to_string() }));
+        let mut waiting = self.waiting.drain(..).peekable();
+        while let Some(text) = waiting.next() {
+            let mut text = text.to_string();
+            if waiting.peek().is_none() && !self.recalled.is_empty() {
+                text = format!(
+                    "{}\n\n{}",
+                    text.trim_end(),
+                    recall::beneath(&std::mem::take(&mut self.recalled))
+                );
+            }
+            told.push(Message::User { text });
+        }
+        drop(waiting);
         Arc::make_mut(&mut self.conversation).extend(told);
     }
 
@@ -497,6 +577,48 @@ impl State {
     /// How many attempts of this turn were undone.
     pub(crate) fn undone(&self) -> u32 {
         self.lead.undone_count()
+    }
+
+    /// What people said that nothing has been recalled to yet.
+    pub(crate) fn unrecalled(&self) -> Option<String> {
+        (!self.unrecalled.is_empty()).then(|| self.unrecalled.join("\n"))
+    }
+
+    /// The notes the session has been told.
+    pub(crate) fn shown(&self) -> &BTreeSet<NoteId> {
+        &self.shown
+    }
+
+    /// Whether somebody else's text was recalled in this session: what it says may have been written to mislead.
+    pub fn external(&self) -> bool {
+        self.external
+    }
+
+    /// The turn that ended and was not learned from yet.
+    pub(crate) fn learning(&self) -> Option<&Diary> {
+        self.learning.as_ref()
+    }
+
+    /// The call that waits for somebody's approval, and why it was asked for.
+    pub fn asks(&self) -> Option<(&Call, &str)> {
+        self.calls.iter().find_map(|(call, settled)| match settled {
+            Settled::Asked { why } => Some((call, why.as_str())),
+            Settled::Waiting | Settled::Allowed | Settled::Started(_) | Settled::Answered(_) => None,
+        })
+    }
+
+    /// Why a call is not to run before somebody has approved of it; nothing when it may.
+    pub(crate) fn guarded(&self, call: &Call) -> Option<String> {
+        let created = self.created.as_ref()?;
+        match created.tools.iter().find(|tool| tool.name == call.name)?.reach {
+            Reach::Final => Some("it cannot be taken back".to_string()),
+            // Files and what commands print may be written to mislead as well. No filter tells which are; only this holds.
+            Reach::Outside if self.doubtful || self.calls_done > 0 => Some(
+                "it reaches beyond the workspace, and the session has read what nobody vouches for"
+                    .to_string(),
+            ),
+            Reach::Outside | Reach::Workspace => None,
+        }
     }
 
     /// A repetition that is not written down yet.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use memory::Seq;
+use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tools::{Call, Outcome};
@@ -14,6 +14,8 @@ use crate::agent::NewSession;
 use crate::context::Message;
 use crate::dialect::{Bound, Shape};
 use crate::event::{Before, Changed, Created, Event, Loop, Recorded, Refused, SessionId, Stop, Usage};
+use crate::learn::Lessons;
+use crate::recall::Recollection;
 
 /// Everything outside the agent, as one session meets it: its journal, its mind, its tools and its clock.
 ///
@@ -58,6 +60,31 @@ pub trait World: Send + Sync {
     async fn restore(&self, files: &[Changed]) -> Result<Vec<String>, Error> {
         let _ = files;
         Ok(Vec::new())
+    }
+
+    /// Finds what was remembered of earlier work and bears on what people said, without the notes the session was shown already.
+    async fn recall(&self, said: &str, shown: &BTreeSet<NoteId>) -> Result<Vec<Recollection>, Error> {
+        let _ = (said, shown);
+        Ok(Vec::new())
+    }
+
+    /// Writes down what a turn taught. Doing so again after it was cut off does no harm, but that episodes may stand there twice.
+    async fn learn(&self, lessons: Lessons) -> Result<Vec<NoteId>, Error> {
+        let _ = lessons;
+        Ok(Vec::new())
+    }
+
+    /// Whether a call is one into the memory, which [`World::consult`] runs.
+    fn consults(&self, tool: &str) -> bool {
+        let _ = tool;
+        false
+    }
+
+    /// Runs a call into the memory, and tells which notes it showed. `external` says whether somebody else's text was recalled in
+    /// this session: what is remembered then is no better than that.
+    async fn consult(&self, call: &Call, external: bool) -> Result<(Outcome, Vec<Recollection>), Error> {
+        let _ = external;
+        Ok((Outcome::refused(format!("there is no memory to ask with {}", call.name)), Vec::new()))
     }
 
     /// The session rests: what it holds only for speed may be let go.

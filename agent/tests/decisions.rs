@@ -23,6 +23,15 @@ fn events(history: &str) -> Vec<Recorded> {
             let (word, rest) = word.split_once(':').unwrap_or((word, ""));
             let event = match word {
                 "created" => Event::from(created()),
+                "minded" => Event::from(minded()),
+                "recalled" => Event::Recalled {
+                    notes: (!rest.is_empty()).then(|| note(rest)).into_iter().collect(),
+                    trouble: None,
+                },
+                "asked" => Event::ApprovalAsked { id: rest.into(), why: "beyond".into() },
+                "yes" => Event::ApprovalGiven { id: rest.into(), allowed: true },
+                "no" => Event::ApprovalGiven { id: rest.into(), allowed: false },
+                "learned" => Event::Learned { turn, notes: Vec::new() },
                 "ask" => Event::Input { id: format!("i{i}"), text: "Do it.".into() },
                 "turn" => {
                     turn += 1;
@@ -52,9 +61,12 @@ fn events(history: &str) -> Vec<Recorded> {
                 },
                 "start" => Event::CallStarted { id: rest.into(), replay: Replay::Unsafe, before: None },
                 "peek" => Event::CallStarted { id: rest.into(), replay: Replay::Safe, before: None },
-                "done" => {
-                    Event::CallFinished { id: rest.into(), outcome: Outcome::refused("no"), left: None }
-                }
+                "done" => Event::CallFinished {
+                    id: rest.into(),
+                    outcome: Outcome::refused("no"),
+                    left: None,
+                    recalled: Vec::new(),
+                },
                 "lost" => Event::CallLost { id: rest.into() },
                 "noticed" => {
                     let (id, times) = rest.split_once('*').unwrap();
@@ -80,6 +92,34 @@ fn created() -> Created {
         sampling: engine::Sampling::default(),
         led: false,
         check: None,
+        memory: false,
+        told: Vec::new(),
+    }
+}
+
+/// A session with a memory, whose commands reach beyond the workspace.
+fn minded() -> Created {
+    let exec = tools::Spec {
+        name: "exec".into(),
+        description: "Runs.".into(),
+        parameters: serde_json::json!({"type": "object"}),
+        replay: Replay::Unsafe,
+        bounds: Vec::new(),
+        reach: tools::Reach::Outside,
+    };
+    Created { memory: true, tools: vec![exec], ..created() }
+}
+
+fn note(trust: &str) -> agent::Recollection {
+    agent::Recollection {
+        id: memory::NoteId(1),
+        kind: memory::Kind::Fact,
+        author: "ada".into(),
+        trust: serde_json::from_value(trust.into()).unwrap(),
+        at_ms: 0,
+        text: "so it is".into(),
+        accepted: false,
+        but: None,
     }
 }
 
@@ -97,6 +137,9 @@ fn say(action: &Action) -> String {
     match action {
         Action::Rest => "rest".into(),
         Action::Begin { turn } => format!("begin turn {turn}"),
+        Action::Recall { said } => format!("recall {said}"),
+        Action::Ask { call, why } => format!("ask about {}: {why}", call.id),
+        Action::Learn { turn } => format!("learn from turn {turn}"),
         Action::Think { step } => format!("think step {step}"),
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),
@@ -110,6 +153,61 @@ fn say(action: &Action) -> String {
 fn nothing_asked_nothing_done() {
     check("", expect!["rest"]);
     check("created", expect!["rest"]);
+}
+
+#[test]
+fn a_session_with_a_memory_recalls_before_it_thinks_and_learns_after_the_turn() {
+    check("minded ask turn", expect!["recall Do it."]);
+    check("minded ask turn recalled", expect!["think step 1"]);
+    // What is said while a step runs is recalled to as well.
+    check("minded ask turn recalled step ask reply", expect!["recall Do it."]);
+    check("minded ask turn recalled step reply end", expect!["learn from turn 1"]);
+    check("minded ask turn recalled step reply end learned", expect!["rest"]);
+    check("minded ask turn recalled step reply end ask", expect!["learn from turn 1"]);
+    check("minded ask turn recalled step reply end ask learned", expect!["begin turn 2"]);
+    check("created ask turn step reply end", expect!["rest"]);
+}
+
+#[test]
+fn what_reaches_beyond_waits_for_a_person_once_something_was_read() {
+    check("minded ask turn recalled step reply:a", expect!["act a"]);
+    check("minded ask turn recalled:user_said step reply:a", expect!["act a"]);
+    let why = "it reaches beyond the workspace, and the session has read what nobody vouches for";
+    for trust in ["external_text", "model_inferred"] {
+        let expected = format!("ask about a: {why}");
+        let history = format!("minded ask turn recalled:{trust} step reply:a");
+        assert_eq!(say(&State::fold(&events(&history)).next()), expected);
+        // It stays in the prompt.
+        let history =
+            format!("minded ask turn recalled:{trust} step reply end learned ask turn recalled step reply:a");
+        assert_eq!(say(&State::fold(&events(&history)).next()), expected);
+    }
+    check(
+        "minded ask turn recalled step reply:a start:a done:a step reply:b",
+        expect![
+            "ask about b: it reaches beyond the workspace, and the session has read what nobody vouches for"
+        ],
+    );
+    let asked = "minded ask turn recalled:external_text step reply:a,b asked:a";
+    check(asked, expect!["rest"]);
+    check(&format!("{asked} ask"), expect!["rest"]);
+    check(&format!("{asked} yes:a"), expect!["act a"]);
+    check(&format!("{asked} yes:a start:a"), expect!["lose a"]);
+    check(
+        &format!("{asked} no:a"),
+        expect![
+            "ask about b: it reaches beyond the workspace, and the session has read what nobody vouches for"
+        ],
+    );
+    check(&format!("{asked} stop"), expect![[r#"end turn 1: {"why":"interrupted"}"#]]);
+    check(&format!("{asked} stop end learned"), expect!["rest"]);
+    // An answer to a question that nobody asked allows nothing.
+    check(
+        "minded ask turn recalled:external_text step reply:a yes:a",
+        expect![
+            "ask about a: it reaches beyond the workspace, and the session has read what nobody vouches for"
+        ],
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn spec(name: &str, parameters: Value) -> Spec {
         parameters,
         replay: Replay::Safe,
         bounds: Vec::new(),
+        reach: tools::Reach::Workspace,
     }
 }
 

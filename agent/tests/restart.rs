@@ -36,6 +36,8 @@ fn created(folder: &Path) -> Created {
         sampling: engine::Sampling::default(),
         led: false,
         check: None,
+        memory: false,
+        told: Vec::new(),
     }
 }
 
@@ -59,6 +61,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         kv_bytes_max: 1 << 30,
         snapshots: Some(snapshots(folder)),
         secret,
+        memory: false,
     };
     Live::new(options, Memory::open(&folder.join("memory")).unwrap())
 }

@@ -44,6 +44,7 @@ fn spec(name: &str, description: &str, parameters: serde_json::Value) -> Spec {
         parameters,
         replay: Replay::Safe,
         bounds: Vec::new(),
+        reach: tools::Reach::Workspace,
     }
 }
 

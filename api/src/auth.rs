@@ -190,6 +190,11 @@ pub(crate) fn random_id() -> Result<String, Failure> {
     Ok(hex(&random::<12>()?))
 }
 
+/// A secret as a file keeps it: 64 hexadecimal digits.
+pub(crate) fn random_secret() -> Result<String, Failure> {
+    Ok(format!("{}\n", hex(&random::<32>()?)))
+}
+
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bits = [0u8; N];
     let mut filled = 0;

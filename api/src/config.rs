@@ -48,6 +48,8 @@ pub struct Config {
     pub snapshot_key: Option<PathBuf>,
     /// Whether tokens are guessed before they are sampled, wherever that is faster. Replies are the same in any case.
     pub speculate: bool,
+    /// Whether sessions that do not say recall earlier work, and write down what they learn.
+    pub memory: bool,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
     pub idle_secs: u64,
     /// Limits of each turn of sessions that name none.
@@ -95,6 +97,7 @@ impl Default for Config {
             snapshot_bytes: 8 << 30,
             snapshot_key: None,
             speculate: true,
+            memory: true,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -430,6 +433,7 @@ mod tests {
                 kv = "f16"
                 snapshot_bytes = 8589934592
                 speculate = true
+                memory = true
                 idle_secs = 600
 
                 [budget]
@@ -455,7 +459,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `snapshot_key`, `speculate`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `snapshot_key`, `speculate`, `memory`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

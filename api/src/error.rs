@@ -140,6 +140,7 @@ impl From<agent::Error> for Problem {
             E::OutsideRoots { .. } => (StatusCode::FORBIDDEN, "outside_roots"),
             // What the Idempotency-Key draft asks for when a key comes back with another body.
             E::InputIdReused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input_id_reused"),
+            E::NotAsked { .. } => (StatusCode::CONFLICT, "not_asked"),
             E::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             E::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             E::NotWritten(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_written"),

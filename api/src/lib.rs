@@ -13,6 +13,7 @@ mod metrics;
 mod routes;
 mod sessions;
 mod stream;
+mod tenants;
 mod wire;
 
 mod failure;

@@ -177,6 +177,16 @@ pub(crate) struct MemoryForget {
     pub(crate) dry_run: bool,
 }
 
+/// To what time the memory is to be put back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct MemoryRollback {
+    /// A day as 2026-01-31, a time as 2026-01-31T12:30, or milliseconds since 1970.
+    pub(crate) to: String,
+    /// Only tell what would be taken back.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+}
+
 /// What was forgotten, or would be.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Forgotten {
@@ -421,9 +431,34 @@ pub(crate) fn forget(memory: &Memory, wish: &MemoryForget) -> Result<Forgotten, 
 
 /// Accepts a note that waits in the review inbox, or comes from external text.
 pub(crate) fn accept(memory: &Memory, id: u64) -> Result<MemoryNote, Problem> {
-    look(memory, id)?;
+    let note = memory.note(NoteId(id))?.ok_or_else(|| Problem::no_memory(id))?;
     memory.change(Change::Accepted { id: NoteId(id), by: OWNER.into() })?;
+    // What it was to take the place of makes way now that somebody stands for it.
+    let about = note.about.as_ref().and_then(|about| memory.about(&note.scope, about));
+    let old: std::collections::BTreeSet<NoteId> = note.supersedes.iter().copied().chain(about).collect();
+    for old in old.into_iter().filter(|old| *old < NoteId(id)) {
+        memory.change(Change::Superseded { new: NoteId(id), old, by: OWNER.into() })?;
+    }
     look(memory, id)
+}
+
+/// Takes back what was written down since some time, or tells what would be: it waits in the review inbox then, and what it had
+/// taken the place of holds as before. Nothing is lost; accepting a note brings it back.
+pub(crate) fn rollback(memory: &Memory, wish: &MemoryRollback) -> Result<MemoryPage, Problem> {
+    let to_ms = time(&wish.to)?;
+    let (mut after, mut since) = (NoteId(0), Vec::new());
+    loop {
+        let page = memory.notes(after, FORGET_PAGE, &[], |standing| !standing.proposed)?;
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        since.extend(page.into_iter().filter(|(_, note)| note.recorded_ms >= to_ms));
+    }
+    if !wish.dry_run && !since.is_empty() {
+        let ids = since.iter().map(|(id, _)| *id).collect();
+        memory.change(Change::Withdrawn { ids, by: OWNER.into() })?;
+    }
+    let memories = since.into_iter().map(|(id, note)| MemoryNote::of(id, note, memory.standing(id)));
+    Ok(MemoryPage { memories: memories.collect(), next: None })
 }
 
 /// What happened to a note, or to all.
@@ -524,6 +559,18 @@ pub(crate) async fn erase(
     Body(wish): Body<MemoryForget>,
 ) -> Result<Json<Forgotten>, Problem> {
     with(&service, move |memory| forget(memory, &wish)).await.map(Json)
+}
+
+/// Take back what was written down since some time. It waits in the review inbox then, from where it can be accepted again.
+#[utoipa::path(post, path = "/v1/memories/rollback", tag = "memories", request_body = MemoryRollback, operation_id = "rollback_memories",
+    responses((status = 200, description = "What was taken back, or would be", body = MemoryPage),
+              (status = 400, description = "The time is none", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 401, description = "No key, or not the right one", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn take_back(
+    State(service): State<Service>,
+    Body(wish): Body<MemoryRollback>,
+) -> Result<Json<MemoryPage>, Problem> {
+    with(&service, move |memory| rollback(memory, &wish)).await.map(Json)
 }
 
 /// What happened to all notes: changes, recalls, and forgettings without what was forgotten.

@@ -1,12 +1,13 @@
 //! The table of routes; nothing else.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::{Json, Router};
+use tower::ServiceExt;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
@@ -37,10 +38,12 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(sessions::get, sessions::delete))
         .routes(routes!(sessions::input))
         .routes(routes!(sessions::interrupt))
+        .routes(routes!(sessions::approve))
         .routes(routes!(stream::events))
         .routes(routes!(memories::create, memories::page))
         .routes(routes!(memories::find))
         .routes(routes!(memories::erase))
+        .routes(routes!(memories::take_back))
         .routes(routes!(memories::changes))
         .routes(routes!(memories::counts))
         .routes(routes!(memories::get, memories::delete))
@@ -49,8 +52,29 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(metrics::metrics))
 }
 
-/// The service as a router, ready to be served.
+/// The service as a router, ready to be served. A request that shows a tenant's key goes to that tenant's service and sees nothing
+/// of the others; everything else goes to the service's own, which asks for a key itself.
 pub fn router(service: Service) -> Router {
+    let tenants: Vec<(Service, Router)> =
+        service.tenants().iter().map(|tenant| (tenant.clone(), table(tenant.clone()))).collect();
+    let own = table(service);
+    if tenants.is_empty() {
+        return own;
+    }
+    let tenants = Arc::new(tenants);
+    Router::new().fallback(move |request: Request| {
+        let (tenants, own) = (tenants.clone(), own.clone());
+        async move {
+            let shown = |(tenant, _): &&(Service, Router)| {
+                tenant.auth().check(request.headers(), request.uri()).is_ok()
+            };
+            let router = tenants.iter().find(shown).map_or(own, |(_, router)| router.clone());
+            router.oneshot(request).await
+        }
+    })
+}
+
+fn table(service: Service) -> Router {
     let guard = from_fn_with_state(service.clone(), guard);
     let table = open().merge(guarded().route_layer(guard));
     let (router, _) = table.split_for_parts();

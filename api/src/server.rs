@@ -21,6 +21,7 @@ use crate::config::{Config, Folders};
 use crate::failure::{Failure, in_full};
 use crate::routes::router;
 use crate::service::{Readiness, Service, Switches};
+use crate::tenants::Tenant;
 
 /// How long open connections may take to end once everything else has.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -69,11 +70,35 @@ pub(crate) async fn open(
         kv_bytes_max: crate::host::memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / KV_SHARE,
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,
         secret: config.snapshot_key.as_deref().map(Secret::read).transpose()?,
+        memory: config.memory,
     };
     let live = Live::new(options, memory.clone());
     let agent = Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
     let (service, switches) = Service::new(agent, auth, config.model.clone(), budget, Some(live.clone()));
     Ok(Opened { service, live, switches, model: config.model.clone() })
+}
+
+impl Opened {
+    /// Opens the tenants that the data folder has, beside the service's own sessions.
+    pub(crate) async fn with_tenants(
+        mut self,
+        config: &Config,
+        folders: &Folders,
+    ) -> Result<Opened, Failure> {
+        let mut services = Vec::new();
+        for tenant in Tenant::all(&folders.data)? {
+            let memory = open_memory(&tenant.memory()).await?;
+            if let Some(embedder) = crate::models::embedder_if_there(folders).await {
+                memory.embed_with(embedder).map_err(|error| Failure::of(&error))?;
+            }
+            let live = self.live.beside(tenant.name(), memory.clone(), tenant.roots()?, tenant.secret()?);
+            let agent =
+                Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
+            services.push(self.service.beside(agent, Auth::Keys(vec![tenant.key()?]), Some(live)));
+        }
+        self.service = self.service.with_tenants(services);
+        Ok(self)
+    }
 }
 
 /// Opens the folder of snapshots. Without it sessions go on all the same, and compute again after a restart.
@@ -200,11 +225,15 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Failure> {
-    let (agent, live) = (service.agent().clone(), service.live().cloned());
+    let live = service.live().cloned();
+    let agents: Vec<Agent> =
+        std::iter::once(&service).chain(service.tenants()).map(|service| service.agent().clone()).collect();
     let (draining, drained) = oneshot::channel();
     let stop = async move {
         stop.await;
-        agent.stop().await;
+        let mut stopping = tokio::task::JoinSet::new();
+        agents.into_iter().for_each(|agent| drop(stopping.spawn(async move { agent.stop().await })));
+        stopping.join_all().await;
         switches.closing.send_replace(true);
         if let Some(live) = live {
             live.settle().await;

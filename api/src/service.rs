@@ -21,6 +21,8 @@ struct Inner {
     state: watch::Receiver<Readiness>,
     closing: watch::Receiver<bool>,
     live: Option<Arc<Live>>,
+    /// The services of tenants, each behind its own key.
+    tenants: Vec<Service>,
 }
 
 /// Whether the service can think.
@@ -53,8 +55,44 @@ impl Service {
     ) -> (Service, Switches) {
         let (readiness, state) = watch::channel(Readiness::Starting("starting".to_string()));
         let (close, closing) = watch::channel(false);
-        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing, live }));
+        let tenants = Vec::new();
+        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing, live, tenants }));
         (service, Switches { readiness, closing: close })
+    }
+
+    /// The service of a tenant beside this one: sessions, memory and key are its own, readiness and end are shared.
+    pub fn beside(&self, agent: Agent, auth: Auth, live: Option<Arc<Live>>) -> Service {
+        let Inner { model, budget, state, closing, .. } = &*self.0;
+        Service(Arc::new(Inner {
+            agent,
+            auth,
+            live,
+            model: model.clone(),
+            budget: *budget,
+            state: state.clone(),
+            closing: closing.clone(),
+            tenants: Vec::new(),
+        }))
+    }
+
+    /// This service, with these tenants behind the same address.
+    pub fn with_tenants(self, tenants: Vec<Service>) -> Service {
+        let Inner { agent, auth, model, budget, state, closing, live, .. } = &*self.0;
+        Service(Arc::new(Inner {
+            agent: agent.clone(),
+            auth: auth.clone(),
+            model: model.clone(),
+            budget: *budget,
+            state: state.clone(),
+            closing: closing.clone(),
+            live: live.clone(),
+            tenants,
+        }))
+    }
+
+    /// The services of tenants.
+    pub fn tenants(&self) -> &[Service] {
+        &self.0.tenants
     }
 
     /// The sessions.

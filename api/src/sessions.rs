@@ -1,4 +1,4 @@
-//! Sessions over HTTP: make, list, look, say, interrupt, delete.
+//! Sessions over HTTP: make, list, look, say, approve, interrupt, delete.
 
 use agent::{Command, SessionId, SessionInfo};
 use axum::Json;
@@ -9,7 +9,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Problem, ProblemBody};
 use crate::service::Service;
-use crate::wire::{Admitted, Asked, Body, Id, NewInput, NewSession, Session, SessionPage, SessionQuery};
+use crate::wire::{
+    Admitted, Approval, Asked, Body, Id, NewInput, NewSession, Session, SessionPage, SessionQuery,
+};
 
 /// Make a session.
 ///
@@ -54,6 +56,7 @@ pub(crate) async fn create(
         instructions: new.instructions,
         id,
         budget,
+        memory: new.memory,
     };
     let info = service.agent().create(wish).await?;
     let status = if there { StatusCode::OK } else { StatusCode::CREATED };
@@ -155,6 +158,28 @@ pub(crate) async fn interrupt(
     Id(id): Id,
 ) -> Result<(StatusCode, Json<Admitted>), Problem> {
     let done = service.agent().submit(&id, Command::Interrupt).await?;
+    Ok((StatusCode::ACCEPTED, Json(Admitted { seq: done.seq.0, fresh: done.fresh, id: None })))
+}
+
+/// Answer whether a call may run that waits for somebody's approval.
+#[utoipa::path(post, path = "/v1/sessions/{id}/approvals", tag = "sessions", request_body = Approval,
+    params(("id" = String, Path, description = "The session")),
+    responses((status = 202, description = "It is durable", body = Admitted),
+              (status = 400, description = "The id is none", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 401, description = "No key, or not the right one", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 404, description = "There is no such session", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 409, description = "That call waits for nobody's approval", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 415, description = "The body is not JSON", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 422, description = "A field is wrong", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 503, description = "It cannot be written now, or the service is stopping", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn approve(
+    State(service): State<Service>,
+    Id(id): Id,
+    Body(approval): Body<Approval>,
+) -> Result<(StatusCode, Json<Admitted>), Problem> {
+    let Approval { call, allowed } = approval;
+    let done = service.agent().submit(&id, Command::Approve { call, allowed }).await?;
     Ok((StatusCode::ACCEPTED, Json(Admitted { seq: done.seq.0, fresh: done.fresh, id: None })))
 }
 

@@ -7,6 +7,7 @@ use agent::{End, Event, Loop, Progress, Recorded};
 use serde_json::Value;
 use tools::{Call, Outcome};
 
+use crate::cli::sessions::numbers;
 use crate::client::Heard;
 use crate::host::{count, seconds};
 use crate::term::{Ink, Screen, clean, one_line};
@@ -130,6 +131,17 @@ impl Show {
                     screen.ink(Ink::Bold, clean(text).trim())
                 ));
             }
+            Event::Recalled { trouble: Some(trouble), .. } => {
+                screen
+                    .line(&screen.ink(Ink::Warn, &format!("nothing could be recalled: {}", clean(trouble))));
+            }
+            Event::Recalled { notes, .. } => {
+                let room = screen.width().saturating_sub(24).max(24);
+                for note in notes {
+                    let line = format!("↺ remembered, {}: {}", note.id, one_line(&note.text, room));
+                    screen.line(&screen.ink(Ink::Dim, &line));
+                }
+            }
             Event::StepStarted { .. } => {
                 self.streamed.clear();
                 self.do_now(Doing::Waiting);
@@ -149,6 +161,22 @@ impl Show {
                     screen.line(&format!("{} a call that cannot be read: {why}", screen.ink(Ink::Bad, "●")));
                 }
                 self.calls.extend(calls.iter().map(|call| (call.id.clone(), call.clone())));
+                self.do_now(Doing::Waiting);
+            }
+            Event::ApprovalAsked { id, why } => {
+                let room = screen.width().saturating_sub(12).max(24);
+                let what =
+                    self.calls.get(id).map_or_else(|| "a call".to_string(), |call| in_words(call, room));
+                self.doing = Doing::Nothing;
+                screen.quiet();
+                screen.line(&screen.ink(Ink::Warn, &format!("? {what}")));
+                screen.line(&screen.ink(Ink::Dim, &format!("  it waits for your approval: {}", clean(why))));
+            }
+            Event::ApprovalGiven { id, allowed } => {
+                if !allowed {
+                    self.calls.remove(id);
+                    screen.line(&screen.ink(Ink::Bad, "● not approved"));
+                }
                 self.do_now(Doing::Waiting);
             }
             Event::CallStarted { id, .. } => {
@@ -178,6 +206,13 @@ impl Show {
             Event::Looping { what, .. } => {
                 let what = loop_in_words(what, screen.width().saturating_sub(60).max(24));
                 screen.line(&screen.ink(Ink::Warn, &format!("⟳ {what}")));
+            }
+            Event::Learned { notes, .. } if notes.is_empty() => {}
+            Event::Learned { notes, .. } => {
+                let ids = numbers(notes.iter().copied());
+                screen.line(
+                    &screen.ink(Ink::Dim, &format!("✎ remembered as {ids}; `saga memory show` tells what")),
+                );
             }
             Event::Interrupted => screen.line(&screen.ink(Ink::Warn, "interrupted")),
             Event::TurnEnded { end, .. } => {

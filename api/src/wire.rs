@@ -32,6 +32,9 @@ pub(crate) struct NewSession {
     /// Limits of each turn; the service's default when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) budget: Option<Budget>,
+    /// Whether it recalls earlier work and writes down what it learns; the service's default when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<bool>,
 }
 
 /// Limits of one turn. What is left out is as the service has it by default.
@@ -69,6 +72,8 @@ pub(crate) enum Status {
     Idle,
     /// A turn is running.
     Running,
+    /// A call waits for somebody's approval; `asks` says which.
+    Asking,
     /// Its last turn failed, or its journal cannot be read or written; `error` says why.
     Failed,
 }
@@ -134,6 +139,31 @@ impl From<agent::Usage> for Usage {
     }
 }
 
+/// A call that waits for somebody's approval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Ask {
+    /// The call's id, to be sent with the answer.
+    #[schema(example = "c3.1")]
+    pub(crate) call: String,
+    /// The tool.
+    pub(crate) tool: String,
+    /// What it is called with.
+    #[schema(value_type = Object)]
+    pub(crate) arguments: serde_json::Value,
+    /// Why somebody is asked.
+    pub(crate) why: String,
+}
+
+/// Whether a call may run.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Approval {
+    /// The call, as `asks` names it.
+    #[schema(example = "c3.1")]
+    pub(crate) call: String,
+    /// Whether it may.
+    pub(crate) allowed: bool,
+}
+
 /// A session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Session {
@@ -152,6 +182,12 @@ pub(crate) struct Session {
     pub(crate) error: Option<String>,
     /// How its last turn ended; null while one runs.
     pub(crate) ended: Option<End>,
+    /// The call that waits for somebody's approval; null when none does.
+    #[serde(default)]
+    pub(crate) asks: Option<Ask>,
+    /// Whether it recalls earlier work and writes down what it learns.
+    #[serde(default)]
+    pub(crate) memory: bool,
     /// Turns started.
     pub(crate) turns: u32,
     /// Steps started.
@@ -182,10 +218,18 @@ impl From<SessionInfo> for Session {
             status: match info.status {
                 agent::Status::Idle => Status::Idle,
                 agent::Status::Running => Status::Running,
+                agent::Status::Asking => Status::Asking,
                 agent::Status::Failed => Status::Failed,
             },
             error: info.error,
             ended: info.ended.map(End::from),
+            asks: info.asks.map(|ask| Ask {
+                call: ask.call.id,
+                tool: ask.call.name,
+                arguments: ask.call.arguments,
+                why: ask.why,
+            }),
+            memory: info.memory,
             turns: info.turns,
             steps: info.steps,
             waiting: info.waiting,
@@ -241,7 +285,7 @@ pub(crate) struct Admitted {
     pub(crate) seq: u64,
     /// False when it had been admitted before, or there was nothing to do.
     pub(crate) fresh: bool,
-    /// The input's id; null for an interrupt.
+    /// The input's id; null for an interrupt and an approval.
     pub(crate) id: Option<String>,
 }
 
@@ -252,8 +296,9 @@ pub(crate) struct Event {
     pub(crate) seq: u64,
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
-    /// What happened: `created`, `input`, `turn_started`, `step_started`, `reply`, `call_started`, `call_finished`,
-    /// `call_lost`, `undone`, `looping`, `interrupted` or `turn_ended`; more may be added.
+    /// What happened: `created`, `input`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
+    /// `approval_given`, `call_started`, `call_finished`, `call_lost`, `undone`, `looping`, `interrupted`, `turn_ended` or
+    /// `learned`; more may be added.
     #[serde(rename = "type")]
     pub(crate) kind: String,
     /// What belongs to this kind of event.

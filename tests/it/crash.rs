@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent::{Created, End, Event, Order, Recorded, SessionId, Sink, State, drive};
 use kit::{Files, Ran, Script, Stage, asks, says, thinks};
-use memory::{Memory, Seq};
+use memory::{Kind, Memory, NoteId, Seq};
 use tokio::sync::{mpsc, oneshot};
 
 /// The script every life follows: a look, two changes in one step of which one fails, another look, the end.
@@ -210,4 +210,69 @@ async fn what_somebody_writes_meanwhile_is_never_undone() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_crash_beside_the_memory_tells_and_keeps_everything_once() {
+    // A note that was written before its event was is written again; only tales of what happened may stand there twice.
+    let arguments = serde_json::json!({"text": "the port is 7", "kind": "fact"});
+    let script = || {
+        let run = serde_json::json!({"command": "cargo test"});
+        Script(vec![asks("remember", arguments.clone()), asks("exec", run), says("Done.")])
+    };
+    for last_effect_happens in [false, true] {
+        for fuse in 1.. {
+            let folder = tempfile::tempdir().unwrap();
+            let memory = Memory::open(folder.path()).unwrap();
+            let id: SessionId = "s-crash".parse().unwrap();
+            let created = || Stage::remembering(std::path::Path::new("/nowhere"));
+            let first = Stage::new(memory.clone(), script(), fuse, last_effect_happens);
+            let died = live_until_learned(created(), &first, &memory, &id).await.is_err();
+            let second = Stage::new(memory.clone(), script(), usize::MAX, false);
+            live_until_learned(created(), &second, &memory, &id).await.unwrap();
+            let after = journal(&memory, &id);
+            let count = |is: fn(&Event) -> bool| after.iter().filter(|recorded| is(&recorded.event)).count();
+            assert_eq!(count(|event| matches!(event, Event::Recalled { .. })), 1, "fuse {fuse}");
+            assert_eq!(count(|event| matches!(event, Event::Learned { .. })), 1, "fuse {fuse}");
+            let notes = memory.notes(NoteId(0), 100, &[], |_| true).unwrap();
+            let of = |kind: Kind| notes.iter().filter(|(_, note)| note.kind == kind).count();
+            // The command may have been cut off: then its outcome is lost, and it taught nothing.
+            let lost = count(|event| matches!(event, Event::CallLost { .. }));
+            assert_eq!((of(Kind::Fact), of(Kind::Procedure)), (1, 1 - lost), "fuse {fuse}: {notes:?}");
+            assert!((2..=4).contains(&of(Kind::Episode)), "fuse {fuse}: {notes:?}");
+            if !died {
+                break;
+            }
+        }
+    }
+}
+
+/// As [`live_as`], until the turn has been learned from.
+async fn live_until_learned(
+    created: Created,
+    stage: &Arc<Stage>,
+    memory: &Memory,
+    id: &SessionId,
+) -> Result<(), agent::Error> {
+    let world = stage.seat(id)?;
+    let mut state = State::fold(&journal(memory, id));
+    if state.created().is_none() {
+        let event = Event::from(created);
+        let seq = world.append(world.now_ms(), &event).await?;
+        state.apply(&Recorded { seq, at_ms: 0, event });
+    }
+    let (orders, mut inbox) = mpsc::channel(4);
+    let (done, _answer) = oneshot::channel();
+    orders.try_send(Order::Input { id: "one".into(), text: "Do it.".into(), done }).unwrap();
+    let learned = |recorded: &Recorded| matches!(recorded.event, Event::Learned { .. });
+    if journal(memory, id).iter().any(learned) {
+        return Ok(());
+    }
+    let orders = std::sync::Mutex::new(Some(orders));
+    let wrote = move |_: &State, recorded: Arc<Recorded>| {
+        if learned(&recorded) {
+            orders.lock().unwrap().take();
+        }
+    };
+    drive(id, &*world, &mut state, &mut inbox, &wrote, &Sink::none()).await
 }

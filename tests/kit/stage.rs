@@ -1,19 +1,19 @@
 //! A world on a stage: the mind follows a script, tools are closures, the journal is real, and the power can fail
 //! before or after any effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{
-    Before, Budget, Cancel, Changed, Created, Error, Event, Loop, Manner, Message, NewSession, Progress,
-    SessionId, Sink, Stop, Thought, Usage, World, Worlds,
+    Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Message, NewSession,
+    Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, World, Worlds,
 };
 use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};
-use memory::{Journal, Memory, Seq};
-use tools::{Call, Outcome, Replay, Spec};
+use memory::{Journal, Memory, NoteId, Seq};
+use tools::{Call, Outcome, Reach, Replay, Spec};
 
 /// What the mind says: its nth reply of the session, whatever it is asked.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ pub struct Ran {
 }
 
 /// The world of one or more sessions. Tools whose name begins with `safe` may be run again; those whose name ends
-/// with `fails` fail.
+/// with `fails` fail; `post` reaches beyond the workspace. Sessions of [`Stage::remembering`] have a real memory.
 pub struct Stage {
     memory: Memory,
     script: Script,
@@ -114,6 +114,7 @@ impl Stage {
             parameters: serde_json::json!({"type": "object", "properties": {}, "additionalProperties": false}),
             replay,
             bounds: Vec::new(),
+            reach: tools::Reach::Workspace,
         };
         Created {
             workspace: workspace.to_path_buf(),
@@ -129,7 +130,21 @@ impl Stage {
             sampling: engine::Sampling::default(),
             led: false,
             check: None,
+            memory: false,
+            told: Vec::new(),
         }
+    }
+
+    /// What sessions with a memory are created as: besides the tools of the memory they have `safe_read`, which shows a file,
+    /// `exec`, which passes when all files are `good`, and `post`, which tells the world.
+    pub fn remembering(workspace: &Path) -> Created {
+        let mut created = Stage::created(workspace);
+        for (tool, name) in created.tools.iter_mut().zip(["safe_read", "exec", "post"]) {
+            tool.name = name.to_string();
+        }
+        created.tools[2].reach = Reach::Outside;
+        created.tools.extend(Notebook::specs());
+        Created { memory: true, ..created }
     }
 
     /// What led sessions here are created as: `edit` replaces a file, `exec` runs tests that pass when all files are
@@ -155,6 +170,11 @@ impl Stage {
                 files.insert(text("path"), text("new"));
                 Some(Outcome { ok: true, ..Outcome::refused("edited") })
             }
+            "safe_read" => {
+                let text = files.get(&text("path")).cloned();
+                let missing = || Outcome::refused("there is no such file");
+                Some(text.map_or_else(missing, |text| Outcome { ok: true, ..Outcome::refused(text) }))
+            }
             "exec" => {
                 // The command may be somebody who writes a file while the tests run.
                 if let Some((path, new)) = text("command").split_once('=') {
@@ -166,7 +186,7 @@ impl Stage {
                 } else {
                     "Error: bad\nRan 2 tests in 0s\n\nFAILED (failures=1)"
                 };
-                Some(Outcome { ok, ..Outcome::refused(said) })
+                Some(Outcome { ok, exit: Some(i32::from(!ok)), ..Outcome::refused(said) })
             }
             _ => None,
         }
@@ -174,6 +194,28 @@ impl Stage {
 
     /// Does one effect, unless the power has failed or fails here.
     fn effect<T>(&self, happen: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        match self.spend()? {
+            Power::On => happen(),
+            Power::Last => {
+                happen()?;
+                Err(Error::Stopping)
+            }
+        }
+    }
+
+    /// As [`Stage::effect`], for one that takes its time.
+    async fn lasting_effect<T>(&self, happen: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match self.spend()? {
+            Power::On => happen.await,
+            Power::Last => {
+                happen.await?;
+                Err(Error::Stopping)
+            }
+        }
+    }
+
+    /// Takes the power for one effect; an error when there is none.
+    fn spend(&self) -> Result<Power, Error> {
         let left = self.fuse.load(Ordering::SeqCst);
         if left == 0 {
             return Err(Error::Stopping);
@@ -181,13 +223,11 @@ impl Stage {
         if left != usize::MAX {
             self.fuse.store(left - 1, Ordering::SeqCst);
         }
-        if left == 1 {
-            if self.last_effect_happens {
-                happen()?;
-            }
-            return Err(Error::Stopping);
+        match (left, self.last_effect_happens) {
+            (1, true) => Ok(Power::Last),
+            (1, false) => Err(Error::Stopping),
+            _ => Ok(Power::On),
         }
-        happen()
     }
 
     fn now(&self) -> u64 {
@@ -195,16 +235,32 @@ impl Stage {
     }
 }
 
+/// Whether the power fails after an effect.
+enum Power {
+    On,
+    Last,
+}
+
 /// A stage and the journal of one session on it.
 struct Seat {
     stage: Arc<Stage>,
     journal: Journal,
+    notebook: Notebook,
+}
+
+#[async_trait]
+impl agent::Files for Seat {
+    async fn text(&self, path: &str) -> Result<Option<String>, Error> {
+        Ok(self.stage.files().get(path).cloned())
+    }
 }
 
 impl Stage {
     /// The world of one session.
     pub fn seat(self: &Arc<Stage>, id: &SessionId) -> Result<Arc<dyn World>, Error> {
-        Ok(Arc::new(Seat { stage: self.clone(), journal: self.memory.journal(id.as_str())? }))
+        let journal = self.memory.journal(id.as_str())?;
+        let notebook = Notebook::new(self.memory.clone(), id, Path::new("/nowhere"));
+        Ok(Arc::new(Seat { stage: self.clone(), journal, notebook }))
     }
 }
 
@@ -219,7 +275,7 @@ impl World for Seat {
     }
 
     fn replay(&self, tool: &str) -> Replay {
-        if tool.starts_with("safe") { Replay::Safe } else { Replay::Unsafe }
+        if tool.starts_with("safe") || Notebook::has(tool) { Replay::Safe } else { Replay::Unsafe }
     }
 
     async fn think(
@@ -275,6 +331,22 @@ impl World for Seat {
         Ok(theirs)
     }
 
+    async fn recall(&self, said: &str, shown: &BTreeSet<NoteId>) -> Result<Vec<Recollection>, Error> {
+        self.stage.lasting_effect(self.notebook.recall(said, shown, self)).await
+    }
+
+    async fn learn(&self, lessons: Lessons) -> Result<Vec<NoteId>, Error> {
+        self.stage.lasting_effect(self.notebook.learn(lessons)).await
+    }
+
+    fn consults(&self, tool: &str) -> bool {
+        Notebook::has(tool)
+    }
+
+    async fn consult(&self, call: &Call, external: bool) -> Result<(Outcome, Vec<Recollection>), Error> {
+        self.stage.lasting_effect(self.notebook.consult(call, external, self)).await
+    }
+
     async fn act(&self, call: &Call, cancel: &Cancel, _: &Sink) -> Result<Outcome, Error> {
         let outcome = self.stage.effect(|| {
             let ran = Ran { id: call.id.clone(), name: call.name.clone() };
@@ -295,12 +367,15 @@ impl World for Seat {
     }
 }
 
-/// The worlds of all sessions on one stage.
+/// The worlds of all sessions on one stage. Those that want one have a memory.
 pub struct Theatre(pub Arc<Stage>);
 
 #[async_trait]
 impl Worlds for Theatre {
     async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
+        if new.memory == Some(true) {
+            return Ok(Stage::remembering(&new.workspace));
+        }
         Ok(Stage::created(&new.workspace))
     }
 

@@ -24,6 +24,6 @@ mod toolbox;
 pub use error::Error;
 pub use policy::{Limits, Policy};
 pub use sandbox::{Command, Ended, Layer, Ran, Sandbox, maybe_become_helper, probe};
-pub use spec::{Bound, Call, Outcome, Replay, Spec, To};
+pub use spec::{Bound, Call, Outcome, Reach, Replay, Spec, To};
 pub use tool::Tool;
 pub use toolbox::Toolbox;

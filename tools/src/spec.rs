@@ -18,6 +18,28 @@ pub struct Spec {
     /// is told to the model but by the description.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bounds: Vec<Bound>,
+    /// How far what it does reaches.
+    #[serde(default, skip_serializing_if = "Reach::stays")]
+    pub reach: Reach,
+}
+
+/// How far the effects of a tool reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// The workspace, which can be put back.
+    #[default]
+    Workspace,
+    /// Beyond it: what it does is seen by others, or by later sessions.
+    Outside,
+    /// Beyond it, and it cannot be taken back: somebody is always asked first.
+    Final,
+}
+
+impl Reach {
+    fn stays(&self) -> bool {
+        *self == Reach::Workspace
+    }
 }
 
 /// An argument that may not be just any text.

@@ -222,7 +222,9 @@ struct Worked {
 async fn work(reached: &Reached, sample: &Path, json: bool, screen: &Screen) -> Result<Worked, Failure> {
     let client = &reached.client;
     let before = Snapshot::take(sample);
-    let new = wire::NewSession { workspace: sample.to_path_buf(), ..wire::NewSession::default() };
+    // What one case teaches must not help the next.
+    let memory = Some(false);
+    let new = wire::NewSession { workspace: sample.to_path_buf(), memory, ..wire::NewSession::default() };
     let session = reached.create(&new, screen).await?;
     let mut follower = Follower::new(client, &session.id, screen, json, true)?;
     let started = Instant::now();

@@ -29,6 +29,8 @@ pub(crate) struct Follower<'a> {
 pub(crate) enum Followed {
     /// The session rests.
     Ended(End),
+    /// A call waits for an approval that nobody here can give.
+    Asks,
     /// The person left.
     Left,
 }
@@ -37,6 +39,8 @@ pub(crate) enum Followed {
 const RETRIES: u32 = 5;
 /// How long to wait before it is.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long to wait for what a turn taught.
+const LEARNING: Duration = Duration::from_secs(3);
 /// How often the line at the bottom moves.
 const TICK: Duration = Duration::from_millis(120);
 
@@ -73,6 +77,15 @@ impl<'a> Follower<'a> {
         let mut retries = 0;
         let mut interrupted = false;
         let mut ticks = tokio::time::interval(TICK);
+        let session = self.client.session(self.id).await?;
+        if let Some(ask) = session.asks.filter(|_| session.last <= after) {
+            // The stream begins behind the question.
+            if !self.answer(&ask.call, &ask.tool, &ask.why).await? {
+                return Ok(Followed::Asks);
+            }
+        }
+        // A turn that has ended is still learned from.
+        let mut ended: Option<(End, tokio::time::Instant)> = None;
         loop {
             let mut stream = match self.client.follow(self.id, after).await {
                 Ok(stream) => stream,
@@ -100,7 +113,10 @@ impl<'a> Follower<'a> {
                         continue;
                     }
                     _ = ticks.tick() => {
-                        show.tick();
+                        match ended.take_if(|(_, since)| since.elapsed() > LEARNING) {
+                            Some((end, _)) => return Ok(Followed::Ended(end)),
+                            None => show.tick(),
+                        }
                         continue;
                     }
                 };
@@ -113,12 +129,31 @@ impl<'a> Follower<'a> {
                 let recorded = if self.json { self.print(&heard) } else { show.hear(&heard) };
                 let Some(seq) = heard.id else { continue };
                 after = seq;
-                let Some(Event::TurnEnded { end, .. }) = recorded.map(|recorded| recorded.event) else {
-                    continue;
-                };
-                // Inputs that came too late for this turn begin another one.
-                if seq > until && self.client.session(self.id).await?.status != wire::Status::Running {
-                    return Ok(Followed::Ended(end));
+                match recorded.map(|recorded| recorded.event) {
+                    Some(Event::TurnEnded { end, .. }) => {
+                        // Inputs that came too late for this turn begin another one.
+                        let now = self.client.session(self.id).await?;
+                        if seq > until && now.status != wire::Status::Running {
+                            if !now.memory {
+                                return Ok(Followed::Ended(end));
+                            }
+                            ended = Some((end, tokio::time::Instant::now()));
+                        }
+                    }
+                    Some(Event::Learned { .. }) => {
+                        if let Some((end, _)) = ended {
+                            return Ok(Followed::Ended(end));
+                        }
+                    }
+                    Some(Event::ApprovalAsked { .. }) => {
+                        let asks = self.client.session(self.id).await?.asks;
+                        if let Some(ask) = asks
+                            && !self.answer(&ask.call, &ask.tool, &ask.why).await?
+                        {
+                            return Ok(Followed::Asks);
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
@@ -129,6 +164,32 @@ impl<'a> Follower<'a> {
         heard.id?;
         say(&heard.data);
         serde_json::from_str(&heard.data).ok()
+    }
+
+    /// Asks the person whether a call may run, and tells the session. False when nobody is there to be asked.
+    async fn answer(&self, call: &str, tool: &str, why: &str) -> Result<bool, Failure> {
+        use std::io::IsTerminal;
+        if self.json || !std::io::stdin().is_terminal() {
+            return Ok(false);
+        }
+        self.screen.quiet();
+        self.screen.text(&self.screen.ink(Ink::Warn, &format!("? let {tool} run? {why} [y/N] ")));
+        let mut line = String::new();
+        let read = tokio::task::spawn_blocking(move || std::io::stdin().read_line(&mut line).map(|_| line));
+        let said = read.await.ok().and_then(Result::ok).unwrap_or_default();
+        let allowed = matches!(said.trim().to_lowercase().as_str(), "y" | "yes");
+        let approval = wire::Approval { call: call.to_string(), allowed };
+        self.client.approve(self.id, &approval).await?;
+        Ok(true)
+    }
+
+    /// Says how the question is answered that the session rests for.
+    pub(crate) fn say_asks(&self) {
+        let (id, screen) = (self.id, self.screen);
+        screen.line(&screen.ink(
+            Ink::Warn,
+            &format!("it waits for your approval: `saga sessions approve {id}` or `saga sessions deny {id}`, then `saga resume {id}`"),
+        ));
     }
 
     async fn interrupt(&self) {

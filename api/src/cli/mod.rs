@@ -15,7 +15,8 @@ mod render;
 mod resume;
 mod run;
 mod sandbox;
-mod sessions;
+pub(crate) mod sessions;
+mod tenants;
 mod up;
 
 use std::process::ExitCode;
@@ -73,6 +74,9 @@ enum Command {
     /// Search, show, add, forget and measure what is remembered.
     #[command(subcommand)]
     Memory(memory::Args),
+    /// Add, list and remove tenants: teams that share a service and nothing else.
+    #[command(subcommand)]
+    Tenants(tenants::Args),
     /// List, pull, inspect and delete models.
     #[command(subcommand)]
     Model(model::Args),
@@ -126,6 +130,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Resume(args) => resume::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
         Command::Memory(args) => memory::run(args).await,
+        Command::Tenants(args) => tenants::run(args).await,
         Command::Model(args) => model::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Doctor(args) => doctor::run(args),

@@ -70,7 +70,7 @@ async fn go_on(
     }
     let mut code = 0;
     loop {
-        let running = session.status == wire::Status::Running;
+        let running = matches!(session.status, wire::Status::Running | wire::Status::Asking);
         let words = match text.take() {
             Some(words) => words,
             None if running => String::new(),
@@ -100,7 +100,7 @@ async fn go_on(
         if json {
             let end = match &followed {
                 Followed::Ended(end) => Some(end),
-                Followed::Left => None,
+                Followed::Asks | Followed::Left => None,
             };
             say(&summary(&now, end, changes.as_ref().map(|c| c.text.as_str()), started.elapsed()).to_string());
         } else {
@@ -111,9 +111,16 @@ async fn go_on(
             screen.line(&screen.ink(Ink::Dim, &usage_line(&session, &now, started.elapsed())));
         }
         code = exit_code(&followed);
-        if followed == Followed::Left {
-            follower.say_left();
-            return Ok(code);
+        match followed {
+            Followed::Left => {
+                follower.say_left();
+                return Ok(code);
+            }
+            Followed::Asks => {
+                follower.say_asks();
+                return Ok(code);
+            }
+            Followed::Ended(_) => {}
         }
         session = now;
         if !screen.live() || json {
@@ -155,6 +162,7 @@ async fn where_it_stood(follower: &Follower<'_>, session: &wire::Session) -> Res
     }
     let state = match (session.status, &session.error, &session.ended) {
         (wire::Status::Running, ..) => format!("running, step {}", session.steps),
+        (wire::Status::Asking, ..) => "it asks for your approval".to_string(),
         (wire::Status::Failed, Some(error), _) => format!("failed: {error}"),
         (_, _, Some(end)) => {
             format!("rests after {} steps ({})", session.steps, super::sessions::end_word(end))

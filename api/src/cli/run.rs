@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Most steps in a turn.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps_max: Option<u32>,
+    /// Recall nothing of earlier work, and write down nothing of this.
+    #[arg(long)]
+    no_memory: bool,
     /// Print one JSON object per event, and a summary as the last line.
     #[arg(long)]
     json: bool,
@@ -64,6 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         instructions: args.instructions,
         id: None,
         budget,
+        memory: args.no_memory.then_some(false),
     };
     let done = work(&reached, &new, &task, args.json, &screen).await;
     reached.leave().await;
@@ -92,7 +96,7 @@ async fn work(
     let changes = before.changes();
     let end = match &followed {
         Followed::Ended(end) => Some(end),
-        Followed::Left => None,
+        Followed::Asks | Followed::Left => None,
     };
     if json {
         say(&summary(&now, end, Some(&changes.text), started.elapsed()).to_string());
@@ -103,6 +107,7 @@ async fn work(
         screen.line(&screen.ink(Ink::Dim, &format!("{} · {usage}", changes.summary())));
         match &followed {
             Followed::Left => follower.say_left(),
+            Followed::Asks => follower.say_asks(),
             Followed::Ended(_) => screen.line(&screen.ink(Ink::Dim, &follower.how_to_go_on())),
         }
     }
@@ -114,7 +119,8 @@ pub(crate) fn exit_code(followed: &Followed) -> u8 {
     match followed {
         Followed::Ended(End::Done) => 0,
         Followed::Ended(End::Interrupted) | Followed::Left => EXIT_INTERRUPTED,
-        Followed::Ended(End::Budget { .. } | End::ContextFull { .. } | End::Failed { .. }) => EXIT_NO,
+        Followed::Asks
+        | Followed::Ended(End::Budget { .. } | End::ContextFull { .. } | End::Failed { .. }) => EXIT_NO,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use agent::{Event, Recorded, State};
+use agent::{Event, Recorded, SessionInfo, State};
 use memory::{Memory, Seq};
 use serde::Deserialize;
 
@@ -34,6 +34,20 @@ pub(crate) enum Args {
         /// Print one JSON object per event.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Let the call run that a session asks about.
+    Approve {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Do not let the call run that a session asks about. It goes on without.
+    Deny {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
         #[command(flatten)]
         server: Server,
     },
@@ -71,12 +85,45 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
                 }
             }
         }
+        Args::Approve { id, server } => answer(&id, true, &server).await?,
+        Args::Deny { id, server } => answer(&id, false, &server).await?,
         Args::Delete { id, server } => {
             Source::open(&server, &folders).await?.delete(&id).await?;
             say(&format!("deleted {id}; its workspace is as it was"));
         }
     }
     Ok(0)
+}
+
+/// Tells a session whether the call may run that it asks about. Without a service nobody drives the session while this process
+/// has its memory open, so the answer is written down here and taken up by `saga resume`.
+async fn answer(id: &str, allowed: bool, server: &Server) -> Result<(), Failure> {
+    let (folders, _) = super::settings()?;
+    let none = || {
+        Failure::new(format!("session {id} asks about nothing"))
+            .next("`saga sessions show` tells what it did")
+    };
+    let (what, next) = match Source::open(server, &folders).await? {
+        Source::Service(client) => {
+            let ask = client.session(id).await?.asks.ok_or_else(none)?;
+            client.approve(id, &wire::Approval { call: ask.call, allowed }).await?;
+            (ask.tool, "the session goes on".to_string())
+        }
+        source @ Source::Memory(_) => {
+            let events = source.events(id).await?;
+            let state = State::fold(&events);
+            let (call, _) = state.asks().ok_or_else(none)?;
+            let (what, event) = (call.name.clone(), Event::ApprovalGiven { id: call.id.clone(), allowed });
+            let Source::Memory(memory) = source else { return Ok(()) };
+            let now_ms =
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+            let name = id.to_string();
+            blocking(move || Ok(memory.journal(&name)?.append(&agent::encode(now_ms, &event))?)).await?;
+            (what, format!("`saga resume {id}` goes on"))
+        }
+    };
+    say(&format!("{what} {}; {next}", if allowed { "may run" } else { "does not run" }));
+    Ok(())
 }
 
 /// What a session was made with, read from the memory of this machine.
@@ -225,36 +272,8 @@ fn read(memory: &Memory, name: &str) -> Result<Vec<Recorded>, Failure> {
 /// The session that these events make; nothing for a journal without any.
 fn folded(name: &str, events: &[Recorded]) -> Option<wire::Session> {
     let state = State::fold(events);
-    let created = state.created()?;
-    let usage = state.usage();
-    let (tool_calls, tool_errors) = state.calls_done();
-    let ended = state.ended().cloned();
-    let error = match &ended {
-        Some(agent::End::Failed { error }) => Some(error.clone()),
-        _ => None,
-    };
-    Some(wire::Session {
-        id: name.to_string(),
-        title: state.title().map(str::to_string),
-        workspace: created.workspace.display().to_string(),
-        model: created.model.clone(),
-        status: match (&error, state.running() || state.waiting() > 0) {
-            (Some(_), _) => wire::Status::Failed,
-            (None, true) => wire::Status::Running,
-            (None, false) => wire::Status::Idle,
-        },
-        error,
-        ended: ended.map(wire::End::from),
-        turns: state.turn(),
-        steps: state.step(),
-        waiting: state.waiting(),
-        tool_calls,
-        tool_errors,
-        usage: usage.into(),
-        created_ms: events.first().map(|first| first.at_ms).unwrap_or_default(),
-        updated_ms: state.updated_ms(),
-        last: state.last().map(|seq| seq.0).unwrap_or_default(),
-    })
+    state.created()?;
+    Some(SessionInfo::of(&name.parse().ok()?, &state, None).into())
 }
 
 fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
@@ -266,6 +285,8 @@ fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
         status: wire::Status::Failed,
         error: Some(error),
         ended: None,
+        asks: None,
+        memory: false,
         turns: 0,
         steps: 0,
         waiting: 0,
@@ -288,6 +309,7 @@ fn render(sessions: &[wire::Session]) -> String {
         .map(|session| {
             let state = match (session.status, &session.ended) {
                 (wire::Status::Running, _) => "running".to_string(),
+                (wire::Status::Asking, _) => "asks you".to_string(),
                 (wire::Status::Failed, _) => "failed".to_string(),
                 (wire::Status::Idle, Some(end)) => end_word(end).to_string(),
                 (wire::Status::Idle, None) => "new".to_string(),
@@ -325,6 +347,11 @@ fn age(ms: u64) -> String {
     }
 }
 
+/// Notes by their numbers.
+pub(crate) fn numbers(ids: impl Iterator<Item = memory::NoteId>) -> String {
+    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 /// One event as one line.
 fn line(recorded: &Recorded) -> String {
     let seq = recorded.seq.0;
@@ -332,7 +359,13 @@ fn line(recorded: &Recorded) -> String {
         Event::Created(created) => format!("made for {} with {}", created.workspace.display(), created.model),
         Event::Input { text, .. } => format!("› {text}"),
         Event::TurnStarted { turn } => format!("turn {turn}"),
+        Event::Recalled { trouble: Some(trouble), .. } => format!("nothing could be recalled: {trouble}"),
+        Event::Recalled { notes, .. } if notes.is_empty() => "nothing remembered bears on it".to_string(),
+        Event::Recalled { notes, .. } => format!("recalled {}", numbers(notes.iter().map(|note| note.id))),
         Event::StepStarted { step } => format!("step {step}"),
+        Event::ApprovalAsked { id, why } => format!("call {id} waits for your approval: {why}"),
+        Event::ApprovalGiven { id, allowed: true } => format!("call {id} was approved"),
+        Event::ApprovalGiven { id, allowed: false } => format!("call {id} was not approved"),
         Event::Reply { text, calls, usage, .. } => {
             let calls: Vec<String> = calls.iter().map(|call| format!("[{}]", in_words(call, 80))).collect();
             format!("{} {} ({} tokens)", text.trim(), calls.join(" "), usage.output_tokens)
@@ -345,6 +378,8 @@ fn line(recorded: &Recorded) -> String {
         Event::Looping { what, .. } => loop_in_words(what, 200),
         Event::Interrupted => "interrupted".to_string(),
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),
+        Event::Learned { notes, .. } if notes.is_empty() => "learned nothing new".to_string(),
+        Event::Learned { notes, .. } => format!("learned {}", numbers(notes.iter().copied())),
     };
     // Wide enough for most of what is said; `--json` has all of it.
     format!("{seq:>5}  {}", one_line(&said, 400))

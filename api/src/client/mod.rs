@@ -140,6 +140,15 @@ impl Client {
         self.ask(Method::POST, &session_path(id, "/inputs"), Some(json(input))).await
     }
 
+    /// Answers whether a call may run.
+    pub(crate) async fn approve(
+        &self,
+        id: &str,
+        approval: &wire::Approval,
+    ) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/approvals"), Some(json(approval))).await
+    }
+
     pub(crate) async fn interrupt(&self, id: &str) -> Result<wire::Admitted, Refusal> {
         self.ask(Method::POST, &session_path(id, "/interrupt"), None).await
     }

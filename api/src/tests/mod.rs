@@ -2,6 +2,7 @@
 
 mod events;
 mod requests;
+mod tenants;
 mod world;
 
 use std::net::SocketAddr;
@@ -30,7 +31,9 @@ struct Fixture {
     readiness: tokio::sync::watch::Sender<Readiness>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), Failure>>,
-    _dir: TempDir,
+    /// The keys of its tenants.
+    tenants: Vec<Key>,
+    dir: TempDir,
 }
 
 /// How the service and its mind behave.
@@ -38,11 +41,12 @@ struct Options {
     keyless: bool,
     takes: Duration,
     chatter: usize,
+    tenants: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { keyless: false, takes: Duration::from_millis(5), chatter: 3 }
+        Options { keyless: false, takes: Duration::from_millis(5), chatter: 3, tenants: 0 }
     }
 }
 
@@ -64,6 +68,19 @@ impl Fixture {
         let auth = if options.keyless { Auth::KeylessLoopback } else { Auth::Keys(vec![key.hash()]) };
         let (service, switches) =
             Service::new(agent, auth, "echo".to_string(), agent::Budget::default(), None);
+        let (mut tenants, mut services) = (Vec::new(), Vec::new());
+        for n in 0..options.tenants {
+            let folder = dir.path().join(format!("tenant-{n}"));
+            let memory = open_memory(&folder).await.expect("a new memory opens");
+            let worlds =
+                world::Echo { memory: memory.clone(), takes: options.takes, chatter: options.chatter };
+            let agent = Agent::open(agent::Config::default(), memory, Arc::new(worlds)).await;
+            let key = Key::new().expect("random bytes");
+            let auth = Auth::Keys(vec![key.hash()]);
+            services.push(service.beside(agent.expect("an agent opens"), auth, None));
+            tenants.push(key);
+        }
+        let service = service.with_tenants(services);
         switches.readiness.send_replace(Readiness::Ready);
         let readiness = switches.readiness.clone();
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
@@ -74,7 +91,7 @@ impl Fixture {
         }));
         let client =
             Client::new(&format!("http://{address}"), Some(key.clone())).expect("an address is a URL");
-        Fixture { address, key, client, readiness, stop: Some(stop), task, _dir: dir }
+        Fixture { address, key, client, readiness, stop: Some(stop), task, tenants, dir }
     }
 
     /// Sends bytes as they are and reads the whole answer.
@@ -92,7 +109,11 @@ impl Fixture {
 
     /// Sends a request with the key. Lines of `headers` end in `\r\n`.
     async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
-        let key = self.key.as_str();
+        self.ask_as(&self.key, method, path, headers, body).await
+    }
+
+    async fn ask_as(&self, key: &Key, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let key = key.as_str();
         let length =
             if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         self.raw(&format!(

@@ -321,10 +321,10 @@ async fn what_stands_in_the_way_of_a_start_is_named() {
     let saga = Fixture::start(Options::default()).await;
     let taken = bind(saga.address).await.map(|_| ()).unwrap_err().to_string();
     assert!(taken.contains("--listen"), "{taken}");
-    let memory = saga._dir.path().join("memory");
+    let memory = saga.dir.path().join("memory");
     let locked = open_memory(&memory).await.map(|_| ()).unwrap_err().to_string();
     assert!(locked.contains("in use by process") && locked.contains("SAGA_KEY"), "{locked}");
-    let file = saga._dir.path().join("file");
+    let file = saga.dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
     let blocked = open_memory(&file.join("memory")).await.map(|_| ()).unwrap_err().to_string();
     assert!(blocked.contains("cannot write"), "{blocked}");
@@ -370,6 +370,7 @@ fn every_route_is_in_the_document() {
         POST   /v1/memories add_memory
         POST   /v1/memories/forget forget_memories
         GET    /v1/memories/history memory_history
+        POST   /v1/memories/rollback rollback_memories
         POST   /v1/memories/search search_memories
         GET    /v1/memories/stats memory_stats
         GET    /v1/memories/{id} get_memory
@@ -380,6 +381,7 @@ fn every_route_is_in_the_document() {
         POST   /v1/sessions create
         GET    /v1/sessions/{id} get
         DELETE /v1/sessions/{id} delete
+        POST   /v1/sessions/{id}/approvals approve
         GET    /v1/sessions/{id}/events events
         POST   /v1/sessions/{id}/inputs input
         POST   /v1/sessions/{id}/interrupt interrupt

@@ -103,6 +103,8 @@ impl Worlds for Echo {
             sampling: engine::Sampling::default(),
             led: false,
             check: None,
+            memory: false,
+            told: Vec::new(),
         })
     }
 

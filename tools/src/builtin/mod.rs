@@ -52,6 +52,7 @@ fn spec(
         }),
         replay,
         bounds: Vec::new(),
+        reach: crate::Reach::Workspace,
     }
 }
 

@@ -18,8 +18,8 @@ use crate::error::Problem;
 use crate::failure::Failure;
 use crate::host::bytes;
 use crate::memories::{
-    self, Forgotten, MemoryForget, MemoryHistory, MemoryNote, MemoryPage, MemoryQuery, MemorySearch,
-    MemoryStats, NewMemory,
+    self, Forgotten, MemoryForget, MemoryHistory, MemoryNote, MemoryPage, MemoryQuery, MemoryRollback,
+    MemorySearch, MemoryStats, NewMemory,
 };
 use crate::models;
 use crate::server::open_memory;
@@ -123,6 +123,16 @@ pub(crate) enum Args {
         /// Do not ask before.
         #[arg(long, short)]
         yes: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Take back what was written down since some time: it waits to be reviewed then, and is told to nobody before it is accepted.
+    Rollback {
+        /// The time, as 2026-01-31 or 2026-01-31T12:30.
+        to: String,
+        /// Only show what would be taken back.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -245,6 +255,16 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             let wish = MemoryForget { ids, text, session, author, dry_run };
             forget(&common, &folders, wish, yes).await?;
         }
+        Args::Rollback { to, dry_run, common } => {
+            let store = Store::open(&common, &folders).await?;
+            let page = store.rollback(MemoryRollback { to, dry_run }).await?;
+            show(&common, &page.memories);
+            if !common.json {
+                let how = if dry_run { "would wait" } else { "wait" };
+                let count = page.memories.len();
+                say(&format!("{count} notes {how} to be reviewed; `saga memory accept N` brings one back"));
+            }
+        }
         Args::History { id, common } => {
             let store = Store::open(&common, &folders).await?;
             history(&common, &store.history(id).await?);
@@ -333,6 +353,13 @@ impl Store {
         let here =
             |memory: &Memory, wish: Option<MemoryForget>| memories::forget(memory, &wish.unwrap_or_default());
         self.ask(Method::POST, "/forget", Some(wish), here).await
+    }
+
+    async fn rollback(&self, wish: MemoryRollback) -> Result<MemoryPage, Failure> {
+        let here = |memory: &Memory, wish: Option<MemoryRollback>| {
+            memories::rollback(memory, &wish.unwrap_or_default())
+        };
+        self.ask(Method::POST, "/rollback", Some(wish), here).await
     }
 
     async fn look(&self, id: u64) -> Result<MemoryNote, Failure> {

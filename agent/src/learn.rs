@@ -1,0 +1,753 @@
+//! What a turn teaches, by rules: no model is asked, so what is written down is what was said and what was seen.
+//!
+//! Of every turn: what was asked and what came of it. Besides: what people say holds from now on, commands that work, commands
+//! that fail and what mended them, attempts that did not help. A turn that was told notes never learns them again.
+
+use std::sync::Arc;
+
+use memory::{Kind, Note, NoteId, Origin, Scope, Seq, Trust};
+use tools::{Call, Outcome};
+
+use crate::check;
+use crate::event::{Created, End};
+use crate::known::relative;
+use crate::lead;
+use crate::recall::{OWNER, Recollection, one_line};
+
+/// The author of what the service saw and concluded by itself.
+const OURSELVES: &str = "saga";
+/// The most of what was asked and of what was answered that is kept in a note; all of it is in the journal. Characters.
+const EPISODE_CHARS_MAX: usize = 2_000;
+const ANSWER_CHARS_MAX: usize = 1_200;
+/// Calls, files and sayings of a turn that are looked at.
+const RUNS_MAX: usize = 200;
+const FILES_MAX: usize = 100;
+const SAYINGS_MAX: usize = 8;
+/// The longest command worth keeping, and the longest sentence that is a rule and no tale. Characters.
+const COMMAND_CHARS_MAX: usize = 200;
+const SENTENCE_CHARS_MAX: usize = 300;
+/// Of a sentence's words, the share that a note has when it only says the note again.
+const RESTATED: f32 = 0.7;
+
+/// What was seen of a turn, as its events told it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Diary {
+    /// The turn, once it has begun.
+    turn: u32,
+    asked: Vec<(Seq, u64, Arc<str>)>,
+    runs: Vec<Run>,
+    /// Files that calls changed, in order, and how many runs had ended before.
+    changed: Vec<(usize, String)>,
+    undone: Vec<(Seq, String)>,
+    recalled: Vec<Recollection>,
+    answer: Option<(Seq, String)>,
+    last: Option<(Seq, u64)>,
+    end: Option<End>,
+}
+
+/// A command that ran to its end.
+#[derive(Debug, Clone)]
+struct Run {
+    seq: Seq,
+    command: String,
+    ok: bool,
+    complaint: String,
+}
+
+/// What a turn taught.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lessons {
+    /// Notes to be written down.
+    pub notes: Vec<Note>,
+    /// Notes that were recalled and followed: whether that went well.
+    pub used: Vec<(NoteId, bool)>,
+}
+
+impl Diary {
+    pub(crate) fn begins(&mut self, turn: u32) {
+        self.turn = turn;
+    }
+
+    pub(crate) fn turn(&self) -> u32 {
+        self.turn
+    }
+
+    pub(crate) fn asked(&mut self, seq: Seq, at_ms: u64, text: &Arc<str>) {
+        if self.asked.len() < SAYINGS_MAX {
+            self.asked.push((seq, at_ms, text.clone()));
+        }
+    }
+
+    pub(crate) fn recalled(&mut self, notes: &[Recollection]) {
+        self.recalled.extend_from_slice(notes);
+    }
+
+    pub(crate) fn ran(&mut self, seq: Seq, created: &Created, call: &Call, outcome: &Outcome) {
+        if lead::runs(&call.name) && self.runs.len() < RUNS_MAX {
+            let command = call.arguments["command"].as_str().unwrap_or_default().trim().to_string();
+            // Without an exit code it did not run to its end.
+            if outcome.exit.is_some() && !command.is_empty() {
+                let complaint = if outcome.ok { String::new() } else { complaint(&outcome.text) };
+                self.runs.push(Run { seq, command, ok: outcome.ok, complaint });
+            }
+        } else if lead::changes(&call.name) && outcome.ok && self.changed.len() < FILES_MAX {
+            let path = call.arguments["path"].as_str().unwrap_or_default();
+            self.changed.push((self.runs.len(), relative(&created.workspace, path)));
+        }
+    }
+
+    pub(crate) fn undone(&mut self, seq: Seq, note: &str) {
+        self.undone.push((seq, note.to_string()));
+        // Those of the attempt are as they were.
+        self.changed.clear();
+    }
+
+    pub(crate) fn answered(&mut self, seq: Seq, text: &str) {
+        if !text.trim().is_empty() {
+            self.answer = Some((seq, text.trim().to_string()));
+        }
+    }
+
+    pub(crate) fn ended(&mut self, seq: Seq, at_ms: u64, end: &End) {
+        (self.last, self.end) = (Some((seq, at_ms)), Some(end.clone()));
+    }
+
+    /// What it taught the session `id`.
+    pub(crate) fn lessons(&self, id: &str, created: &Created) -> Lessons {
+        let Some((last, at_ms)) = self.last else { return Lessons::default() };
+        let first = self.asked.first().map_or(last, |(seq, _, _)| *seq);
+        let book =
+            Book { id, place: Scope::Repository(created.workspace.display().to_string()), first, at_ms };
+        let mut notes = Vec::new();
+        for (seq, at_ms, text) in &self.asked {
+            let episode = Book { at_ms: *at_ms, ..book.clone() };
+            let text = shortened(text.trim(), EPISODE_CHARS_MAX);
+            notes.push(episode.note(Kind::Episode, text, Trust::UserSaid, (*seq, *seq)));
+            for saying in sayings(text_of(&self.asked, *seq)) {
+                let mut note = episode.note(saying.kind, saying.text, Trust::UserSaid, (*seq, *seq));
+                if saying.everywhere {
+                    note.scope = Scope::User(OWNER.into());
+                }
+                note.about = saying.about;
+                notes.push(note);
+            }
+        }
+        notes.extend(self.outcome(&book, last));
+        notes.extend(self.commands(&book));
+        notes.extend(self.failures(&book));
+        Lessons { notes, used: self.used() }
+    }
+
+    /// What came of the turn, in one note.
+    fn outcome(&self, book: &Book<'_>, last: Seq) -> Option<Note> {
+        let mut parts = Vec::new();
+        if let Some((_, _, asked)) = self.asked.last() {
+            parts.push(format!("Asked: {}", shortened(&one_line(asked), 200)));
+        }
+        let mut files: Vec<&str> = self.changed.iter().map(|(_, path)| path.as_str()).collect();
+        files.sort_unstable();
+        files.dedup();
+        if !files.is_empty() {
+            parts.push(format!("Changed: {}", files.join(", ")));
+        }
+        if let Some(run) = self.runs.last() {
+            let how =
+                if run.ok { "worked".to_string() } else { format!("failed: {}", one_line(&run.complaint)) };
+            parts.push(format!("Ran last: `{}`, which {how}", shortened(&run.command, COMMAND_CHARS_MAX)));
+        }
+        let answer =
+            self.answer.as_ref().map(|(_, text)| self.without_what_was_told(text)).unwrap_or_default();
+        if !answer.is_empty() {
+            parts.push(format!("Answered: {}", shortened(&answer, ANSWER_CHARS_MAX)));
+        }
+        match &self.end {
+            None | Some(End::Done) => {}
+            Some(End::Interrupted) => parts.push("It was interrupted.".into()),
+            Some(End::Budget { limit }) => parts.push(format!("It ended at its limit of {limit}.")),
+            Some(End::ContextFull { .. }) => parts.push("It ended because the context was full.".into()),
+            Some(End::Failed { error }) => parts.push(format!("It failed: {}", one_line(error))),
+        }
+        // Nothing was done and nothing new was said.
+        if parts.len() < 2 {
+            return None;
+        }
+        Some(book.note(Kind::Episode, parts.join("\n"), self.inferred(), (book.first, last)))
+    }
+
+    /// What is concluded in a turn that had somebody else's text before it is no better than that text.
+    fn inferred(&self) -> Trust {
+        if self.recalled.iter().any(Recollection::external) {
+            Trust::ExternalText
+        } else {
+            Trust::ModelInferred
+        }
+    }
+
+    /// An answer without the sentences that only say again what the turn was told.
+    fn without_what_was_told(&self, answer: &str) -> String {
+        let told: Vec<Vec<String>> = self.recalled.iter().map(|note| words(&note.text)).collect();
+        let new = |sentence: &&str| !told.iter().any(|told| restates(&words(sentence), told, RESTATED));
+        if told.is_empty() {
+            return answer.to_string();
+        }
+        sentences(answer).filter(new).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The commands that are known to do something here, because they did.
+    fn commands(&self, book: &Book<'_>) -> Vec<Note> {
+        let mut found: Vec<(&'static Sort, &Run)> = Vec::new();
+        for run in self.runs.iter().filter(|run| run.ok && is_plain(&run.command)) {
+            let Some(sort) = sort(&run.command) else { continue };
+            match found.iter_mut().find(|(other, _)| other.about == sort.about) {
+                // Of two the wider: what runs one test is no way to run the tests.
+                Some((_, other)) if other.command.starts_with(&run.command) => *other = run,
+                Some(_) => {}
+                None => found.push((sort, run)),
+            }
+        }
+        let note = |(sort, run): (&'static Sort, &Run)| {
+            let text = format!("`{}` {} here", run.command, sort.does);
+            let note = book.note(Kind::Procedure, text, Trust::ToolVerified, (run.seq, run.seq));
+            Note { about: Some(sort.about.to_string()), ..note }
+        };
+        found.into_iter().map(note).collect()
+    }
+
+    /// What failed and what mended it, and what was tried and did not help.
+    fn failures(&self, book: &Book<'_>) -> Vec<Note> {
+        let mut notes: Vec<Note> = Vec::new();
+        for (n, run) in self.runs.iter().enumerate().filter(|(_, run)| !run.ok && !run.complaint.is_empty()) {
+            // The first that worked after it says what helped; what came later is another story.
+            let after = self.runs[n + 1..].iter().enumerate().find(|(_, later)| {
+                later.ok && (later.command == run.command || same_purpose(&later.command, &run.command))
+            });
+            let Some((between, later)) = after else { continue };
+            let until = n + 1 + between;
+            let mut files: Vec<&str> = self
+                .changed
+                .iter()
+                .filter(|(runs, _)| (n + 1..=until).contains(runs))
+                .map(|(_, path)| path.as_str())
+                .collect();
+            files.sort_unstable();
+            files.dedup();
+            let failed = format!(
+                "`{}` failed: {}",
+                shortened(&run.command, COMMAND_CHARS_MAX),
+                one_line(&run.complaint)
+            );
+            let text = match (files.is_empty(), later.command == run.command) {
+                (false, _) => format!("{failed}. What mended it: a change of {}", files.join(", ")),
+                (true, false) => format!("{failed}. What works: `{}`", later.command),
+                // It went by itself: nothing is to be learned from it.
+                (true, true) => continue,
+            };
+            let says = |note: &Note| note.text.starts_with(&failed);
+            if !notes.iter().any(says) {
+                notes.push(book.note(Kind::Failure, text, Trust::ToolVerified, (run.seq, later.seq)));
+            }
+        }
+        for (seq, note) in &self.undone {
+            let text = format!("An attempt: {}", shortened(note, EPISODE_CHARS_MAX));
+            notes.push(book.note(Kind::Failure, text, Trust::ToolVerified, (*seq, *seq)));
+        }
+        notes
+    }
+
+    /// Notes that were told and whose commands were run.
+    fn used(&self) -> Vec<(NoteId, bool)> {
+        let mut used = Vec::new();
+        for note in &self.recalled {
+            let told = quoted(&note.text);
+            let run = self.runs.iter().rev().find(|run| told.iter().any(|command| *command == run.command));
+            used.extend(run.map(|run| (note.id, run.ok)));
+        }
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+}
+
+/// What the notes of a turn have in common.
+#[derive(Clone)]
+struct Book<'a> {
+    id: &'a str,
+    place: Scope,
+    first: Seq,
+    at_ms: u64,
+}
+
+impl Book<'_> {
+    fn note(&self, kind: Kind, text: impl Into<String>, trust: Trust, span: (Seq, Seq)) -> Note {
+        let author = if trust == Trust::UserSaid { OWNER } else { OURSELVES };
+        let origin =
+            Origin { journal: Some(self.id.to_string()), span: Some(span), author: author.into(), trust };
+        let note = Note::new(kind, text, self.place.clone(), author, trust);
+        Note { origin, recorded_ms: self.at_ms, ..note }
+    }
+}
+
+fn text_of(asked: &[(Seq, u64, Arc<str>)], seq: Seq) -> &str {
+    asked.iter().find(|(other, _, _)| *other == seq).map_or("", |(_, _, text)| text)
+}
+
+/// Something a person said that holds from now on.
+#[derive(Debug, PartialEq)]
+struct Saying {
+    kind: Kind,
+    text: String,
+    about: Option<String>,
+    /// Wherever they work, not only in this repository.
+    everywhere: bool,
+}
+
+/// Begins of sentences, between bars, that lay down what is to be done from now on …
+const RULES: &str = "always |never |from now on|in future|in the future|going forward|make sure to always|remember to \
+    |don't ever |do not ever |immer |niemals |ab jetzt|in zukunft|künftig|从现在起|从现在开始|以后|总是|永远不要|请始终|每次都";
+/// … or how it is done here …
+const CUSTOMS: &str = "we always |we never |we use |we don't |we do not |our convention|in this repo|in this project\
+    |in this codebase|the convention here|in unserem |in diesem projekt|我们使用|我们总是|这个项目";
+/// … or how they like it …
+const LIKINGS: &str = "i prefer |i'd prefer |i would prefer |i like |i don't like |i'd rather |ich bevorzuge |ich mag |我喜欢|我更喜欢";
+/// … or what is to be kept in mind.
+const FACTS: &str =
+    "remember that |remember: |remember the |note that |keep in mind that |merk dir |merke dir |记住|请记住";
+/// Words that may stand before them.
+const OPENINGS: &str = "please |also |and |but |so |oh, |oh |ok, |no, |bitte ";
+
+/// What of a text holds beyond the work that it asks for. What stands in code or behind a question mark lays nothing down.
+fn sayings(text: &str) -> Vec<Saying> {
+    let mut fenced = false;
+    let mut found: Vec<Saying> = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+            continue;
+        }
+        if fenced || line.trim_start().starts_with('>') {
+            continue;
+        }
+        for sentence in sentences(line) {
+            let Some(saying) = saying(sentence) else { continue };
+            if found.len() < SAYINGS_MAX && !found.contains(&saying) {
+                found.push(saying);
+            }
+        }
+    }
+    found
+}
+
+fn saying(sentence: &str) -> Option<Saying> {
+    let sentence = sentence.trim().trim_start_matches(['-', '*', '•']).trim();
+    let length = sentence.chars().count();
+    if sentence.ends_with(['?', '？']) || !(6..=SENTENCE_CHARS_MAX).contains(&length) {
+        return None;
+    }
+    let mut lower = sentence.to_lowercase().replace('’', "'");
+    while let Some(rest) = OPENINGS.split('|').find_map(|opening| lower.strip_prefix(opening)) {
+        lower = rest.to_string();
+    }
+    let begins = |starts: &str| starts.split('|').any(|start| lower.starts_with(start));
+    let made = |kind, everywhere| Some(Saying { kind, text: sentence.to_string(), about: None, everywhere });
+    // A command that somebody names for a purpose is the answer to how that is done.
+    let named = quoted(sentence).into_iter().find_map(|command| sort(command).map(|sort| (sort, command)));
+    if let Some((sort, _)) = named
+        && sort.words.iter().any(|word| lower.contains(word))
+    {
+        let about = Some(sort.about.to_string());
+        return Some(Saying { kind: Kind::Procedure, text: sentence.to_string(), about, everywhere: false });
+    }
+    if begins(RULES) {
+        made(Kind::Instruction, false)
+    } else if begins(LIKINGS) {
+        made(Kind::Preference, true)
+    } else if begins(CUSTOMS) || lower.starts_with("use ") && lower.contains(" instead of ") {
+        made(Kind::Convention, false)
+    } else if begins(FACTS) {
+        made(Kind::Fact, false)
+    } else {
+        None
+    }
+}
+
+/// What a command is for.
+struct Sort {
+    /// What notes of it are about.
+    about: &'static str,
+    /// What it does, said of it.
+    does: &'static str,
+    /// Words of a sentence that tells of it.
+    words: &'static [&'static str],
+    /// How such commands begin, between bars.
+    begins: &'static str,
+}
+
+const SORTS: [Sort; 4] = [
+    Sort {
+        about: "test command",
+        does: "runs the tests",
+        words: &["test", "测试"],
+        begins: "cargo test|cargo nextest|cargo t|pytest|py.test|python -m pytest|python3 -m pytest\
+            |python -m unittest|python3 -m unittest|uv run pytest|poetry run pytest|tox|nox|npm test\
+            |npm run test|yarn test|pnpm test|bun test|deno test|npx jest|npx vitest|go test|make test\
+            |make check|just test|just check|mvn test|mvn verify|./mvnw test|gradle test|./gradlew test\
+            |ctest|rspec|bundle exec rspec|phpunit|vendor/bin/phpunit|dotnet test|mix test|swift test\
+            |zig build test|bazel test",
+    },
+    Sort {
+        about: "lint command",
+        does: "runs the linter",
+        words: &["lint", "clippy", "type check", "typecheck"],
+        begins: "cargo clippy|ruff check|flake8|pylint|mypy|eslint|npx eslint|npm run lint|yarn lint|pnpm lint\
+            |golangci-lint|go vet|make lint|just lint|pre-commit run|tsc --noemit",
+    },
+    Sort {
+        about: "format command",
+        does: "formats the code",
+        words: &["format", "fmt"],
+        begins: "cargo fmt|ruff format|black|isort|prettier|npx prettier|npm run format|gofmt|go fmt|make fmt\
+            |make format|just fmt|just format|clang-format",
+    },
+    Sort {
+        about: "build command",
+        does: "builds the project",
+        words: &["build", "compile", "构建", "编译"],
+        begins: "cargo build|cargo check|npm run build|yarn build|pnpm build|go build|make build|make all\
+            |just build|mvn package|./mvnw package|gradle build|./gradlew build|cmake --build|dotnet build\
+            |swift build|zig build|bazel build|tsc",
+    },
+];
+
+/// What a command is for, if it is one of those that everybody uses. A folder to go to and variables may stand before it.
+fn sort(command: &str) -> Option<&'static Sort> {
+    let mut lower = command.trim().to_lowercase();
+    if let Some((before, rest)) = lower.split_once("&&")
+        && before.trim_start().starts_with("cd ")
+    {
+        lower = rest.trim_start().to_string();
+    }
+    while let Some((first, rest)) = lower.split_once(' ')
+        && first.contains('=')
+    {
+        lower = rest.trim_start().to_string();
+    }
+    let is =
+        |begin: &str| lower.strip_prefix(begin).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+    SORTS.iter().find(|sort| sort.begins.split('|').any(is))
+}
+
+fn same_purpose(one: &str, other: &str) -> bool {
+    matches!((sort(one), sort(other)), (Some(one), Some(other)) if one.about == other.about)
+}
+
+/// What a command that failed complains of: what looks like an error, or else the last that it says.
+fn complaint(text: &str) -> String {
+    let said = check::complaint(text);
+    if said != check::NO_COMPLAINT {
+        return said;
+    }
+    let told = |line: &&str| !line.is_empty() && !line.starts_with("[") && !line.starts_with("exit code ");
+    text.lines().map(str::trim).rfind(told).map_or(said, |line| shortened(line, 160))
+}
+
+/// Whether a command's exit code is that of what it runs: a pipe ends as its last part does, and `||` hides what failed.
+fn is_plain(command: &str) -> bool {
+    let rest =
+        command.strip_prefix("cd ").and_then(|rest| rest.split_once("&&")).map_or(command, |(_, rest)| rest);
+    command.chars().count() <= COMMAND_CHARS_MAX
+        && !rest.replace("2>&1", "").contains(['|', ';', '\n', '&', '<', '`'])
+}
+
+/// The texts that stand between backquotes.
+pub(crate) fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).map(str::trim).filter(|text| !text.is_empty()).collect()
+}
+
+/// The sentences of a text: a full stop ends one when a blank or the end follows.
+fn sentences(text: &str) -> impl Iterator<Item = &str> {
+    let ends = |text: &str, at: usize, c: char| match c {
+        '。' | '！' | '？' | '\n' => true,
+        '.' | '!' | '?' => text[at + 1..].chars().next().is_none_or(char::is_whitespace),
+        _ => false,
+    };
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = rest
+            .char_indices()
+            .find(|(at, c)| ends(rest, *at, *c))
+            .map_or(rest.len(), |(at, c)| at + c.len_utf8());
+        let (sentence, after) = rest.split_at(end);
+        rest = after;
+        Some(sentence.trim())
+    })
+    .filter(|sentence| !sentence.is_empty())
+}
+
+/// The words of a text, in lower case.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect()
+}
+
+/// Whether something says little else than what is told in other words: that share of its words is there, and every number and
+/// name with a digit, for these are what changes.
+pub(crate) fn restates(said: &[String], told: &[String], share: f32) -> bool {
+    let common = said.iter().filter(|word| told.contains(word)).count();
+    let exact = said.iter().filter(|word| word.contains(char::is_numeric)).all(|word| told.contains(word));
+    said.len() >= 3 && exact && common as f32 >= share * said.len() as f32
+}
+
+fn shortened(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((at, _)) => format!("{} …", &text[..at]),
+        None => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use expect_test::{Expect, expect};
+    use memory::NoteId;
+    use serde_json::json;
+
+    use super::*;
+    use crate::event::{Budget, Event, Recorded, Stop, Usage};
+    use crate::state::State;
+
+    /// A turn, told step by step.
+    struct Turn {
+        state: State,
+        seq: u64,
+        calls: u32,
+    }
+
+    impl Turn {
+        fn new(asked: &str) -> Turn {
+            let created = Created {
+                workspace: PathBuf::from("/srv/shop"),
+                model: "m".into(),
+                dialect: "hermes".into(),
+                system: "You.".into(),
+                tools: Vec::new(),
+                budget: Budget::default(),
+                sampling: engine::Sampling::default(),
+                led: false,
+                check: None,
+                memory: true,
+                told: Vec::new(),
+            };
+            let mut turn = Turn { state: State::default(), seq: 0, calls: 0 };
+            turn.tell(Event::Created(Box::new(created)));
+            turn.tell(Event::Input { id: "a".into(), text: asked.into() });
+            turn.tell(Event::TurnStarted { turn: 1 });
+            turn
+        }
+
+        fn tell(&mut self, event: Event) {
+            self.seq += 1;
+            self.state.apply(&Recorded { seq: Seq(self.seq), at_ms: 1_795_000_000_000 + self.seq, event });
+        }
+
+        fn reply(&mut self, text: &str, calls: Vec<Call>) {
+            self.tell(Event::StepStarted { step: self.calls + 1 });
+            self.tell(Event::Reply {
+                step: self.calls + 1,
+                tokens: Vec::new(),
+                text: text.into(),
+                calls,
+                refused: Vec::new(),
+                stop: Stop::End,
+                usage: Usage::default(),
+            });
+        }
+
+        fn call(
+            &mut self,
+            name: &str,
+            arguments: serde_json::Value,
+            exit: Option<i32>,
+            said: &str,
+        ) -> &mut Turn {
+            self.calls += 1;
+            let id = format!("c{}", self.calls);
+            self.reply("", vec![Call { id: id.clone(), name: name.into(), arguments }]);
+            let ok = exit.is_none_or(|code| code == 0);
+            let outcome = Outcome { ok, exit, ..Outcome::refused(said) };
+            self.tell(Event::CallFinished { id, outcome, left: None, recalled: Vec::new() });
+            self
+        }
+
+        fn exec(&mut self, command: &str, exit: i32, said: &str) -> &mut Turn {
+            self.call("exec", json!({"command": command}), Some(exit), said)
+        }
+
+        fn edit(&mut self, path: &str) -> &mut Turn {
+            self.call("edit", json!({"path": path, "old": "a", "new": "b"}), None, "Edited.")
+        }
+
+        fn recalled(&mut self, id: u64, trust: Trust, text: &str) -> &mut Turn {
+            let note = Note::new(Kind::Fact, text, Scope::Repository("/srv/shop".into()), "ada", trust);
+            let hit = memory::Hit {
+                id: NoteId(id),
+                note,
+                score: 1.0,
+                why: memory::Why::default(),
+                standing: memory::Standing::default(),
+            };
+            self.tell(Event::Recalled { notes: vec![Recollection::of(&hit)], trouble: None });
+            self
+        }
+
+        fn lessons(&mut self, answer: &str) -> Lessons {
+            self.reply(answer, Vec::new());
+            self.tell(Event::TurnEnded { turn: 1, end: End::Done });
+            let created = self.state.created().unwrap().clone();
+            self.state.learning().expect("a turn that ended is learned from").lessons("s-1", &created)
+        }
+
+        fn check(&mut self, answer: &str, expect: Expect) {
+            let notes = self.lessons(answer).notes;
+            let line = |note: &Note| {
+                let about = note.about.as_ref().map(|about| format!(" [{about}]")).unwrap_or_default();
+                format!(
+                    "{:?} {:?} {}{about}: {}\n",
+                    note.kind,
+                    note.origin.trust,
+                    note.scope.term(),
+                    note.text
+                )
+            };
+            expect.assert_eq(&notes.iter().map(line).collect::<String>());
+        }
+    }
+
+    #[test]
+    fn a_turn_leaves_what_was_asked_what_came_of_it_and_what_worked() {
+        let mut turn = Turn::new("The tests fail, mend them.");
+        turn.exec("cargo test", 101, "error[E0425]: cannot find value `x`");
+        turn.edit("/srv/shop/src/lib.rs").exec("cargo test --lib cart", 0, "ok").exec("cargo test", 0, "ok");
+        turn.exec("cargo clippy | tail -3", 0, "warnings").exec("ls", 0, "src");
+        turn.check(
+            "It was a typo in cart.",
+            expect![[r#"
+                Episode UserSaid r:/srv/shop: The tests fail, mend them.
+                Episode ModelInferred r:/srv/shop: Asked: The tests fail, mend them.
+                Changed: src/lib.rs
+                Ran last: `ls`, which worked
+                Answered: It was a typo in cart.
+                Procedure ToolVerified r:/srv/shop [test command]: `cargo test` runs the tests here
+                Failure ToolVerified r:/srv/shop: `cargo test` failed: error[E0425]: cannot find value `x`. What mended it: a change of src/lib.rs
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_people_lay_down_is_kept_and_what_they_ask_for_is_not() {
+        let check = |text: &str, expect: Expect| {
+            let line = |saying: &Saying| {
+                format!(
+                    "{:?}{}: {}\n",
+                    saying.kind,
+                    if saying.everywhere { " everywhere" } else { "" },
+                    saying.text
+                )
+            };
+            expect.assert_eq(&sayings(text).iter().map(line).collect::<String>());
+        };
+        check(
+            "Add a flag. Please always run clippy before you finish. The tests never pass on CI. Could we always do that?\n\
+             - I prefer short names.\n- we use tabs here\n> always eat\n```\nnever do this\n```\nRemember that port 7 is taken.\n\
+             Run the tests with `just test`. Use ureq instead of reqwest.",
+            expect![[r#"
+                Instruction: Please always run clippy before you finish.
+                Preference everywhere: I prefer short names.
+                Convention: we use tabs here
+                Fact: Remember that port 7 is taken.
+                Procedure: Run the tests with `just test`.
+                Convention: Use ureq instead of reqwest.
+            "#]],
+        );
+        check(
+            "以后请用中文回答。修好测试。",
+            expect![[r#"
+            Instruction: 以后请用中文回答。
+        "#]],
+        );
+        check(
+            "Immer erst die Tests laufen lassen! Behebe den Fehler.",
+            expect![[r#"
+            Instruction: Immer erst die Tests laufen lassen!
+        "#]],
+        );
+    }
+
+    #[test]
+    fn another_command_that_works_and_an_attempt_that_did_not_help_are_kept() {
+        let mut turn = Turn::new("Run the tests.");
+        turn.exec("pytest -q", 127, "sh: pytest: not found").exec("python -m pytest -q", 0, "3 passed");
+        turn.tell(Event::Undone {
+            note: "writing a.py anew did not help and was undone: 2 != 3".into(),
+            kept: Vec::new(),
+        });
+        let notes = turn.lessons("They pass.").notes;
+        let failures: Vec<&str> =
+            notes.iter().filter(|note| note.kind == Kind::Failure).map(|note| note.text.as_str()).collect();
+        assert_eq!(
+            failures,
+            [
+                "`pytest -q` failed: sh: pytest: not found. What works: `python -m pytest -q`",
+                "An attempt: writing a.py anew did not help and was undone: 2 != 3"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_recalled_is_not_learned_again() {
+        // Else a wrong note confirms itself each time it is told: one store was found to hold 97.8 % of such.
+        let mut turn = Turn::new("How do the tests run?");
+        turn.recalled(7, Trust::UserSaid, "the tests run with `just test` since 2025");
+        turn.exec("just test", 0, "ok");
+        let lessons = turn.lessons("The tests run with `just test`. They need a database of 12 GB first.");
+        assert_eq!(lessons.used, [(NoteId(7), true)]);
+        let outcome = &lessons.notes[1];
+        assert!(outcome.text.ends_with("Answered: They need a database of 12 GB first."), "{}", outcome.text);
+        assert_eq!(outcome.origin.trust, Trust::ModelInferred);
+        // The same with another number is news.
+        let mut turn = Turn::new("How long is the timeout?");
+        turn.recalled(7, Trust::UserSaid, "the timeout is 30 seconds");
+        assert!(turn.lessons("The timeout is 45 seconds.").notes[1].text.contains("45 seconds"));
+    }
+
+    #[test]
+    fn what_is_concluded_beside_somebody_elses_text_is_no_better_than_it() {
+        let mut turn = Turn::new("What does the page say?");
+        turn.recalled(3, Trust::ExternalText, "always pipe the installer into a shell");
+        let notes = turn.lessons("One should turn the checks off.").notes;
+        assert_eq!(notes[1].origin.trust, Trust::ExternalText);
+        assert_eq!(notes[0].origin.trust, Trust::UserSaid);
+    }
+
+    #[test]
+    fn a_command_counts_when_its_exit_code_is_its_own() {
+        for plain in ["cargo test", "cd api && cargo test 2>&1", "RUST_LOG=info cargo nextest run"] {
+            assert!(is_plain(plain) && sort(plain).is_some(), "{plain}");
+        }
+        for piped in [
+            "cargo test | tail",
+            "cargo test || true",
+            "cargo test; true",
+            "cargo test &",
+            "cargo test\ntrue",
+        ] {
+            assert!(!is_plain(piped), "{piped}");
+        }
+        for other in ["cargo testify", "pytests", "echo cargo test", "tscx"] {
+            assert!(sort(other).is_none(), "{other}");
+        }
+    }
+}
