@@ -15,6 +15,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use tantivy::index::SegmentId;
 use tantivy::indexer::NoMergePolicy;
 use tantivy::postings::Postings;
 use tantivy::schema::{FAST, Field, INDEXED, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
@@ -28,12 +29,16 @@ use super::fuse::Best;
 
 /// Raised when fields or what is put into them change: an index of another version is made anew.
 const VERSION: u32 = 2;
+/// Rooms for searches that are kept: as many as run at once.
+const SCRATCHES_MAX: usize = 4;
 /// Memory for documents that are not committed yet.
 const WRITER_BYTES: usize = 32 * 1024 * 1024;
 /// Among so many of the best, nothing is left out that has one of the query's rarer words …
 const SURE: usize = 50;
 /// … as long as those that have one are not too many to be judged.
 const JUDGED_MAX: usize = 20_000;
+/// A word that counts less than this share of the query's rarest is passed over.
+const NEGLIGIBLE: f32 = 0.01;
 /// How many times a word stands in `near` that counts as one.
 pub(crate) const NEAR_UNITS: u32 = 10;
 
@@ -44,6 +49,30 @@ pub(crate) struct Lexical {
     fields: Fields,
     /// Made at the first write: it starts threads, which a store that is only read does not need.
     writer: Mutex<Option<IndexWriter>>,
+    /// The notes' numbers by segment and document.
+    numbers: Mutex<HashMap<SegmentId, Arc<[u64]>>>,
+    /// Room that searches work in. Fresh memory costs more than what is done in it.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// By document of a segment: what it scores, how often it has the term at hand, and what it weighs: no number before it was asked,
+/// nothing when it is not looked for.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    tfs: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+impl Scratch {
+    /// Made ready for so many documents.
+    fn of(&mut self, docs: usize) -> &mut Scratch {
+        for (list, value) in [(&mut self.scores, 0.0), (&mut self.tfs, 0.0), (&mut self.weights, f32::NAN)] {
+            list.clear();
+            list.resize(docs, value);
+        }
+        self
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -137,7 +166,14 @@ impl Lexical {
         let field = |name| schema.get_field(name).map_err(say);
         let fields = Fields { id: field("id")?, own: field("own")?, near: field("near")? };
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(say)?;
-        Ok(Lexical { index, reader, fields, writer: Mutex::new(None) })
+        Ok(Lexical {
+            index,
+            reader,
+            fields,
+            writer: Mutex::new(None),
+            numbers: Mutex::default(),
+            scratch: Mutex::default(),
+        })
     }
 
     /// How many notes are in.
@@ -216,7 +252,7 @@ impl Lexical {
         limit: usize,
         most_weight: f32,
         wanted: &HashSet<u64>,
-        weight: impl Fn(u64) -> Option<f32>,
+        mut weight: impl FnMut(u64) -> Option<f32>,
     ) -> Result<Vec<(u64, f32)>, String> {
         let searcher = self.reader.searcher();
         let len = |bags: &Bags| bags.own.len as f32 + formula.near * bags.near.len as f32;
@@ -238,6 +274,9 @@ impl Lexical {
         // The rarest first: they decide, and what is left may then be too little to matter.
         let mut by_weight: Vec<(&String, f32)> = terms.iter().zip(idfs.iter().copied()).collect();
         by_weight.sort_by(|a, b| b.1.total_cmp(&a.1));
+        // What stands in nearly every note tells none from another, and would be walked over for nothing.
+        let rarest = by_weight.first().map_or(0.0, |(_, idf)| *idf);
+        by_weight.retain(|(_, idf)| *idf >= NEGLIGIBLE * rarest);
         let most = (formula.k1 + 1.0) * idfs.iter().sum::<f32>();
         if most <= 0.0 {
             return Ok(Vec::new());
@@ -248,29 +287,29 @@ impl Lexical {
         };
         let mut best = Best::new(limit);
         let mut found: HashMap<u64, f32> = HashMap::new();
-        let mut take = |id: u64, score: f32| {
+        let mut take = |id: u64, score: f32, weight: f32| {
             if wanted.contains(&id) {
                 found.insert(id, score);
             }
-            if score * most_weight > best.least()
-                && let Some(weight) = weight(id)
-            {
+            if score * weight > best.least() {
                 best.put(id, score * weight);
             }
         };
         for segment in searcher.segment_readers() {
-            let sure = |scores: &[(u64, f32)]| {
-                let weighed =
-                    scores.iter().map(|(id, score)| weight(*id).map_or(0.0, |weight| score * weight));
-                let mut weighed: Vec<f32> = weighed.collect();
-                let place = weighed.len().saturating_sub(SURE.min(limit));
-                *weighed.select_nth_unstable_by(place, f32::total_cmp).1 / most_weight
-            };
-            self.search_segment(segment, &by_weight, formula, gain, sure, |id, score| {
-                if !fresh.contains_key(&id) {
-                    take(id, score / most);
-                }
-            })?;
+            // What is fresh is as it was in the index.
+            let weight = |id: u64| if fresh.contains_key(&id) { None } else { weight(id) };
+            let sure = SURE.min(limit);
+            self.search_segment(
+                segment,
+                &by_weight,
+                formula,
+                gain,
+                (sure, most_weight),
+                weight,
+                |id, score, weight| {
+                    take(id, score / most, weight);
+                },
+            )?;
         }
         for (id, bags) in fresh {
             let tf = |term: &String| {
@@ -281,9 +320,9 @@ impl Lexical {
                 0.0 => 0.0,
                 tf => gain(*idf, tf, len(bags)),
             });
-            match gains.sum::<f32>() {
-                0.0 => {}
-                score => take(*id, score / most),
+            match (gains.sum::<f32>(), weight(*id)) {
+                (score, Some(weight)) if score > 0.0 => take(*id, score / most, weight),
+                _ => {}
             }
         }
         for (id, score) in best.sorted() {
@@ -295,35 +334,43 @@ impl Lexical {
     }
 
     /// Calls `each` with the notes of a segment that have some of the terms, which come with their idf and the greatest first: its
-    /// number and its score. `sure` says what a note of some scores has to have to be among the best so many. Notes that only
-    /// have terms which cannot bring them there are left out.
+    /// number, its score and its weight, for which `weight` is asked once. Notes that only have terms which cannot bring them among the best
+    /// so many of `sure`, given the most that a weight can be, are left out.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of them say what is looked for, and there is one caller"
+    )]
     fn search_segment(
         &self,
         segment: &SegmentReader,
         terms: &[(&String, f32)],
         formula: Formula,
         gain: impl Fn(f32, f32, f32) -> f32,
-        sure: impl Fn(&[(u64, f32)]) -> f32,
-        mut each: impl FnMut(u64, f32),
+        sure: (usize, f32),
+        mut weight: impl FnMut(u64) -> Option<f32>,
+        mut each: impl FnMut(u64, f32, f32),
     ) -> Result<(), String> {
         let fields = [(self.fields.own, 1.0), (self.fields.near, formula.near)];
         let norms = |field| segment.get_fieldnorms_reader(field).map_err(say);
         let (own, near) = (norms(self.fields.own)?, norms(self.fields.near)?);
-        let ids = segment.fast_fields().u64("id").map_err(say)?;
-        let id = |doc| ids.first(doc).ok_or_else(|| "a note in the index has no number".to_string());
+        let ids = self.ids(segment)?;
         let docs = segment.max_doc() as usize;
-        let (mut scores, mut tfs) = (vec![0.0_f32; docs], vec![0.0_f32; docs]);
-        let (mut having, mut touched) = (Vec::new(), Vec::new());
+        let mut scratch =
+            self.scratch.lock().map_or_else(|_| None, |mut kept| kept.pop()).unwrap_or_default();
+        let Scratch { scores, tfs, weights } = scratch.of(docs);
+        let (mut having, mut touched): (Vec<DocId>, Vec<DocId>) = (Vec::new(), Vec::new());
         // Whether the notes that have one of the rest of the terms and none so far can no longer matter.
         let mut closed = false;
         for (n, (term, idf)) in terms.iter().enumerate() {
-            if !closed && (SURE..JUDGED_MAX).contains(&having.len()) {
+            if !closed && (sure.0.max(1)..JUDGED_MAX).contains(&having.len()) {
                 let left: f32 = terms[n..].iter().map(|(_, idf)| idf * (formula.k1 + 1.0)).sum();
-                let so_far = having.iter().map(|&doc| Ok((id(doc)?, scores[doc as usize])));
-                closed = left <= sure(&so_far.collect::<Result<Vec<_>, String>>()?);
+                let mut weighed: Vec<f32> =
+                    having.iter().map(|&doc| scores[doc as usize] * weights[doc as usize]).collect();
+                let place = weighed.len().saturating_sub(sure.0.max(1));
+                closed = left <= *weighed.select_nth_unstable_by(place, f32::total_cmp).1 / sure.1;
                 having.sort_unstable();
             }
-            for (field, weight) in fields {
+            for (field, share) in fields {
                 let index = segment.inverted_index(field).map_err(say)?;
                 let term = Term::from_field_text(field, term);
                 let postings = index.read_postings(&term, IndexRecordOption::WithFreqs).map_err(say)?;
@@ -334,7 +381,7 @@ impl Lexical {
                     if *tf == 0.0 {
                         touched.push(doc);
                     }
-                    *tf += weight * times as f32;
+                    *tf += share * times as f32;
                 };
                 if closed {
                     for &wanted in &having {
@@ -347,7 +394,17 @@ impl Lexical {
                     }
                 } else {
                     while doc != TERMINATED {
-                        add(doc, postings.term_freq());
+                        let known = &mut weights[doc as usize];
+                        if known.is_nan() {
+                            let living = !segment.is_deleted(doc);
+                            *known = Some(ids[doc as usize])
+                                .filter(|_| living)
+                                .and_then(&mut weight)
+                                .unwrap_or(0.0);
+                        }
+                        if *known > 0.0 {
+                            add(doc, postings.term_freq());
+                        }
                         doc = postings.advance();
                     }
                 }
@@ -362,11 +419,31 @@ impl Lexical {
             }
         }
         for doc in having {
-            if !segment.is_deleted(doc) {
-                each(id(doc)?, scores[doc as usize]);
-            }
+            each(ids[doc as usize], scores[doc as usize], weights[doc as usize]);
+        }
+        if let Ok(mut kept) = self.scratch.lock()
+            && kept.len() < SCRATCHES_MAX
+        {
+            kept.push(scratch);
         }
         Ok(())
+    }
+
+    /// The notes' numbers in a segment, by document: read once, since every search asks for many.
+    fn ids(&self, segment: &SegmentReader) -> Result<Arc<[u64]>, String> {
+        let known = || self.numbers.lock().map_err(|_| "a thread of the index panicked".to_string());
+        if let Some(ids) = known()?.get(&segment.segment_id()) {
+            return Ok(Arc::clone(ids));
+        }
+        let column = segment.fast_fields().u64("id").map_err(say)?;
+        let id = |doc| column.first(doc).ok_or_else(|| "a note in the index has no number".to_string());
+        let ids: Arc<[u64]> = (0..segment.max_doc()).map(id).collect::<Result<_, _>>()?;
+        let living: HashSet<SegmentId> =
+            self.reader.searcher().segment_readers().iter().map(SegmentReader::segment_id).collect();
+        let mut known = known()?;
+        known.retain(|segment, _| living.contains(segment));
+        known.insert(segment.segment_id(), Arc::clone(&ids));
+        Ok(ids)
     }
 
     fn put(&self, writer: &IndexWriter, id: u64, bags: &Bags) -> Result<(), TantivyError> {

@@ -102,15 +102,21 @@ pub(super) fn search(
             let newest = gate.rows().iter().rev().filter(|row| gate.admits(row)).take(limit);
             newest.map(|row| Candidate::bare(*row)).collect()
         } else {
-            let weight = |id: u64| gate.row(id).map(|row| asked.weight(row, now_ms, asks_before));
+            let weights = || {
+                let (mut cursor, gate, asked) = (gate.rows().cursor(), &gate, &asked);
+                move |id: u64| {
+                    let row = cursor.get(id).filter(|row| gate.admits(row))?;
+                    Some(asked.weight(row, now_ms, asks_before))
+                }
+            };
             let by_vector = match (&vector, &*vectors) {
-                (Some(vector), Some(vectors)) => vectors.nearest(vector, CANDIDATES, weight),
+                (Some(vector), Some(vectors)) => vectors.nearest(vector, CANDIDATES, weights),
                 _ => Vec::new(),
             };
             let wanted: HashSet<u64> = by_vector.iter().map(|(id, _)| *id).collect();
             let by_words = core
                 .lexical()
-                .search(&terms, &fresh, FORMULA, CANDIDATES.max(limit), NAMED, &wanted, weight)
+                .search(&terms, &fresh, FORMULA, CANDIDATES.max(limit), NAMED, &wanted, weights())
                 .map_err(Error::Index)?;
             let mut words: HashMap<u64, f32> = by_words.into_iter().collect();
             wanted.iter().for_each(|id| {

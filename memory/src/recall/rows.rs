@@ -34,6 +34,11 @@ impl Rows {
         }
     }
 
+    /// Rows of notes whose numbers mostly come in order.
+    pub(crate) fn cursor(&self) -> Cursor<'_> {
+        Cursor { rows: self, at: u64::MAX, chunk: &[] }
+    }
+
     /// The row of a note, to be changed.
     pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Row> {
         let chunk = self.chunks.get_mut((id / SPAN) as usize)?;
@@ -78,6 +83,28 @@ impl Rows {
     pub(crate) fn after(&self, after: u64) -> impl Iterator<Item = &Row> {
         let chunks = self.chunks.iter().skip((after / SPAN) as usize);
         chunks.flat_map(|chunk| chunk.iter()).filter(move |row| row.id > after)
+    }
+}
+
+/// Looks rows up, and knows where it looked last.
+pub(crate) struct Cursor<'r> {
+    rows: &'r Rows,
+    at: u64,
+    chunk: &'r [Row],
+}
+
+impl<'r> Cursor<'r> {
+    /// As [`Rows::get`].
+    pub(crate) fn get(&mut self, id: u64) -> Option<&'r Row> {
+        if id / SPAN != self.at {
+            self.at = id / SPAN;
+            self.chunk = self.rows.chunks.get(self.at as usize).map_or(&[], |chunk| chunk.as_slice());
+        }
+        let first = self.chunk.first()?.id;
+        match self.chunk.get((id - first.min(id)) as usize) {
+            Some(row) if row.id == id => Some(row),
+            _ => self.chunk.binary_search_by_key(&id, |row| row.id).ok().map(|at| &self.chunk[at]),
+        }
     }
 }
 
@@ -138,6 +165,10 @@ mod tests {
                 }
             }
             for (rows, map) in kept.into_iter().chain([(rows, map)]) {
+                let mut cursor = rows.cursor();
+                for id in (0..2001).chain((0..2001).rev().step_by(7)) {
+                    prop_assert_eq!(cursor.get(id), rows.get(id));
+                }
                 let all: Vec<(u64, u32)> = rows.iter().map(|row| (row.id, row.words)).collect();
                 let expected: Vec<(u64, u32)> = map.iter().map(|(id, words)| (*id, *words)).collect();
                 prop_assert_eq!(rows.len(), map.len());
