@@ -167,7 +167,8 @@ impl Notebook {
         let book = self.clone();
         blocking(move || {
             let Lessons { mut notes, used } = lessons;
-            let known = book.procedures()?;
+            let mut known = book.procedures()?;
+            known.extend(notes.iter().cloned());
             notes.retain(|note| !known.iter().any(|known| covers(known, note)));
             let ids = book.memory.remember_all(notes)?;
             for well in [true, false] {

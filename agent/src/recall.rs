@@ -11,6 +11,7 @@ use memory::{Change, Day, Hit, Kind, Memory, NoteId, Query, Scope, Trust};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::learn::{restates, words};
 
 /// The person whose machine this is.
 pub(crate) const OWNER: &str = "me";
@@ -30,6 +31,8 @@ const RECALLED_FLOOR: f32 = 0.35;
 const RECALLED_SHARE: f32 = 0.5;
 /// … and how long they may be together. Characters.
 const RECALLED_CHARS_MAX: usize = 1_600;
+/// Of a note's words, the share that one told already has when it says little else.
+const SAYS_LITTLE_ELSE: f32 = 0.8;
 /// What is looked for is the begin of what was said. Characters.
 const ASKED_CHARS_MAX: usize = 2_000;
 
@@ -159,12 +162,20 @@ pub(crate) fn bearing_on(
     hits.retain(|hit| !shown.contains(&hit.id) && !own(hit));
     let best = hits.iter().map(|hit| hit.score).fold(0.0, f32::max);
     hits.retain(|hit| hit.score >= RECALLED_SHARE * best);
-    let mut chars = 0;
-    let fits = |hit: &Hit| {
-        chars += hit.note.text.chars().count().min(NOTE_CHARS_MAX);
-        chars <= RECALLED_CHARS_MAX
-    };
-    Ok(hits.into_iter().take(RECALLED_MAX).take_while(fits).collect())
+    let (mut told, mut chars): (Vec<(Hit, Vec<String>)>, usize) = (Vec::new(), 0);
+    for hit in hits {
+        let says = words(&hit.note.text);
+        // What was asked once is told again by what came of it.
+        let anew = !told.iter().any(|(_, other)| restates(&says, other, SAYS_LITTLE_ELSE));
+        chars += if anew { hit.note.text.chars().count().min(NOTE_CHARS_MAX) } else { 0 };
+        if told.len() == RECALLED_MAX || chars > RECALLED_CHARS_MAX {
+            break;
+        }
+        if anew {
+            told.push((hit, says));
+        }
+    }
+    Ok(told.into_iter().map(|(hit, _)| hit).collect())
 }
 
 /// What a session in this folder is told when it begins, and which notes these are; nothing when there is nothing to tell. That

@@ -110,6 +110,25 @@ async fn the_next_session_is_told_what_this_one_learned() {
 }
 
 #[tokio::test]
+async fn what_a_person_said_is_neither_seen_again_nor_told_twice() {
+    let run = asks("exec", json!({"command": "just test"}));
+    let service = Service::new(vec![run, says("They pass.")]).await;
+    let first = service.session().await;
+    service.say(&first, "Run the tests with `just test`, please.").await;
+    let notes = service.memory.notes(NoteId(0), 100, &[], |_| true).unwrap();
+    let ways: Vec<Trust> = notes
+        .iter()
+        .filter(|(_, note)| note.kind == Kind::Procedure)
+        .map(|(_, note)| note.origin.trust)
+        .collect();
+    assert_eq!(ways, [Trust::UserSaid], "{notes:?}");
+    let second = service.session().await;
+    let told = told(&service.say(&second, "just test: please run the tests with it").await);
+    // The episode, the way of doing and the tale of the turn all have these words.
+    assert_eq!(told[0].matches("Run the tests with `just test`, please.").count(), 1, "{told:?}");
+}
+
+#[tokio::test]
 async fn a_session_without_memory_recalls_and_learns_nothing() {
     let service = Service::new(vec![says("Hello.")]).await;
     service.note(Kind::Fact, "hello is said in every test", Trust::UserSaid);
