@@ -21,6 +21,7 @@ mod service;
 
 mod cli;
 mod client;
+mod code;
 mod diff;
 mod host;
 
