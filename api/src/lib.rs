@@ -22,6 +22,7 @@ mod service;
 
 mod cli;
 mod client;
+mod code;
 mod diff;
 mod host;
 

@@ -301,7 +301,7 @@ fn one(
 }
 
 /// Both by the sum of 1 / (60 + rank).
-fn by_ranks(lists: &[&Vec<usize>], count: usize) -> Vec<usize> {
+pub(crate) fn by_ranks(lists: &[&Vec<usize>], count: usize) -> Vec<usize> {
     let mut scores = vec![0.0_f64; count];
     for list in lists {
         for (rank, order) in list.iter().enumerate() {
@@ -313,7 +313,7 @@ fn by_ranks(lists: &[&Vec<usize>], count: usize) -> Vec<usize> {
     ranked
 }
 
-fn size(path: &Path) -> u64 {
+pub(crate) fn size(path: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(path) else { return 0 };
     let of = |entry: std::io::Result<std::fs::DirEntry>| match entry
         .and_then(|entry| Ok((entry.metadata()?, entry.path())))
@@ -327,9 +327,9 @@ fn size(path: &Path) -> u64 {
 
 /// An embedder with a clock.
 #[derive(Debug)]
-struct Timed {
-    inner: Arc<dyn Embedder>,
-    nanos: AtomicU64,
+pub(crate) struct Timed {
+    pub(crate) inner: Arc<dyn Embedder>,
+    pub(crate) nanos: AtomicU64,
 }
 
 impl Embedder for Timed {
@@ -370,13 +370,13 @@ struct Sums {
 
 /// Sums of scores: recall at 1, 5, 10 and 20, reciprocal rank, gain.
 #[derive(Default)]
-struct Tally {
+pub(crate) struct Tally {
     sums: [f64; 6],
     count: usize,
 }
 
 impl Tally {
-    fn add<T: Eq + std::hash::Hash>(&mut self, ranked: &[T], evidence: &HashSet<T>) -> [f64; 6] {
+    pub(crate) fn add<T: Eq + std::hash::Hash>(&mut self, ranked: &[T], evidence: &HashSet<T>) -> [f64; 6] {
         let found: Vec<usize> = ranked
             .iter()
             .enumerate()
@@ -399,7 +399,7 @@ impl Tally {
         self.count += 1;
     }
 
-    fn scores(&self) -> Scores {
+    pub(crate) fn scores(&self) -> Scores {
         let [recall_1, recall_5, recall_10, recall_20, mrr, ndcg_10] =
             self.sums.map(|sum| sum / self.count.max(1) as f64);
         Scores { recall_1, recall_5, recall_10, recall_20, mrr, ndcg_10, questions: self.count }

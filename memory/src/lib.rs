@@ -18,6 +18,7 @@
 //! ```
 mod blobs;
 mod change;
+pub mod code;
 mod embed;
 mod error;
 pub mod eval;

@@ -14,6 +14,7 @@ mod arguments;
 mod builtin;
 mod error;
 mod files;
+pub mod outline;
 mod output;
 mod policy;
 mod sandbox;

@@ -27,10 +27,12 @@ use crate::change::Change;
 use crate::memory::{Miss, Shared};
 use crate::when::Day;
 use crate::{Embedder, Error, Hit, Note, NoteId, Query, Standing};
+pub(crate) use lexical::Bag;
 use lexical::{Bags, Lexical};
 pub(crate) use plain::Plain;
 use table::Table;
-use terms::Cutter;
+pub(crate) use terms::{Cutter, parts_of};
+pub(crate) use vector::{Code, dot_of_this_machine};
 use vector::{Part, Vectors};
 
 /// A commit waits for this many notes …

@@ -31,6 +31,11 @@ impl Cutter {
         Cutter { stop: STOP_WORDS.split_whitespace().collect(), stemmer: Stemmer::new(Algorithm::English) }
     }
 
+    /// A word in lower case and stemmed, be it a stop word or not.
+    pub(crate) fn stemmed(&self, word: &str) -> String {
+        self.stemmer.stem(&word.to_lowercase()).into_owned()
+    }
+
     /// The terms of a text, in order: words in lower case and stemmed, without stop words; identifiers of several parts whole
     /// and in their parts, `parseHttpRequest2` as `parsehttprequest2`, `pars`, `http`, `request`, `2`; pairs of neighbouring
     /// characters where a script puts no spaces between words.
@@ -66,6 +71,11 @@ impl Cutter {
         }
         terms
     }
+}
+
+/// The parts of an identifier, in order.
+pub(crate) fn parts_of(identifier: &str) -> impl Iterator<Item = &str> {
+    parts(identifier).into_iter().map(|(from, to)| &identifier[from..to])
 }
 
 /// Whether a character belongs to a script that is written without spaces.

@@ -372,13 +372,13 @@ fn fetch(of: &[i8]) {
 }
 
 /// A vector as signed bytes, −127 to 127, and what one of them is worth.
-struct Code {
-    factor: f32,
-    codes: Vec<i8>,
+pub(crate) struct Code {
+    pub(crate) factor: f32,
+    pub(crate) codes: Vec<i8>,
 }
 
 impl Code {
-    fn of(vector: &[f32]) -> Code {
+    pub(crate) fn of(vector: &[f32]) -> Code {
         let most = vector.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         let factor = if most > 0.0 && most.is_finite() { most / 127.0 } else { 1.0 };
         let codes = vector.iter().map(|x| (x / factor).round().clamp(-127.0, 127.0) as i8).collect();
@@ -389,7 +389,7 @@ impl Code {
         self.codes.iter().map(|&code| f32::from(code) * self.factor).collect()
     }
 
-    fn read(bytes: &[u8]) -> Code {
+    pub(crate) fn read(bytes: &[u8]) -> Code {
         let (factor, codes) = bytes.split_at(4);
         Code {
             factor: f32::from_le_bytes(factor.try_into().expect("four bytes")),
@@ -397,7 +397,7 @@ impl Code {
         }
     }
 
-    fn write(&self, to: &mut Vec<u8>) {
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
         to.extend(self.factor.to_le_bytes());
         to.extend(self.codes.iter().map(|code| code.cast_unsigned()));
     }
@@ -438,10 +438,10 @@ impl Record {
     }
 }
 
-type Dot = fn(&[i8], &[i8]) -> i32;
+pub(crate) type Dot = fn(&[i8], &[i8]) -> i32;
 
 /// The fastest way this machine has to multiply two rows of codes.
-fn dot_of_this_machine() -> Dot {
+pub(crate) fn dot_of_this_machine() -> Dot {
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("avx2") {
         return |x, y| {

@@ -1,6 +1,7 @@
 //! `saga memory`: what is remembered.
 
 mod eval;
+mod eval_code;
 mod folder;
 
 use std::io::{BufRead, IsTerminal};
@@ -33,7 +34,8 @@ Examples:
   saga memory list --proposed
   saga memory forget --text hunter2 --dry-run
   saga memory export notes.jsonl
-  saga memory eval conversations.jsonl")]
+  saga memory eval conversations.jsonl
+  saga memory eval-code src/")]
 pub(crate) enum Args {
     /// Remember something. What is known already is not written again; secrets are blotted out.
     Add {
@@ -181,6 +183,23 @@ pub(crate) enum Args {
         #[arg(long)]
         words: bool,
     },
+    /// Measure how well code search finds: functions of a source tree are looked for by what their documentation says.
+    ///
+    /// Asked is the first paragraph of a function's documentation, if it has three words or more, no other function has the same, and the
+    /// function has a body and is no test. No function's documentation is in the index that is searched.
+    EvalCode {
+        /// The folder. What its .gitignore leaves out is left out.
+        dir: PathBuf,
+        /// End with one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Without vectors, as on a machine that has no embedder.
+        #[arg(long)]
+        words: bool,
+        /// Search among all functions, tests and those without documentation too, not just among those that are asked for.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 /// What all commands that touch the memory take.
@@ -296,6 +315,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             }
         }
         Args::Eval { file, json, words } => return eval::run(&file, json, words, &folders).await,
+        Args::EvalCode { dir, json, words, all } => {
+            return eval_code::run(&dir, json, words, all, &folders).await;
+        }
     }
     Ok(0)
 }
