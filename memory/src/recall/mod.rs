@@ -582,6 +582,12 @@ impl Core {
         }
     }
 
+    /// The text of a note that is at hand, cut up.
+    fn cut_of(&self, id: u64, note: &Note) -> Arc<Cut> {
+        let known = self.cuts.lock().expect("no holder of this lock panics").get(&id).map(Arc::clone);
+        known.unwrap_or_else(|| self.keep_cut(id, note))
+    }
+
     fn keep_cut(&self, id: u64, note: &Note) -> Arc<Cut> {
         let cut = Arc::new(Cut {
             terms: self.cutter.terms(&own_text(note)),

@@ -16,9 +16,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::Core;
 use super::lexical::{Bags, Formula, NEAR_UNITS};
 use super::table::Row;
-use super::{Core, own_text};
 use crate::{Error, Hit, Kind, Note, NoteId, Query, Trust, Why};
 
 /// The most hits a recall returns.
@@ -156,9 +156,9 @@ pub(super) fn search(
     }
     notes.truncate(limit);
     let hits = notes.into_iter().map(|(candidate, note)| {
-        let own: HashSet<String> = core.cutter.terms(&own_text(&note)).into_iter().collect();
+        let own = core.cut_of(candidate.row.id, &note);
         let why = Why {
-            words: terms.iter().filter(|term| own.contains(*term)).cloned().collect(),
+            words: terms.iter().filter(|term| own.terms.contains(*term)).cloned().collect(),
             lexical: candidate.words,
             cosine: candidate.cosine,
             moved: candidate.moved,
@@ -315,10 +315,13 @@ fn newer_first(
         at += 1;
     }
     let ordered = ORDERED.min(notes.len());
-    let own: Vec<(HashSet<String>, Option<Vec<f32>>)> = {
+    let own: Vec<(Vec<u64>, Option<Vec<f32>>)> = {
         let vectors = core.vectors();
         let of = |(candidate, note): &(Candidate, Note)| {
-            let words = core.cutter.terms(&note.text).into_iter().collect();
+            let cut = core.cut_of(candidate.row.id, note);
+            let mut words: Vec<u64> = cut.terms.iter().map(|term| number(term)).collect();
+            words.sort_unstable();
+            words.dedup();
             let vector =
                 vectors.as_ref().and_then(|vectors| vectors.own(candidate.row.id).ok()?.into_iter().next());
             (words, vector)
@@ -336,7 +339,7 @@ fn newer_first(
             },
             _ => None,
         };
-        let common = own[a].0.intersection(&own[b].0).count() as f32;
+        let common = common(&own[a].0, &own[b].0) as f32;
         let (fewer, more) = (own[a].0.len() as f32, own[b].0.len() as f32);
         let words = common / (fewer * more).sqrt().max(1.0);
         match cosine {
@@ -378,6 +381,24 @@ fn newer_first(
     notes.extend(order.into_iter().filter_map(|at| taken[at].take()));
     notes.extend(rest);
     Ok(())
+}
+
+/// A number for a word: two words have the same one by chance alone.
+fn number(word: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    word.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// How many numbers two lists have in common, each in order and without repeats.
+fn common(a: &[u64], b: &[u64]) -> usize {
+    let (mut at, mut count) = (0, 0);
+    for x in a {
+        while at < b.len() && b[at] < *x {
+            at += 1;
+        }
+        count += usize::from(b.get(at) == Some(x));
+    }
+    count
 }
 
 /// The dot product, in eight sums that a processor can do at once.
