@@ -52,7 +52,7 @@ pub enum Action {
         /// Why.
         end: End,
     },
-    /// Write down what the turn that ended has taught.
+    /// Write down what people said, or what the turn that ended has taught.
     Learn {
         /// The turn.
         turn: u32,
@@ -112,6 +112,9 @@ impl State {
             return end(End::Budget {
                 limit: format!("{} sampled tokens in a turn", budget.output_tokens_max),
             });
+        }
+        if self.unwritten().is_some() {
+            return Action::Learn { turn };
         }
         match self.unrecalled() {
             Some(said) => Action::Recall { said },

@@ -12,6 +12,7 @@ use tools::{Outcome, Replay};
 use crate::agent::Admitted;
 use crate::decide::Action;
 use crate::event::{End, Event, Loop, Recorded, Refused, Stop};
+use crate::learn::Lessons;
 use crate::state::State;
 use crate::world::{Cancel, Manner, Progress, Sink, World};
 use crate::{Error, SessionId};
@@ -127,10 +128,12 @@ impl Driver<'_> {
     }
 
     async fn learn(&mut self, turn: u32) -> Result<(), Error> {
-        let (Some(diary), Some(created)) = (self.state.learning(), self.state.created()) else {
-            return Ok(());
+        let created = self.state.created().expect("only a created session has a turn");
+        let lessons = match (self.state.learning(), self.state.unwritten()) {
+            (Some(ended), _) if !self.state.running() => ended.lessons(self.id.as_str(), created),
+            (_, Some(running)) => running.said(self.id.as_str(), created),
+            _ => Lessons::default(),
         };
-        let lessons = diary.lessons(self.id.as_str(), created);
         let notes = match self.world.learn(lessons).await {
             Ok(notes) => notes,
             Err(Error::Stopping) => return Err(Error::Stopping),

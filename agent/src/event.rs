@@ -133,7 +133,7 @@ pub enum Event {
         /// Why.
         end: End,
     },
-    /// What the turn that ended has taught was written down as notes.
+    /// While a turn runs: what people said was written down as notes. After it: what it has taught.
     Learned {
         /// The turn.
         turn: u32,

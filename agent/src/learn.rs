@@ -35,6 +35,8 @@ pub(crate) struct Diary {
     /// The turn, once it has begun.
     turn: u32,
     asked: Vec<(Seq, u64, Arc<str>)>,
+    /// How many of these were written down.
+    written: usize,
     runs: Vec<Run>,
     /// Files that calls changed, in order, and how many runs had ended before.
     changed: Vec<(usize, String)>,
@@ -112,19 +114,27 @@ impl Diary {
         (self.last, self.end) = (Some((seq, at_ms)), Some(end.clone()));
     }
 
-    /// What it taught the session `id`.
-    pub(crate) fn lessons(&self, id: &str, created: &Created) -> Lessons {
-        let Some((last, at_ms)) = self.last else { return Lessons::default() };
-        let first = self.asked.first().map_or(last, |(seq, _, _)| *seq);
-        let book =
-            Book { id, place: Scope::Repository(created.workspace.display().to_string()), first, at_ms };
+    /// Whether people said something that was not written down yet.
+    pub(crate) fn unwritten(&self) -> bool {
+        self.written < self.asked.len()
+    }
+
+    /// What they said was written down.
+    pub(crate) fn wrote(&mut self) {
+        self.written = self.asked.len();
+    }
+
+    /// What people said to the session `id` and was not written down yet: as it was said, and what of it holds from now on. It is a
+    /// person's word whatever becomes of the turn, and other sessions may need it while this one works for hours.
+    pub(crate) fn said(&self, id: &str, created: &Created) -> Lessons {
+        let place = Scope::Repository(created.workspace.display().to_string());
         let mut notes = Vec::new();
-        for (seq, at_ms, text) in &self.asked {
-            let episode = Book { at_ms: *at_ms, ..book.clone() };
-            let text = shortened(text.trim(), EPISODE_CHARS_MAX);
-            notes.push(episode.note(Kind::Episode, text, Trust::UserSaid, (*seq, *seq)));
-            for saying in sayings(text_of(&self.asked, *seq)) {
-                let mut note = episode.note(saying.kind, saying.text, Trust::UserSaid, (*seq, *seq));
+        for (seq, at_ms, text) in &self.asked[self.written.min(self.asked.len())..] {
+            let book = Book { id, place: place.clone(), first: *seq, at_ms: *at_ms };
+            let shown = shortened(text.trim(), EPISODE_CHARS_MAX);
+            notes.push(book.note(Kind::Episode, shown, Trust::UserSaid, (*seq, *seq)));
+            for saying in sayings(text) {
+                let mut note = book.note(saying.kind, saying.text, Trust::UserSaid, (*seq, *seq));
                 if saying.everywhere {
                     note.scope = Scope::User(OWNER.into());
                 }
@@ -132,6 +142,16 @@ impl Diary {
                 notes.push(note);
             }
         }
+        Lessons { notes, used: Vec::new() }
+    }
+
+    /// What it taught the session `id` besides.
+    pub(crate) fn lessons(&self, id: &str, created: &Created) -> Lessons {
+        let Some((last, at_ms)) = self.last else { return Lessons::default() };
+        let first = self.asked.first().map_or(last, |(seq, _, _)| *seq);
+        let place = Scope::Repository(created.workspace.display().to_string());
+        let book = Book { id, place, first, at_ms };
+        let mut notes = Vec::new();
         notes.extend(self.outcome(&book, last));
         notes.extend(self.commands(&book));
         notes.extend(self.failures(&book));
@@ -285,10 +305,6 @@ impl Book<'_> {
         let note = Note::new(kind, text, self.place.clone(), author, trust);
         Note { origin, recorded_ms: self.at_ms, ..note }
     }
-}
-
-fn text_of(asked: &[(Seq, u64, Arc<str>)], seq: Seq) -> &str {
-    asked.iter().find(|(other, _, _)| *other == seq).map_or("", |(_, _, text)| text)
 }
 
 /// Something a person said that holds from now on.
@@ -607,7 +623,9 @@ mod tests {
             self.reply(answer, Vec::new());
             self.tell(Event::TurnEnded { turn: 1, end: End::Done });
             let created = self.state.created().unwrap().clone();
-            self.state.learning().expect("a turn that ended is learned from").lessons("s-1", &created)
+            let diary = self.state.learning().expect("a turn that ended is learned from");
+            let Lessons { notes, used } = diary.lessons("s-1", &created);
+            Lessons { notes: [diary.said("s-1", &created).notes, notes].concat(), used }
         }
 
         fn check(&mut self, answer: &str, expect: Expect) {

@@ -286,6 +286,7 @@ impl State {
                     }
                 }
             }
+            Event::Learned { .. } if self.running => self.diary.wrote(),
             Event::Learned { .. } => self.learning = None,
         }
     }
@@ -592,6 +593,11 @@ impl State {
     /// Whether somebody else's text was recalled in this session: what it says may have been written to mislead.
     pub fn external(&self) -> bool {
         self.external
+    }
+
+    /// The turn that runs, if people said something that was not written down yet.
+    pub(crate) fn unwritten(&self) -> Option<&Diary> {
+        Some(&self.diary).filter(|diary| diary.unwritten())
     }
 
     /// The turn that ended and was not learned from yet.

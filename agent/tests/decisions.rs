@@ -157,38 +157,41 @@ fn nothing_asked_nothing_done() {
 
 #[test]
 fn a_session_with_a_memory_recalls_before_it_thinks_and_learns_after_the_turn() {
-    check("minded ask turn", expect!["recall Do it."]);
-    check("minded ask turn recalled", expect!["think step 1"]);
+    check("minded ask turn", expect!["learn from turn 1"]);
+    check("minded ask turn learned", expect!["recall Do it."]);
+    check("minded ask turn learned recalled", expect!["think step 1"]);
     // What is said while a step runs is recalled to as well.
-    check("minded ask turn recalled step ask reply", expect!["recall Do it."]);
-    check("minded ask turn recalled step reply end", expect!["learn from turn 1"]);
-    check("minded ask turn recalled step reply end learned", expect!["rest"]);
-    check("minded ask turn recalled step reply end ask", expect!["learn from turn 1"]);
-    check("minded ask turn recalled step reply end ask learned", expect!["begin turn 2"]);
+    check("minded ask turn learned recalled step ask reply", expect!["learn from turn 1"]);
+    check("minded ask turn learned recalled step ask reply learned", expect!["recall Do it."]);
+    check("minded ask turn learned recalled step reply end", expect!["learn from turn 1"]);
+    check("minded ask turn learned recalled step reply end learned", expect!["rest"]);
+    check("minded ask turn learned recalled step reply end ask", expect!["learn from turn 1"]);
+    check("minded ask turn learned recalled step reply end ask learned", expect!["begin turn 2"]);
     check("created ask turn step reply end", expect!["rest"]);
 }
 
 #[test]
 fn what_reaches_beyond_waits_for_a_person_once_something_was_read() {
-    check("minded ask turn recalled step reply:a", expect!["act a"]);
-    check("minded ask turn recalled:user_said step reply:a", expect!["act a"]);
+    check("minded ask turn learned recalled step reply:a", expect!["act a"]);
+    check("minded ask turn learned recalled:user_said step reply:a", expect!["act a"]);
     let why = "it reaches beyond the workspace, and the session has read what nobody vouches for";
     for trust in ["external_text", "model_inferred"] {
         let expected = format!("ask about a: {why}");
-        let history = format!("minded ask turn recalled:{trust} step reply:a");
+        let history = format!("minded ask turn learned recalled:{trust} step reply:a");
         assert_eq!(say(&State::fold(&events(&history)).next()), expected);
         // It stays in the prompt.
-        let history =
-            format!("minded ask turn recalled:{trust} step reply end learned ask turn recalled step reply:a");
+        let history = format!(
+            "minded ask turn learned recalled:{trust} step reply end learned ask turn learned recalled step reply:a"
+        );
         assert_eq!(say(&State::fold(&events(&history)).next()), expected);
     }
     check(
-        "minded ask turn recalled step reply:a start:a done:a step reply:b",
+        "minded ask turn learned recalled step reply:a start:a done:a step reply:b",
         expect![
             "ask about b: it reaches beyond the workspace, and the session has read what nobody vouches for"
         ],
     );
-    let asked = "minded ask turn recalled:external_text step reply:a,b asked:a";
+    let asked = "minded ask turn learned recalled:external_text step reply:a,b asked:a";
     check(asked, expect!["rest"]);
     check(&format!("{asked} ask"), expect!["rest"]);
     check(&format!("{asked} yes:a"), expect!["act a"]);
@@ -203,7 +206,7 @@ fn what_reaches_beyond_waits_for_a_person_once_something_was_read() {
     check(&format!("{asked} stop end learned"), expect!["rest"]);
     // An answer to a question that nobody asked allows nothing.
     check(
-        "minded ask turn recalled:external_text step reply:a yes:a",
+        "minded ask turn learned recalled:external_text step reply:a yes:a",
         expect![
             "ask about a: it reaches beyond the workspace, and the session has read what nobody vouches for"
         ],

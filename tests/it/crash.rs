@@ -233,7 +233,7 @@ async fn a_crash_beside_the_memory_tells_and_keeps_everything_once() {
             let after = journal(&memory, &id);
             let count = |is: fn(&Event) -> bool| after.iter().filter(|recorded| is(&recorded.event)).count();
             assert_eq!(count(|event| matches!(event, Event::Recalled { .. })), 1, "fuse {fuse}");
-            assert_eq!(count(|event| matches!(event, Event::Learned { .. })), 1, "fuse {fuse}");
+            assert_eq!(count(|event| matches!(event, Event::Learned { .. })), 2, "fuse {fuse}");
             let notes = memory.notes(NoteId(0), 100, &[], |_| true).unwrap();
             let of = |kind: Kind| notes.iter().filter(|(_, note)| note.kind == kind).count();
             // The command may have been cut off: then its outcome is lost, and it taught nothing.
@@ -265,12 +265,13 @@ async fn live_until_learned(
     let (done, _answer) = oneshot::channel();
     orders.try_send(Order::Input { id: "one".into(), text: "Do it.".into(), done }).unwrap();
     let learned = |recorded: &Recorded| matches!(recorded.event, Event::Learned { .. });
-    if journal(memory, id).iter().any(learned) {
+    // What was said is written down first, and last what the turn taught.
+    if state.ended().is_some() && journal(memory, id).last().is_some_and(learned) {
         return Ok(());
     }
     let orders = std::sync::Mutex::new(Some(orders));
-    let wrote = move |_: &State, recorded: Arc<Recorded>| {
-        if learned(&recorded) {
+    let wrote = move |state: &State, recorded: Arc<Recorded>| {
+        if learned(&recorded) && state.ended().is_some() {
             orders.lock().unwrap().take();
         }
     };

@@ -108,8 +108,11 @@ impl Case {
         self.agent.submit(&id, Command::Input { id: "a".into(), text }).await.unwrap();
         for _ in 0..2_000 {
             let events = self.agent.events(&id, Seq(0), 10_000).await.unwrap();
-            if matches!(events.last().unwrap().event, Event::Learned { .. } | Event::ApprovalAsked { .. }) {
-                return (self.agent.get(&id).unwrap(), events);
+            let info = self.agent.get(&id).unwrap();
+            let last = &events.last().unwrap().event;
+            let rests = matches!(last, Event::Learned { .. } | Event::ApprovalAsked { .. });
+            if rests && info.status != Status::Running {
+                return (info, events);
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -41,7 +41,8 @@ impl Service {
         for _ in 0..2_000 {
             let events = self.agent.events(id, Seq(0), 10_000).await.unwrap();
             let last = &events.last().unwrap().event;
-            if matches!(last, Event::Learned { .. } | Event::ApprovalAsked { .. }) {
+            let running = self.agent.get(id).unwrap().status == Status::Running;
+            if !running && matches!(last, Event::Learned { .. } | Event::ApprovalAsked { .. }) {
                 return events;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -80,6 +81,7 @@ async fn the_next_session_is_told_what_this_one_learned() {
         "created",
         "input",
         "turn_started",
+        "learned",
         "recalled",
         "step_started",
         "reply",
@@ -167,12 +169,12 @@ async fn a_model_keeps_and_finds_notes_but_no_instructions() {
             _ => None,
         })
         .collect();
-    assert_eq!(outcomes[..2], ["Kept as n1.", "Nothing new: n1 says so already."]);
+    assert_eq!(outcomes[..2], ["Kept as n2.", "Nothing new: n2 says so already."]);
     assert!(outcomes[2].starts_with("not kept: \"kind\" is one of fact, "), "{}", outcomes[2]);
-    assert_eq!(outcomes[3], "Kept as n2.");
+    assert_eq!(outcomes[3], "Kept as n3.");
     let lines: Vec<&str> = outcomes[4].lines().skip(1).collect();
-    assert!(lines[0].starts_with("- n2 (decision, concluded by saga, "), "{lines:?}");
-    assert!(lines[1].contains("; n2 has taken its place): \"the cache lives in redis\""), "{lines:?}");
+    assert!(lines[0].starts_with("- n3 (decision, concluded by saga, "), "{lines:?}");
+    assert!(lines[1].contains("; n3 has taken its place): \"the cache lives in redis\""), "{lines:?}");
     assert_eq!(outcomes[5], "Nothing that fits is remembered.");
 }
 
