@@ -32,8 +32,20 @@ async fn live_as(
     memory: &Memory,
     id: &SessionId,
 ) -> Result<(), agent::Error> {
+    live_until(created, stage, memory, id, |_, event| matches!(event, Event::TurnEnded { .. })).await
+}
+
+/// As [`live_as`], until `last` says of an event that nothing more is to come.
+async fn live_until(
+    created: Created,
+    stage: &Arc<Stage>,
+    memory: &Memory,
+    id: &SessionId,
+    last: fn(&State, &Event) -> bool,
+) -> Result<(), agent::Error> {
     let world = stage.seat(id)?;
-    let mut state = State::fold(&journal(memory, id));
+    let before = journal(memory, id);
+    let mut state = State::fold(&before);
     if state.created().is_none() {
         let event = Event::from(created);
         let seq = world.append(world.now_ms(), &event).await?;
@@ -42,14 +54,14 @@ async fn live_as(
     let (orders, mut inbox) = mpsc::channel(4);
     let (done, answer) = oneshot::channel();
     orders.try_send(Order::Input { id: "one".into(), text: "Do it.".into(), done }).unwrap();
-    // The inbox closes once the turn has ended, which ends the life.
+    // The inbox closes once there is nothing more to come, which ends the life.
     let orders = std::sync::Mutex::new(Some(orders));
-    let wrote = move |_: &State, recorded: Arc<Recorded>| {
-        if matches!(recorded.event, Event::TurnEnded { .. }) {
+    let wrote = move |state: &State, recorded: Arc<Recorded>| {
+        if last(state, &recorded.event) {
             orders.lock().unwrap().take();
         }
     };
-    if state.ended().is_some() {
+    if before.last().is_some_and(|recorded| last(&state, &recorded.event)) {
         return Ok(());
     }
     let result = drive(id, &*world, &mut state, &mut inbox, &wrote, &Sink::none()).await;
@@ -227,9 +239,12 @@ async fn a_crash_beside_the_memory_tells_and_keeps_everything_once() {
             let id: SessionId = "s-crash".parse().unwrap();
             let created = || Stage::remembering(std::path::Path::new("/nowhere"));
             let first = Stage::new(memory.clone(), script(), fuse, last_effect_happens);
-            let died = live_until_learned(created(), &first, &memory, &id).await.is_err();
+            // What was said is written down first, and last what the turn taught.
+            let last =
+                |state: &State, event: &Event| matches!(event, Event::Learned { .. }) && !state.running();
+            let died = live_until(created(), &first, &memory, &id, last).await.is_err();
             let second = Stage::new(memory.clone(), script(), usize::MAX, false);
-            live_until_learned(created(), &second, &memory, &id).await.unwrap();
+            live_until(created(), &second, &memory, &id, last).await.unwrap();
             let after = journal(&memory, &id);
             let count = |is: fn(&Event) -> bool| after.iter().filter(|recorded| is(&recorded.event)).count();
             assert_eq!(count(|event| matches!(event, Event::Recalled { .. })), 1, "fuse {fuse}");
@@ -245,35 +260,4 @@ async fn a_crash_beside_the_memory_tells_and_keeps_everything_once() {
             }
         }
     }
-}
-
-/// As [`live_as`], until the turn has been learned from.
-async fn live_until_learned(
-    created: Created,
-    stage: &Arc<Stage>,
-    memory: &Memory,
-    id: &SessionId,
-) -> Result<(), agent::Error> {
-    let world = stage.seat(id)?;
-    let mut state = State::fold(&journal(memory, id));
-    if state.created().is_none() {
-        let event = Event::from(created);
-        let seq = world.append(world.now_ms(), &event).await?;
-        state.apply(&Recorded { seq, at_ms: 0, event });
-    }
-    let (orders, mut inbox) = mpsc::channel(4);
-    let (done, _answer) = oneshot::channel();
-    orders.try_send(Order::Input { id: "one".into(), text: "Do it.".into(), done }).unwrap();
-    let learned = |recorded: &Recorded| matches!(recorded.event, Event::Learned { .. });
-    // What was said is written down first, and last what the turn taught.
-    if state.ended().is_some() && journal(memory, id).last().is_some_and(learned) {
-        return Ok(());
-    }
-    let orders = std::sync::Mutex::new(Some(orders));
-    let wrote = move |state: &State, recorded: Arc<Recorded>| {
-        if learned(&recorded) && state.ended().is_some() {
-            orders.lock().unwrap().take();
-        }
-    };
-    drive(id, &*world, &mut state, &mut inbox, &wrote, &Sink::none()).await
 }
