@@ -25,8 +25,10 @@ const NOTES_MAX: usize = 200;
 
 /// Notes that are recalled to what people say …
 const RECALLED_MAX: usize = 6;
-/// … how well each has to fit …
-const RECALLED_FLOOR: f32 = 0.35;
+/// … how well each has to fit: of a few notes those that bore on a question had 0.34 and more, and the others less than 0.2 …
+const RECALLED_FLOOR: f32 = 0.3;
+/// … while only its words are known, which are half of it and less among few notes …
+const RECALLED_FLOOR_WORDS: f32 = 0.2;
 /// … how far below the best one it may lie …
 const RECALLED_SHARE: f32 = 0.5;
 /// … and how long they may be together. Characters.
@@ -156,17 +158,21 @@ pub(crate) fn bearing_on(
         return Ok(Vec::new());
     }
     let limit = 4 * RECALLED_MAX + shown.len();
-    let query = Query { text, scopes: scopes(workspace), limit, floor: RECALLED_FLOOR, ..Query::default() };
+    let query =
+        Query { text, scopes: scopes(workspace), limit, floor: RECALLED_FLOOR_WORDS, ..Query::default() };
     let mut hits = memory.recall(&query)?;
     let own = |hit: &Hit| hit.note.origin.journal.as_deref() == Some(session);
-    hits.retain(|hit| !shown.contains(&hit.id) && !own(hit));
+    let fits = |hit: &Hit| hit.score >= RECALLED_FLOOR || hit.why.cosine.is_none();
+    hits.retain(|hit| fits(hit) && !shown.contains(&hit.id) && !own(hit));
     let best = hits.iter().map(|hit| hit.score).fold(0.0, f32::max);
     hits.retain(|hit| hit.score >= RECALLED_SHARE * best);
+    let asked = words(said);
     let (mut told, mut chars): (Vec<(Hit, Vec<String>)>, usize) = (Vec::new(), 0);
     for hit in hits {
         let says = words(&hit.note.text);
-        // What was asked once is told again by what came of it.
-        let anew = !told.iter().any(|(_, other)| restates(&says, other, SAYS_LITTLE_ELSE));
+        // What was asked once is told again by what came of it, and somebody who asks it again needs no telling of that.
+        let asks = hit.note.kind == Kind::Episode && restates(&says, &asked, SAYS_LITTLE_ELSE);
+        let anew = !asks && !told.iter().any(|(_, other)| restates(&says, other, SAYS_LITTLE_ELSE));
         chars += if anew { hit.note.text.chars().count().min(NOTE_CHARS_MAX) } else { 0 };
         if told.len() == RECALLED_MAX || chars > RECALLED_CHARS_MAX {
             break;

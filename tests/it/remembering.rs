@@ -125,9 +125,13 @@ async fn what_a_person_said_is_neither_seen_again_nor_told_twice() {
         .collect();
     assert_eq!(ways, [Trust::UserSaid], "{notes:?}");
     let second = service.session().await;
-    let told = told(&service.say(&second, "just test: please run the tests with it").await);
+    let told = told(&service.say(&second, "what is just test for?").await);
     // The episode, the way of doing and the tale of the turn all have these words.
     assert_eq!(told[0].matches("Run the tests with `just test`, please.").count(), 1, "{told:?}");
+    // Nor is somebody told what they asked before, when they ask it again.
+    let third = service.session().await;
+    let again = self::told(&service.say(&third, "what is just test for?").await);
+    assert_eq!(again[0].matches("what is just test for?").count(), 1, "{again:?}");
 }
 
 #[tokio::test]
