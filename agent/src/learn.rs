@@ -13,6 +13,7 @@ use crate::event::{Created, End};
 use crate::known::relative;
 use crate::lead;
 use crate::recall::{OWNER, Recollection, one_line};
+use crate::sayings::sayings;
 
 /// The author of what the service saw and concluded by itself.
 const OURSELVES: &str = "saga";
@@ -22,10 +23,9 @@ const ANSWER_CHARS_MAX: usize = 1_200;
 /// Calls, files and sayings of a turn that are looked at.
 const RUNS_MAX: usize = 200;
 const FILES_MAX: usize = 100;
-const SAYINGS_MAX: usize = 8;
-/// The longest command worth keeping, and the longest sentence that is a rule and no tale. Characters.
+pub(crate) const SAYINGS_MAX: usize = 8;
+/// The longest command worth keeping. Characters.
 const COMMAND_CHARS_MAX: usize = 200;
-const SENTENCE_CHARS_MAX: usize = 300;
 /// Of a sentence's words, the share that a note has when it only says the note again.
 const RESTATED: f32 = 0.7;
 
@@ -307,93 +307,14 @@ impl Book<'_> {
     }
 }
 
-/// Something a person said that holds from now on.
-#[derive(Debug, PartialEq)]
-struct Saying {
-    kind: Kind,
-    text: String,
-    about: Option<String>,
-    /// Wherever they work, not only in this repository.
-    everywhere: bool,
-}
-
-/// Begins of sentences, between bars, that lay down what is to be done from now on …
-const RULES: &str = "always |never |from now on|in future|in the future|going forward|make sure to always|remember to \
-    |don't ever |do not ever |immer |niemals |ab jetzt|in zukunft|künftig|从现在起|从现在开始|以后|总是|永远不要|请始终|每次都";
-/// … or how it is done here …
-const CUSTOMS: &str = "we always |we never |we use |we don't |we do not |our convention|in this repo|in this project\
-    |in this codebase|the convention here|in unserem |in diesem projekt|我们使用|我们总是|这个项目";
-/// … or how they like it …
-const LIKINGS: &str = "i prefer |i'd prefer |i would prefer |i like |i don't like |i'd rather |ich bevorzuge |ich mag |我喜欢|我更喜欢";
-/// … or what is to be kept in mind.
-const FACTS: &str =
-    "remember that |remember: |remember the |note that |keep in mind that |merk dir |merke dir |记住|请记住";
-/// Words that may stand before them.
-const OPENINGS: &str = "please |also |and |but |so |oh, |oh |ok, |no, |bitte ";
-
-/// What of a text holds beyond the work that it asks for. What stands in code or behind a question mark lays nothing down.
-fn sayings(text: &str) -> Vec<Saying> {
-    let mut fenced = false;
-    let mut found: Vec<Saying> = Vec::new();
-    for line in text.lines() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-            continue;
-        }
-        if fenced || line.trim_start().starts_with('>') {
-            continue;
-        }
-        for sentence in sentences(line) {
-            let Some(saying) = saying(sentence) else { continue };
-            if found.len() < SAYINGS_MAX && !found.contains(&saying) {
-                found.push(saying);
-            }
-        }
-    }
-    found
-}
-
-fn saying(sentence: &str) -> Option<Saying> {
-    let sentence = sentence.trim().trim_start_matches(['-', '*', '•']).trim();
-    let length = sentence.chars().count();
-    if sentence.ends_with(['?', '？']) || !(6..=SENTENCE_CHARS_MAX).contains(&length) {
-        return None;
-    }
-    let mut lower = sentence.to_lowercase().replace('’', "'");
-    while let Some(rest) = OPENINGS.split('|').find_map(|opening| lower.strip_prefix(opening)) {
-        lower = rest.to_string();
-    }
-    let begins = |starts: &str| starts.split('|').any(|start| lower.starts_with(start));
-    let made = |kind, everywhere| Some(Saying { kind, text: sentence.to_string(), about: None, everywhere });
-    // A command that somebody names for a purpose is the answer to how that is done.
-    let named = quoted(sentence).into_iter().find_map(|command| sort(command).map(|sort| (sort, command)));
-    if let Some((sort, _)) = named
-        && sort.words.iter().any(|word| lower.contains(word))
-    {
-        let about = Some(sort.about.to_string());
-        return Some(Saying { kind: Kind::Procedure, text: sentence.to_string(), about, everywhere: false });
-    }
-    if begins(RULES) {
-        made(Kind::Instruction, false)
-    } else if begins(LIKINGS) {
-        made(Kind::Preference, true)
-    } else if begins(CUSTOMS) || lower.starts_with("use ") && lower.contains(" instead of ") {
-        made(Kind::Convention, false)
-    } else if begins(FACTS) {
-        made(Kind::Fact, false)
-    } else {
-        None
-    }
-}
-
 /// What a command is for.
-struct Sort {
+pub(crate) struct Sort {
     /// What notes of it are about.
-    about: &'static str,
+    pub(crate) about: &'static str,
     /// What it does, said of it.
     does: &'static str,
     /// Words of a sentence that tells of it.
-    words: &'static [&'static str],
+    pub(crate) words: &'static [&'static str],
     /// How such commands begin, between bars.
     begins: &'static str,
 }
@@ -435,7 +356,7 @@ const SORTS: [Sort; 4] = [
 ];
 
 /// What a command is for, if it is one of those that everybody uses. A folder to go to and variables may stand before it.
-fn sort(command: &str) -> Option<&'static Sort> {
+pub(crate) fn sort(command: &str) -> Option<&'static Sort> {
     let mut lower = command.trim().to_lowercase();
     if let Some((before, rest)) = lower.split_once("&&")
         && before.trim_start().starts_with("cd ")
@@ -480,7 +401,7 @@ pub(crate) fn quoted(text: &str) -> Vec<&str> {
 }
 
 /// The sentences of a text: a full stop ends one when a blank or the end follows.
-fn sentences(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn sentences(text: &str) -> impl Iterator<Item = &str> {
     let ends = |text: &str, at: usize, c: char| match c {
         '。' | '！' | '？' | '\n' => true,
         '.' | '!' | '?' => text[at + 1..].chars().next().is_none_or(char::is_whitespace),
@@ -661,46 +582,6 @@ mod tests {
                 Procedure ToolVerified r:/srv/shop [test command]: `cargo test` runs the tests here
                 Failure ToolVerified r:/srv/shop: `cargo test` failed: error[E0425]: cannot find value `x`. What mended it: a change of src/lib.rs
             "#]],
-        );
-    }
-
-    #[test]
-    fn what_people_lay_down_is_kept_and_what_they_ask_for_is_not() {
-        let check = |text: &str, expect: Expect| {
-            let line = |saying: &Saying| {
-                format!(
-                    "{:?}{}: {}\n",
-                    saying.kind,
-                    if saying.everywhere { " everywhere" } else { "" },
-                    saying.text
-                )
-            };
-            expect.assert_eq(&sayings(text).iter().map(line).collect::<String>());
-        };
-        check(
-            "Add a flag. Please always run clippy before you finish. The tests never pass on CI. Could we always do that?\n\
-             - I prefer short names.\n- we use tabs here\n> always eat\n```\nnever do this\n```\nRemember that port 7 is taken.\n\
-             Run the tests with `just test`. Use ureq instead of reqwest.",
-            expect![[r#"
-                Instruction: Please always run clippy before you finish.
-                Preference everywhere: I prefer short names.
-                Convention: we use tabs here
-                Fact: Remember that port 7 is taken.
-                Procedure: Run the tests with `just test`.
-                Convention: Use ureq instead of reqwest.
-            "#]],
-        );
-        check(
-            "以后请用中文回答。修好测试。",
-            expect![[r#"
-            Instruction: 以后请用中文回答。
-        "#]],
-        );
-        check(
-            "Immer erst die Tests laufen lassen! Behebe den Fehler.",
-            expect![[r#"
-            Instruction: Immer erst die Tests laufen lassen!
-        "#]],
         );
     }
 

@@ -28,6 +28,7 @@ mod live;
 pub mod mind;
 mod notebook;
 mod recall;
+mod sayings;
 mod state;
 mod world;
 

@@ -7,7 +7,6 @@ use agent::{End, Event, Loop, Progress, Recorded};
 use serde_json::Value;
 use tools::{Call, Outcome};
 
-use crate::cli::sessions::numbers;
 use crate::client::Heard;
 use crate::host::{count, seconds};
 use crate::term::{Ink, Screen, clean, one_line};
@@ -269,6 +268,11 @@ impl Show {
             }
         })
     }
+}
+
+/// Notes by their numbers.
+pub(crate) fn numbers(ids: impl Iterator<Item = memory::NoteId>) -> String {
+    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A call in a few words: its tool and what it is about.

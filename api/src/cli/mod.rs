@@ -15,7 +15,7 @@ mod render;
 mod resume;
 mod run;
 mod sandbox;
-pub(crate) mod sessions;
+mod sessions;
 mod tenants;
 mod up;
 

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
-use crate::show::{end_in_words, in_words, loop_in_words};
+use crate::show::{end_in_words, in_words, loop_in_words, numbers};
 use crate::term::{one_line, say, table};
 use crate::wire;
 
@@ -345,11 +345,6 @@ fn age(ms: u64) -> String {
         s @ 3600..86_400 => format!("{} h", s / 3600),
         s => format!("{} d", s / 86_400),
     }
-}
-
-/// Notes by their numbers.
-pub(crate) fn numbers(ids: impl Iterator<Item = memory::NoteId>) -> String {
-    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// One event as one line.
