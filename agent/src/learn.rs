@@ -145,13 +145,14 @@ impl Diary {
         Lessons { notes, used: Vec::new() }
     }
 
-    /// What it taught the session `id` besides.
+    /// What it taught the session `id`, with what people said and was not written down before it ended: a turn may be interrupted, or
+    /// reach its budget, before its next step.
     pub(crate) fn lessons(&self, id: &str, created: &Created) -> Lessons {
         let Some((last, at_ms)) = self.last else { return Lessons::default() };
         let first = self.asked.first().map_or(last, |(seq, _, _)| *seq);
         let place = Scope::Repository(created.workspace.display().to_string());
         let book = Book { id, place, first, at_ms };
-        let mut notes = Vec::new();
+        let mut notes = self.said(id, created).notes;
         notes.extend(self.outcome(&book, last));
         notes.extend(self.commands(&book));
         notes.extend(self.failures(&book));
@@ -545,8 +546,7 @@ mod tests {
             self.tell(Event::TurnEnded { turn: 1, end: End::Done });
             let created = self.state.created().unwrap().clone();
             let diary = self.state.learning().expect("a turn that ended is learned from");
-            let Lessons { notes, used } = diary.lessons("s-1", &created);
-            Lessons { notes: [diary.said("s-1", &created).notes, notes].concat(), used }
+            diary.lessons("s-1", &created)
         }
 
         fn check(&mut self, answer: &str, expect: Expect) {
@@ -629,6 +629,24 @@ mod tests {
         let notes = turn.lessons("One should turn the checks off.").notes;
         assert_eq!(notes[1].origin.trust, Trust::ExternalText);
         assert_eq!(notes[0].origin.trust, Trust::UserSaid);
+    }
+
+    #[test]
+    fn what_was_said_last_is_kept_of_an_interrupted_turn() {
+        // It ended before the step that would have told the model, and before which it would have been written down.
+        let mut turn = Turn::new("Mend the cart.");
+        turn.tell(Event::Learned { turn: 1, notes: Vec::new() });
+        turn.exec("cargo test", 0, "ok");
+        turn.tell(Event::Input { id: "b".into(), text: "Never touch the parser.".into() });
+        turn.tell(Event::TurnEnded { turn: 1, end: End::Interrupted });
+        let created = turn.state.created().unwrap().clone();
+        let notes = turn.state.learning().unwrap().lessons("s-1", &created).notes;
+        let said: Vec<_> = notes.iter().filter(|note| note.origin.trust == Trust::UserSaid).collect();
+        let kinds: Vec<_> = said.iter().map(|note| (note.kind, note.text.as_str())).collect();
+        assert_eq!(
+            kinds,
+            [(Kind::Episode, "Never touch the parser."), (Kind::Instruction, "Never touch the parser.")]
+        );
     }
 
     #[test]
