@@ -18,6 +18,7 @@ pub mod outline;
 mod output;
 mod policy;
 mod sandbox;
+pub mod sources;
 mod spec;
 mod tool;
 mod toolbox;

@@ -12,6 +12,7 @@ mod lexical;
 mod plain;
 mod rank;
 mod rows;
+mod sketch;
 mod table;
 mod terms;
 mod vector;

@@ -6,7 +6,8 @@
 //!
 //! A vector's numbers are kept as signed bytes with one factor. A scan multiplies bytes with bytes and is exact in
 //! whole numbers; what it finds is scored again with the query's numbers as they are, so that only the notes' own rounding is
-//! left: half a unit of 127, which moves a cosine by less than 0.003.
+//! left: half a unit of 127, which moves a cosine by less than 0.003. Among very many vectors, those that a scan looks at are chosen
+//! by their [`sketch`](super::sketch) first.
 //!
 //! ```text
 //! file:    "SAGAVEC" 1  dimensions: u32  name's length: u32  name
@@ -22,13 +23,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::fuse::Best;
+use super::sketch::{Probe, Sketches};
 
 const MAGIC: &[u8; 8] = b"SAGAVEC\x01";
 /// Rows that are judged together, and how far ahead of the one that is judged the next are fetched: those of other scopes lie between.
 const BLOCK: usize = 128;
 const AHEAD: usize = 4;
+/// From so many rows on, sketches choose which are looked at …
+const SKETCHED_ROWS: usize = 20_000;
+/// … this many for each that is asked for. Of the 200 nearest of real notes these hold 199.
+const CHOSEN: usize = 8;
 /// A scan takes one thread more for every so many rows …
-const ROWS_PER_THREAD: usize = 30_000;
+const ROWS_PER_THREAD: usize = 200_000;
 /// … up to this many: other work wants to go on as well.
 const THREADS_MAX: usize = 2;
 /// Wiped records are squeezed out once they are this many and more than the living.
@@ -44,6 +50,7 @@ pub(crate) struct Vectors {
     ids: Vec<u64>,
     factors: Vec<f32>,
     codes: Vec<i8>,
+    sketches: Sketches,
     /// A note's first row and how many it has.
     places: HashMap<u64, (u32, u16)>,
     wiped: usize,
@@ -74,6 +81,7 @@ impl Vectors {
             ids: Vec::new(),
             factors: Vec::new(),
             codes: Vec::new(),
+            sketches: Sketches::new(dimensions),
             places: HashMap::new(),
             wiped: 0,
         };
@@ -123,6 +131,7 @@ impl Vectors {
         self.ids.reserve(rows);
         self.factors.reserve(rows);
         self.codes.reserve(rows * self.dimensions);
+        self.sketches.reserve(rows);
     }
 
     fn push(&mut self, record: &Record) {
@@ -138,6 +147,7 @@ impl Vectors {
         self.ids.push(record.id);
         self.factors.push(record.searched.factor);
         self.codes.extend(&record.searched.codes);
+        self.sketches.push(&record.searched.codes);
     }
 
     /// Keeps the first so many rows.
@@ -147,6 +157,7 @@ impl Vectors {
         }
         self.factors.truncate(rows);
         self.codes.truncate(rows * self.dimensions);
+        self.sketches.truncate(rows);
     }
 
     /// Whether a note has its vectors.
@@ -211,6 +222,7 @@ impl Vectors {
             self.factors[row] = record.searched.factor;
             self.codes[row * self.dimensions..(row + 1) * self.dimensions]
                 .copy_from_slice(&record.searched.codes);
+            self.sketches.set(row, &record.searched.codes);
             let mut bytes = Vec::new();
             record.write(&mut bytes);
             self.file
@@ -230,12 +242,14 @@ impl Vectors {
         if gone.is_empty() {
             return Ok(());
         }
+        let nothing = vec![0; self.dimensions];
         for row in 0..self.ids.len() {
             if gone.contains(&self.ids[row]) {
                 self.file.write_all_at(&blank, self.offset(row)).map_err(say)?;
                 self.ids[row] = 0;
                 self.factors[row] = 0.0;
                 self.codes[row * self.dimensions..(row + 1) * self.dimensions].fill(0);
+                self.sketches.set(row, &nothing);
                 self.wiped += 1;
             }
         }
@@ -298,51 +312,55 @@ impl Vectors {
         // More than are asked for, since the query's rounding may move a few over the edge, and a note may have several parts.
         let most_rows = limit + limit / 2 + 8;
         let dot = dot_of_this_machine();
-        let scan = |rows: Range<usize>| {
-            let (mut best, mut weight) = (Best::new(most_rows), weights());
-            let mut block: Vec<(usize, f32)> = Vec::with_capacity(BLOCK);
-            let mut judge = |block: &mut Vec<(usize, f32)>| {
-                for at in 0..block.len() {
-                    if let Some((next, _)) = block.get(at + AHEAD) {
-                        fetch(self.row(*next));
-                    }
-                    let (row, weight) = block[at];
-                    let cosine = dot(&query_code.codes, self.row(row)) as f32
-                        * (self.factors[row] * query_code.factor);
-                    if cosine > 0.0 && cosine * weight > best.least() {
-                        best.put(row as u64, cosine * weight);
-                    }
+        let judge = |best: &mut Best, rows: &[(usize, f32)]| {
+            for (at, &(row, weight)) in rows.iter().enumerate() {
+                if let Some((next, _)) = rows.get(at + AHEAD) {
+                    fetch(self.row(*next));
                 }
-                block.clear();
-            };
-            for row in rows {
-                // Whose it is is known sooner than how near it is.
-                if let Some(weight) = Some(self.ids[row]).filter(|id| *id != 0).and_then(&mut weight) {
-                    block.push((row, weight));
-                    if block.len() == BLOCK {
-                        judge(&mut block);
-                    }
+                let cosine =
+                    dot(&query_code.codes, self.row(row)) as f32 * (self.factors[row] * query_code.factor);
+                if cosine > 0.0 && cosine * weight > best.least() {
+                    best.put(row as u64, cosine * weight);
                 }
             }
-            judge(&mut block);
-            best
         };
-        let rows = self.ids.len();
-        let threads = (rows / ROWS_PER_THREAD).clamp(1, THREADS_MAX);
-        let best = if threads == 1 {
-            scan(0..rows)
-        } else {
-            let bounds: Vec<usize> = (0..=threads).map(|n| rows * n / threads).collect();
-            std::thread::scope(|scope| {
-                let spawned: Vec<_> =
-                    bounds.windows(2).skip(1).map(|part| scope.spawn(|| scan(part[0]..part[1]))).collect();
-                let mut best = scan(bounds[0]..bounds[1]);
-                for thread in spawned {
-                    let others = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                    others.sorted().into_iter().for_each(|(row, score)| best.put(row, score));
+        // Whose it is is known sooner than how near it is.
+        let looked_for = |row: usize, weight: &mut W| {
+            Some(self.ids[row]).filter(|id| *id != 0).and_then(weight).map(|weight| (row, weight))
+        };
+        let best = if self.ids.len() < SKETCHED_ROWS {
+            self.in_threads(|rows| {
+                let (mut best, mut weight) = (Best::new(most_rows), weights());
+                let mut block = Vec::with_capacity(BLOCK);
+                for row in rows {
+                    block.extend(looked_for(row, &mut weight));
+                    if block.len() == BLOCK {
+                        judge(&mut best, &block);
+                        block.clear();
+                    }
                 }
+                judge(&mut best, &block);
                 best
             })
+        } else {
+            let probe = Probe::of(&query_code.codes);
+            let chosen = self.in_threads(|rows| {
+                let (mut best, mut weight) = (Best::new(limit * CHOSEN), weights());
+                for (row, weight) in rows.filter_map(|row| looked_for(row, &mut weight)) {
+                    let near = self.sketches.near(&probe, row) as f32 * weight;
+                    if near > best.least().max(0.0) {
+                        best.put(row as u64, near);
+                    }
+                }
+                best
+            });
+            // In the order in which they lie in memory.
+            let mut rows: Vec<usize> = chosen.sorted().into_iter().map(|(row, _)| row as usize).collect();
+            rows.sort_unstable();
+            let (mut best, mut weight) = (Best::new(most_rows), weights());
+            let rows: Vec<_> = rows.into_iter().filter_map(|row| looked_for(row, &mut weight)).collect();
+            judge(&mut best, &rows);
+            best
         };
         let (mut found, mut weight): (HashMap<u64, f32>, W) = (HashMap::new(), weights());
         for (row, _) in best.sorted() {
@@ -355,6 +373,24 @@ impl Vectors {
         found.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
         found.truncate(limit);
         found
+    }
+
+    /// The best of all rows, each range of which `scan` goes over by itself.
+    fn in_threads(&self, scan: impl Fn(Range<usize>) -> Best + Sync) -> Best {
+        let rows = self.ids.len();
+        let threads = (rows / ROWS_PER_THREAD).clamp(1, THREADS_MAX);
+        let bounds: Vec<usize> = (0..=threads).map(|n| rows * n / threads).collect();
+        std::thread::scope(|scope| {
+            let scan = &scan;
+            let others: Vec<_> =
+                bounds.windows(2).skip(1).map(|part| scope.spawn(move || scan(part[0]..part[1]))).collect();
+            let mut best = scan(bounds[0]..bounds[1]);
+            for thread in others {
+                let found = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                found.sorted().into_iter().for_each(|(row, score)| best.put(row, score));
+            }
+            best
+        })
     }
 }
 
@@ -545,6 +581,39 @@ mod tests {
             same += found.iter().filter(|(id, _)| exact[..10].iter().any(|(other, _)| other == id)).count();
         }
         assert!(same >= 390, "{same} of 400 are the same");
+    }
+
+    #[test]
+    fn what_sketches_choose_holds_what_a_scan_would_find() {
+        // Many vectors around a few themes, as notes are: the nearest are much nearer than the rest.
+        let dir = tempfile::tempdir().unwrap();
+        let mut vectors = Vectors::open(&dir.path().join("v"), "test", 384).unwrap();
+        let near_theme = |theme: u64, seed: u64, share: f32| -> Vec<f32> {
+            let mixed = vector(theme, 384).into_iter().zip(vector(seed, 384)).map(|(x, y)| x + share * y);
+            let mixed: Vec<f32> = mixed.collect();
+            let length = mixed.iter().map(|x| x * x).sum::<f32>().sqrt();
+            mixed.into_iter().map(|x| x / length).collect()
+        };
+        let count = SKETCHED_ROWS as u64 + 1000;
+        let of = |id: u64| near_theme(5_000_000 + id % 50, id, 1.0 + (id % 17) as f32 / 10.0);
+        for id in 1..=count {
+            let one = of(id);
+            vectors.add(id, &[Part { own: one.clone(), searched: one }]).unwrap();
+        }
+        let (mut same, mut asked) = (0, 0);
+        for seed in 0..5 {
+            let query = near_theme(5_000_000 + seed * 7, 9_000_000 + seed, 0.8);
+            let fits =
+                |id: u64| (!id.is_multiple_of(3)).then_some(if id.is_multiple_of(2) { 1.0 } else { 0.9 });
+            let mut exact: Vec<(u64, f32)> =
+                (1..=count).filter_map(|id| Some((id, vectors.cosine(id, &query)? * fits(id)?))).collect();
+            exact.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let found = vectors.nearest(&query, 50, || fits);
+            assert!(found.is_sorted_by(|a, b| a.1 >= b.1) && found.len() == 50);
+            same += found.iter().filter(|(id, _)| exact[..50].iter().any(|(other, _)| other == id)).count();
+            asked += 50;
+        }
+        assert!(same * 100 >= asked * 95, "{same} of {asked} are the same");
     }
 
     #[test]

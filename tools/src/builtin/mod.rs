@@ -6,6 +6,7 @@ mod glob;
 mod grep;
 mod list;
 mod read;
+mod symbols;
 mod write;
 
 use std::time::Instant;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Arguments;
-use crate::files::Request;
+use crate::files::{Answer, Request};
 use crate::{Error, Outcome, Replay, Sandbox, Spec, Tool};
 
 pub(crate) fn all() -> Vec<Box<dyn Tool>> {
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Box<dyn Tool>> {
         Box::new(grep::Grep::new()),
         Box::new(glob::Glob::new()),
         Box::new(list::List::new()),
+        Box::new(symbols::Symbols::new()),
     ]
 }
 
@@ -73,11 +75,16 @@ async fn files(
         Err(wrong) => return Ok(Outcome::refused(wrong)),
     };
     let answer = sandbox.files(&request).await?;
+    Ok(told(answer, repairs, began))
+}
+
+/// An answer as an outcome.
+fn told(answer: Answer, repairs: Option<String>, began: Instant) -> Outcome {
     let mut text = answer.text;
     if let Some(repairs) = repairs {
         text = format!("{}\n{repairs}", text.trim_end_matches('\n'));
     }
-    Ok(Outcome {
+    Outcome {
         ok: answer.ok,
         text,
         summary: answer.summary,
@@ -86,7 +93,7 @@ async fn files(
         bytes_total: answer.bytes_total,
         truncated: answer.truncated,
         missing_layers: Vec::new(),
-    })
+    }
 }
 
 fn wall_ms(began: Instant) -> u64 {

@@ -4,12 +4,15 @@
 mod edit;
 mod read;
 mod search;
+mod sources;
 mod workspace;
 mod write;
 
 pub(crate) use edit::Edit;
 pub(crate) use read::{List, Read, Text};
 pub(crate) use search::{Glob, Grep};
+pub(crate) use sources::{Answered, Sources, Survey, Use, Uses};
+pub use sources::{Source, Stamp, Surveyed};
 pub(crate) use workspace::Workspace;
 pub(crate) use write::Write;
 
@@ -31,6 +34,9 @@ pub(crate) enum Request {
     Grep(Grep),
     Glob(Glob),
     Text(Text),
+    Survey(Survey),
+    Sources(Sources),
+    Uses(Uses),
 }
 
 impl Request {
@@ -38,9 +44,14 @@ impl Request {
     pub(crate) fn writes(&self) -> bool {
         match self {
             Request::Write(_) | Request::Edit(_) => true,
-            Request::Read(_) | Request::List(_) | Request::Grep(_) | Request::Glob(_) | Request::Text(_) => {
-                false
-            }
+            Request::Read(_)
+            | Request::List(_)
+            | Request::Grep(_)
+            | Request::Glob(_)
+            | Request::Text(_)
+            | Request::Survey(_)
+            | Request::Sources(_)
+            | Request::Uses(_) => false,
         }
     }
 
@@ -53,6 +64,9 @@ impl Request {
             Request::Grep(grep) => grep.perform(workspace),
             Request::Glob(glob) => glob.perform(workspace),
             Request::Text(text) => text.perform(workspace),
+            Request::Survey(survey) => survey.perform(workspace),
+            Request::Sources(sources) => sources.perform(workspace),
+            Request::Uses(uses) => uses.perform(workspace),
         };
         answer.unwrap_or_else(Answer::no)
     }
@@ -71,12 +85,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn yes(text: String, summary: String) -> Answer {
+    pub(crate) fn yes(text: String, summary: String) -> Answer {
         Answer { ok: true, bytes_total: text.len() as u64, text, summary, truncated: false }
     }
 
     /// A refusal in words the model can act on.
-    fn no(text: String) -> Answer {
+    pub(crate) fn no(text: String) -> Answer {
         let summary = text.lines().next().unwrap_or_default().chars().take(100).collect();
         Answer { ok: false, bytes_total: text.len() as u64, text, summary, truncated: false }
     }

@@ -22,6 +22,8 @@ mod walk;
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 pub use chunk::{Chunk, chunks, windows};
 pub use language::Language;
 
@@ -29,7 +31,7 @@ pub use language::Language;
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// What a file defines.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outline {
     /// What the file says about itself at its head.
     pub doc: String,
@@ -40,7 +42,7 @@ pub struct Outline {
 }
 
 /// A definition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symbol {
     /// Its name.
     pub name: String,
@@ -69,7 +71,7 @@ pub struct Symbol {
 }
 
 /// What a definition is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// A function that stands by itself.
     Function,
@@ -138,6 +140,11 @@ pub struct Reference {
 /// What a text defines. Of a text above [`TEXT_BYTES_MAX`] nothing is read.
 pub fn outline(language: Language, text: &str) -> Outline {
     walk::outline(language, text)
+}
+
+/// What a text defines, as [`outline`] has it, and where names stand in it, as [`references`] has them, at the price of the first.
+pub fn read(language: Language, text: &str) -> (Outline, Vec<Reference>) {
+    walk::read(language, text)
 }
 
 /// Where names stand in a text, in order; names in comments and strings are none.

@@ -61,10 +61,19 @@ struct Lead {
 }
 
 pub(super) fn outline(language: Language, text: &str) -> Outline {
-    let mut walk = Walk { language, text, found: Outline { whole: true, ..Outline::default() }, macros: 0 };
+    walk(language, text, None).0
+}
+
+pub(super) fn read(language: Language, text: &str) -> (Outline, Vec<Reference>) {
+    walk(language, text, Some(Vec::new()))
+}
+
+fn walk(language: Language, text: &str, names: Option<Vec<Reference>>) -> (Outline, Vec<Reference>) {
+    let found = Outline { whole: true, ..Outline::default() };
+    let mut walk = Walk { language, text, found, names, macros: 0 };
     if text.len() > TEXT_BYTES_MAX {
         walk.found.whole = false;
-        return walk.found;
+        return (walk.found, Vec::new());
     }
     let mut pieces = vec![Piece { range: None, scopes: Vec::new(), depth: 0 }];
     while let Some(piece) = pieces.pop() {
@@ -73,7 +82,7 @@ pub(super) fn outline(language: Language, text: &str) -> Outline {
     let mut found = walk.found;
     // Bodies of macros come after the rest.
     found.symbols.sort_by_key(|symbol| (symbol.range.start, std::cmp::Reverse(symbol.range.end)));
-    found
+    (found, walk.names.unwrap_or_default())
 }
 
 pub(super) fn references(language: Language, text: &str) -> Vec<Reference> {
@@ -83,10 +92,7 @@ pub(super) fn references(language: Language, text: &str) -> Vec<Reference> {
     };
     let mut cursor = tree.walk();
     loop {
-        let node = cursor.node();
-        if node.child_count() == 0 && node.kind().ends_with("identifier") && !node.byte_range().is_empty() {
-            found.push(Reference { range: node.byte_range(), line: node.start_position().row as u32 + 1 });
-        }
+        found.extend(name_at(cursor.node()));
         if cursor.goto_first_child() {
             continue;
         }
@@ -96,6 +102,12 @@ pub(super) fn references(language: Language, text: &str) -> Vec<Reference> {
             }
         }
     }
+}
+
+/// A node as a name, if it is one.
+fn name_at(node: Node<'_>) -> Option<Reference> {
+    let is = node.child_count() == 0 && node.kind().ends_with("identifier") && !node.byte_range().is_empty();
+    is.then(|| Reference { range: node.byte_range(), line: node.start_position().row as u32 + 1 })
 }
 
 /// The tree of a text, or of a range of it; nothing when it takes too many steps.
@@ -122,6 +134,8 @@ struct Walk<'a> {
     language: Language,
     text: &'a str,
     found: Outline,
+    /// The names that stand in the text, if they are wanted.
+    names: Option<Vec<Reference>>,
     macros: usize,
 }
 
@@ -140,6 +154,10 @@ impl Walk<'_> {
             let node = cursor.node();
             while scopes.len() > kept && scopes.last().is_some_and(|scope| scope.end <= node.start_byte()) {
                 scopes.pop();
+            }
+            // The tree of the whole text has the names in macros' bodies as well.
+            if let Some(names) = self.names.as_mut().filter(|_| piece.range.is_none()) {
+                names.extend(name_at(node));
             }
             let lead = self.visit(node, &mut leads, &mut scopes);
             if self.language == Language::Rust && piece.depth < MACRO_DEPTH {

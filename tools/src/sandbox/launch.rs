@@ -67,7 +67,15 @@ pub(super) async fn open(policy: Policy) -> Result<Sandbox, Error> {
             for layer in &missing {
                 tracing::warn!(layer = layer.name, detail = layer.detail, "sandbox layer missing");
             }
-            Ok(Sandbox { control, _keeper: keeper, workspace, limits: policy.limits, missing, cgroup })
+            Ok(Sandbox {
+                control,
+                _keeper: keeper,
+                workspace,
+                limits: policy.limits,
+                missing,
+                cgroup,
+                project: tokio::sync::Mutex::default(),
+            })
         }
         Report::Missing { layer, .. } => {
             Err(Error::Missing { layer: layer.name, detail: layer.detail, mend: layer.mend })

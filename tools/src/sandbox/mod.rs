@@ -35,6 +35,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::files::{Answer, Request};
+use crate::sources::Project;
 use crate::{Error, Limits, Policy};
 
 /// A command to run inside.
@@ -118,6 +119,8 @@ pub struct Sandbox {
     limits: Limits,
     missing: Vec<Layer>,
     cgroup: Option<cgroup::Place>,
+    /// What its source files define, as far as anybody asked.
+    pub(crate) project: tokio::sync::Mutex<Project>,
 }
 
 impl Sandbox {
