@@ -14,6 +14,7 @@
 
 mod agent;
 mod check;
+pub mod code;
 mod context;
 mod decide;
 pub mod dialect;

@@ -337,7 +337,7 @@ fn done(text: String) -> Outcome {
 }
 
 /// The first of these arguments that is a text with something in it.
-fn text_of<'a>(arguments: &'a Value, names: &[&str]) -> Option<&'a str> {
+pub(crate) fn text_of<'a>(arguments: &'a Value, names: &[&str]) -> Option<&'a str> {
     names.iter().find_map(|name| arguments[*name].as_str()).map(str::trim).filter(|text| !text.is_empty())
 }
 

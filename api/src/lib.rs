@@ -22,7 +22,6 @@ mod service;
 
 mod cli;
 mod client;
-mod code;
 mod diff;
 mod host;
 

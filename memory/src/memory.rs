@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use crate::blobs::{Blobs, sync_dir};
 use crate::change::Change;
+use crate::code::CodeIndex;
 use crate::frame::{Broken, Frame, Kind, NAME_BYTES_MAX};
 use crate::index::Index;
 use crate::log::{End, HEADER, Log, Place, read_at};
@@ -86,6 +87,7 @@ pub(crate) struct Story {
 
 /// What clones of a [`Memory`] and its journals hold together.
 pub(crate) struct Inner {
+    dir: PathBuf,
     pub(crate) shared: Arc<Shared>,
     asks: SyncSender<Ask>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -160,6 +162,7 @@ impl Memory {
         let counted = Mutex::default();
         Ok(Memory {
             inner: Arc::new(Inner {
+                dir: dir.to_path_buf(),
                 shared,
                 asks,
                 writer,
@@ -341,6 +344,20 @@ impl Memory {
     /// Gives the store what it makes vectors with. Notes that have none yet are embedded beside other work.
     pub fn embed_with(&self, embedder: Arc<dyn Embedder>) -> Result<(), Error> {
         self.inner.shared.recall.embed_with(&self.inner.shared, embedder)
+    }
+
+    /// Opens the code search over a folder of files, which `name` stands for: its path, say. It uses the store's embedder, if there is
+    /// one by now, and lies among the store's indexes. A folder is opened once at a time.
+    ///
+    /// # Errors
+    /// When its files cannot be read or written.
+    pub fn code(&self, name: &str) -> Result<CodeIndex, Error> {
+        let shared = &self.inner.shared;
+        let digest = Digest::of(name.as_bytes()).to_string();
+        CodeIndex::open(
+            &self.inner.dir.join("index").join("code").join(&digest[..32]),
+            shared.recall.embedder(),
+        )
     }
 
     /// Waits until what was remembered so far is in the indexes, and has vectors if there is an embedder. Recall does not need it.

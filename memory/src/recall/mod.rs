@@ -282,6 +282,11 @@ impl Recall {
         self.start("memory-embed", shared, Core::embed_in_turns)
     }
 
+    /// What vectors are made with, if anything.
+    pub(crate) fn embedder(&self) -> Option<Arc<dyn Embedder>> {
+        self.core.embedder.get().map(Arc::clone)
+    }
+
     /// A note that is in the log now.
     pub(crate) fn add(&self, shared: &Shared, id: NoteId, note: &Note) {
         let core = &self.core;

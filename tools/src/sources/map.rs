@@ -3,7 +3,7 @@
 //! Files that use a name lend weight to those that define it, and what they have to lend is what others lent them: PageRank (Page and
 //! Brin 1998) over files, as repository maps have done since aider's. A definition has what was lent for its name.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::project::{Definition, File, Project, is_aside};
@@ -12,9 +12,10 @@ use crate::outline::Kind;
 /// What of a file's weight is lent on …
 const LENT: f32 = 0.85;
 /// … and how often that is done: then it moves by less than anybody sees.
-const ROUNDS: usize = 24;
-/// A name that more files define than this is one that everybody uses for something of their own.
+const ROUNDS: usize = 16;
+/// A name that more files define than this is one that everybody uses for something of their own; what still more define tells nothing.
 const DEFINED_MAX: usize = 5;
+const DEFINED_BY_ALL: usize = 20;
 /// What it counts beside a name that others define as well, one that is private, and one of a test.
 const COMMON: f32 = 0.1;
 const PRIVATE: f32 = 0.3;
@@ -23,6 +24,8 @@ const TEST: f32 = 0.1;
 const ASKED: f32 = 10.0;
 /// The longest signature that is shown. Characters.
 const SIGNATURE_CHARS: usize = 140;
+/// A line has its number and a name at least. Bytes.
+const LINE_BYTES_MIN: usize = 9;
 /// The shortest part of a name that is compared with the words that were asked about. Bytes.
 const WORD_BYTES_MIN: usize = 3;
 
@@ -34,9 +37,16 @@ pub(super) fn map(project: &Project, below: &str, about: &str, bytes_max: usize)
     let weighed = weigh(project, &files, &is_asked);
     let mut order: Vec<&Weighed<'_>> =
         weighed.iter().filter(|found| is_below(files[found.file].0, below)).collect();
-    order.sort_by(|a, b| {
+    let heaviest_first = |a: &&Weighed<'_>, b: &&Weighed<'_>| {
         b.weight.total_cmp(&a.weight).then((a.file, a.definition.lines).cmp(&(b.file, b.definition.lines)))
-    });
+    };
+    // A line has more than so many bytes, so no more can be shown.
+    let most = bytes_max / LINE_BYTES_MIN;
+    if order.len() > most && most > 0 {
+        order.select_nth_unstable_by(most - 1, heaviest_first);
+        order.truncate(most);
+    }
+    order.sort_by(heaviest_first);
     let mut shown: BTreeMap<usize, (usize, Vec<&Definition>)> = BTreeMap::new();
     let mut bytes = 0;
     for found in order {
@@ -88,7 +98,7 @@ fn weigh<'a>(
     files: &[(&'a str, &'a File)],
     is_asked: &dyn Fn(&str) -> bool,
 ) -> Vec<Weighed<'a>> {
-    // By the number of a name: the files that define it.
+    // By the number of a name: the files that define it, each with a place of its own in what is lent.
     let mut definers: Vec<Vec<u32>> = vec![Vec::new(); project.names.len()];
     let mut open: Vec<f32> = vec![0.0; project.names.len()];
     for (n, (_, file)) in files.iter().enumerate() {
@@ -97,17 +107,22 @@ fn weigh<'a>(
             if of.last() != Some(&(n as u32)) {
                 of.push(n as u32);
             }
-            let share =
-                if definition.public { 1.0 } else { PRIVATE } * if definition.test { TEST } else { 1.0 };
             let most = &mut open[definition.name as usize];
-            *most = most.max(share);
+            *most = most.max(openness(definition));
         }
+    }
+    let mut first_place = Vec::with_capacity(definers.len());
+    let mut file_of: Vec<u32> = Vec::new();
+    for of in &definers {
+        first_place.push(file_of.len());
+        file_of.extend(of);
     }
     // What it counts that a name stands somewhere.
     let worth: Vec<f32> = (0..definers.len())
         .map(|name| {
             let common = match definers[name].len() {
                 0 => 0.0,
+                count if count > DEFINED_BY_ALL => 0.0,
                 count if count > DEFINED_MAX => COMMON,
                 _ => 1.0,
             };
@@ -115,11 +130,15 @@ fn weigh<'a>(
             common * open[name] * asked
         })
         .collect();
-    // Who lends to whom, and for which name.
-    let mut loans: Vec<(u32, u32, u32, f32)> = Vec::new();
+    // Who lends to which place.
+    let mut loans: Vec<(u32, u32, f32)> = Vec::new();
+    // Who lends to whom, whatever for.
+    let mut between: Vec<(u32, u32, f32)> = Vec::new();
     let mut lent_by: Vec<f32> = vec![0.0; files.len()];
+    let mut to_each: Vec<f32> = vec![0.0; files.len()];
     for (from, (path, file)) in files.iter().enumerate() {
         let aside = if is_aside(path) { TEST } else { 1.0 };
+        let first = loans.len();
         for (name, count) in &*file.uses {
             let (of, worth) = (&definers[*name as usize], worth[*name as usize]);
             // What a file uses of its own it does not need to be told.
@@ -128,9 +147,17 @@ fn weigh<'a>(
                 continue;
             }
             let share = aside * worth * (*count as f32).sqrt() / others as f32;
-            for to in of.iter().filter(|to| **to != from as u32) {
-                loans.push((from as u32, *to, *name, share));
+            for (n, to) in of.iter().enumerate().filter(|(_, to)| **to != from as u32) {
+                loans.push((from as u32, (first_place[*name as usize] + n) as u32, share));
                 lent_by[from] += share;
+                to_each[*to as usize] += share;
+            }
+        }
+        for (_, place, _) in &loans[first..] {
+            let to = file_of[*place as usize];
+            let share = std::mem::take(&mut to_each[to as usize]);
+            if share > 0.0 {
+                between.push((from as u32, to, share));
             }
         }
     }
@@ -148,23 +175,29 @@ fn weigh<'a>(
         let idle: f32 =
             ranks.iter().zip(&lent_by).filter(|(_, lent)| **lent <= 0.0).map(|(rank, _)| rank).sum();
         next.iter_mut().zip(&own).for_each(|(next, own)| *next += LENT * idle * own);
-        for (from, to, _, share) in &loans {
+        for (from, to, share) in &between {
             let from = *from as usize;
             next[*to as usize] += LENT * ranks[from] * share / lent_by[from];
         }
         ranks = next;
     }
-    let mut by_name: HashMap<(u32, u32), f32> = HashMap::new();
-    for (from, to, name, share) in loans {
-        *by_name.entry((to, name)).or_insert(0.0) += ranks[from as usize] * share / lent_by[from as usize];
+    let place_of = |file: usize, definition: &Definition| {
+        let name = definition.name as usize;
+        let at = definers[name].binary_search(&(file as u32));
+        first_place[name] + at.expect("a file that defines a name is among its definers")
+    };
+    let mut sharing: Vec<f32> = vec![0.0; file_of.len()];
+    for (n, (_, file)) in files.iter().enumerate() {
+        file.definitions.iter().for_each(|definition| sharing[place_of(n, definition)] += 1.0);
+    }
+    let mut lent: Vec<f32> = vec![0.0; file_of.len()];
+    for (from, place, share) in loans {
+        lent[place as usize] += ranks[from as usize] * share / lent_by[from as usize];
     }
     let mut weighed = Vec::new();
     for (n, (path, file)) in files.iter().enumerate() {
-        // Those of one name in one file share what was lent for it.
-        let mut same: BTreeMap<u32, f32> = BTreeMap::new();
-        file.definitions.iter().for_each(|found| *same.entry(found.name).or_insert(0.0) += 1.0);
         for definition in &file.definitions {
-            let lent = by_name.get(&(n as u32, definition.name)).copied().unwrap_or(0.0);
+            let place = place_of(n, definition);
             let shape = match definition.kind {
                 Kind::Module | Kind::Constant => 0.3,
                 Kind::Function | Kind::Method | Kind::Macro | Kind::Type => 1.0,
@@ -174,13 +207,19 @@ fn weigh<'a>(
             let base = ranks[n] * 0.02 / file.definitions.len() as f32;
             let asked =
                 if is_asked(project.names.name(definition.name)) || is_asked(path) { ASKED } else { 1.0 };
-            let open =
-                if definition.public { 1.0 } else { PRIVATE } * if definition.test { TEST } else { 1.0 };
-            let weight = shape * open * (lent / same[&definition.name] + base * asked);
+            // Those of one name in one file share what was lent for it.
+            let used = lent[place] / sharing[place];
+            let weight = shape * openness(definition) * (used + base * asked);
             weighed.push(Weighed { file: n, definition, weight });
         }
     }
     weighed
+}
+
+/// How far a definition can be used from elsewhere.
+fn openness(definition: &Definition) -> f32 {
+    let known = if definition.public { 1.0 } else { PRIVATE };
+    if definition.test { known * TEST } else { known }
 }
 
 /// A definition on a line: where it begins, as deep as it lies, and what it looks like.

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use agent::code::chunks_of;
 use memory::Embedder;
 use memory::code::eval::{At, Function, Report, evaluate, question};
 use memory::eval::Scores;
 use tools::outline::{Language, TEXT_BYTES_MAX, outline};
 
-use crate::code::chunks_of;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::host::bytes;
