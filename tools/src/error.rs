@@ -37,6 +37,9 @@ pub enum Error {
     /// The sandbox is gone (its anchor died or was killed): open a new one. The workspace is as the last command left it.
     #[error("the sandbox is gone: {0}; open a new one")]
     Gone(String),
+    /// A checkpoint cannot be taken, is no longer there, or cannot be put back. Nothing else is wrong: work goes on without it.
+    #[error("the workspace has no checkpoint: {0}")]
+    Uncovered(String),
     /// The operating system refused something that should have worked.
     #[error("{what}: {source}")]
     Io {

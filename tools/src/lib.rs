@@ -12,6 +12,7 @@ compile_error!("the sandbox is built on Linux namespaces, Landlock and seccomp; 
 
 mod arguments;
 mod builtin;
+pub mod checkpoint;
 mod error;
 mod files;
 pub mod outline;

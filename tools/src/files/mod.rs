@@ -2,6 +2,7 @@
 //! the workspace and do nothing else.
 
 mod edit;
+mod inventory;
 mod read;
 mod search;
 mod sources;
@@ -9,6 +10,7 @@ mod workspace;
 mod write;
 
 pub(crate) use edit::Edit;
+pub(crate) use inventory::{Inventoried, Inventory, Item, Restore, Step, What, characters};
 pub(crate) use read::{List, Read, Text};
 pub(crate) use search::{Glob, Grep};
 pub(crate) use sources::{Answered, Sources, Survey, Use, Uses};
@@ -37,13 +39,15 @@ pub(crate) enum Request {
     Survey(Survey),
     Sources(Sources),
     Uses(Uses),
+    Inventory(Inventory),
+    Restore(Restore),
 }
 
 impl Request {
     /// Whether it changes files: it is confined accordingly.
     pub(crate) fn writes(&self) -> bool {
         match self {
-            Request::Write(_) | Request::Edit(_) => true,
+            Request::Write(_) | Request::Edit(_) | Request::Restore(_) => true,
             Request::Read(_)
             | Request::List(_)
             | Request::Grep(_)
@@ -51,7 +55,8 @@ impl Request {
             | Request::Text(_)
             | Request::Survey(_)
             | Request::Sources(_)
-            | Request::Uses(_) => false,
+            | Request::Uses(_)
+            | Request::Inventory(_) => false,
         }
     }
 
@@ -67,6 +72,8 @@ impl Request {
             Request::Survey(survey) => survey.perform(workspace),
             Request::Sources(sources) => sources.perform(workspace),
             Request::Uses(uses) => uses.perform(workspace),
+            Request::Inventory(inventory) => inventory.perform(workspace),
+            Request::Restore(restore) => restore.perform(workspace),
         };
         answer.unwrap_or_else(Answer::no)
     }

@@ -25,6 +25,9 @@ const WALL: Duration = Duration::from_secs(10);
 /// Shorter names are loop variables and say nothing.
 const NAME_BYTES_MIN: usize = 3;
 
+/// How coarse the clocks of file systems are, generously. Nanoseconds.
+const RECENT_NS: i64 = 50_000_000;
+
 /// By what a file that was changed is known: its size, when it was written and when its place was, in nanoseconds, and its inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
@@ -35,7 +38,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    fn of(metadata: &std::fs::Metadata) -> Stamp {
+    pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
         let ns = |secs: i64, ns: i64| secs.wrapping_mul(1_000_000_000).wrapping_add(ns);
         Stamp {
             bytes: metadata.size(),
@@ -43,6 +46,12 @@ impl Stamp {
             changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
         }
+    }
+
+    /// Whether the file was last written or moved so shortly before this moment, in nanoseconds since 1970, that it may be written again
+    /// without another stamp.
+    pub(crate) fn is_recent(&self, now_ns: i64) -> bool {
+        self.written_ns.max(self.changed_ns) > now_ns - RECENT_NS
     }
 
     /// The file's size. Bytes.

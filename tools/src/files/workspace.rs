@@ -60,7 +60,7 @@ impl Workspace {
         path.strip_prefix(&self.path).unwrap_or(path)
     }
 
-    pub(super) fn open_at(&self, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open_at(&self, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         // openat2 is strict: a mere path goes with no flag that only matters to an open file.
         let terminal = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY };
         let flags = flags | OFlags::CLOEXEC | terminal;

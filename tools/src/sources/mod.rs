@@ -78,7 +78,8 @@ impl Sandbox {
     }
 }
 
-fn understood<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Error> {
+/// What the file helper answered, in its own form.
+pub(crate) fn understood<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_json::from_str(text)
         .map_err(|error| Error::Gone(format!("its file helper answered nonsense: {error}")))
 }
