@@ -43,6 +43,8 @@ pub enum Action {
         /// What people are told of it.
         note: String,
     },
+    /// Keep what the workspace holds.
+    Checkpoint,
     /// Write down that the model repeats itself.
     Notice(Loop),
     /// End the turn.
@@ -93,6 +95,10 @@ impl State {
                 | Settled::Allowed
                 | Settled::Answered(_) => {}
             }
+        }
+        // Before anything else is done to it, and whatever the turn comes to.
+        if self.unkept() {
+            return Action::Checkpoint;
         }
         let end = |end| Action::End { turn, end };
         if self.interrupted() {

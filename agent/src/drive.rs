@@ -111,6 +111,7 @@ impl Driver<'_> {
                 Err(Error::Stopping) => return Err(Error::Stopping),
                 Err(error) => self.end(End::Failed { error: in_full(&error) }).await?,
             },
+            Action::Checkpoint => self.checkpoint().await?,
             Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
             Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
         }
@@ -125,6 +126,16 @@ impl Driver<'_> {
             Err(error) => (Vec::new(), Some(in_full(&error))),
         };
         self.record(Event::Recalled { notes, trouble }).await
+    }
+
+    /// A workspace that cannot be kept is no reason to stop: the turn goes on without, and says so.
+    async fn checkpoint(&mut self) -> Result<(), Error> {
+        let (tree, trouble) = match self.world.checkpoint().await {
+            Ok(tree) => (tree, None),
+            Err(Error::Stopping) => return Err(Error::Stopping),
+            Err(error) => (None, Some(in_full(&error))),
+        };
+        self.record(Event::Checkpoint { tree, trouble }).await
     }
 
     async fn learn(&mut self, turn: u32) -> Result<(), Error> {

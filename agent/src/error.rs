@@ -44,6 +44,23 @@ pub enum Error {
         /// The call that does wait, if one does.
         asked: Option<String>,
     },
+    /// The session works just now.
+    #[error("session {0} is working; interrupt it or wait until it rests, then try again")]
+    Running(SessionId),
+    /// There is no checkpoint of the workspace to go to.
+    #[error("session {id} has no checkpoint at or before event {}; `saga sessions checkpoints {id}` shows those there are", at.0)]
+    NoCheckpoint {
+        /// The session.
+        id: SessionId,
+        /// The place that was asked for.
+        at: memory::Seq,
+    },
+    /// Somebody changed the workspace after the look at what would be done.
+    #[error("nothing was done: {} changed meanwhile; look again at what would be done", paths.join(", "))]
+    ChangedMeanwhile {
+        /// The files.
+        paths: Vec<String>,
+    },
     /// The service is stopping.
     #[error("the service is stopping; send the request again when it is back")]
     Stopping,

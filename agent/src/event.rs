@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
+use tools::checkpoint::Tree;
 use tools::{Call, Outcome, Replay, Spec};
 
 use crate::Error;
@@ -117,6 +118,31 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         kept: Vec<String>,
     },
+    /// What the workspace holds was kept: before the first step of a turn, and after calls that may have changed it. Here the session can
+    /// be wound back to, and gone on with in another one.
+    Checkpoint {
+        /// Its name; nothing when it could not be taken.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tree: Option<Tree>,
+        /// Why it could not: the turn goes on without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<String>,
+    },
+    /// Somebody has wound the session back: the workspace is what a checkpoint had, and for the model nothing that came after it has
+    /// happened. All of it stays in the journal, and can be wound forward to.
+    Rewound {
+        /// The checkpoint's place in the journal.
+        to: Seq,
+        /// What the workspace holds now.
+        tree: Tree,
+    },
+    /// The session goes on from where another one stood: the events before this are that one's, without those that were wound back.
+    Forked {
+        /// The other one.
+        from: SessionId,
+        /// The place in its journal.
+        at: Seq,
+    },
     /// The model says or asks for the same again and again. It is only told: nothing is changed because of it.
     Looping {
         /// The step it was noticed in.
@@ -169,6 +195,9 @@ pub struct Created {
     /// Whether earlier work is recalled at the begin of a turn, and what a turn taught is written down at its end.
     #[serde(default)]
     pub memory: bool,
+    /// Whether the workspace is kept before each turn and after each step that may have changed it.
+    #[serde(default)]
+    pub checkpoints: bool,
     /// The notes that the system prompt tells.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<NoteId>,

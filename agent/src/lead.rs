@@ -352,6 +352,7 @@ mod tests {
                 led: true,
                 check: Some("python3 -m unittest".into()),
                 memory: false,
+                checkpoints: false,
                 told: Vec::new(),
             })));
             session.tell(Event::Input { id: "1".into(), text: "Fix it.".into() });

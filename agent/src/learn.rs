@@ -477,6 +477,7 @@ mod tests {
                 led: false,
                 check: None,
                 memory: true,
+                checkpoints: false,
                 told: Vec::new(),
             };
             let mut turn = Turn { state: State::default(), seq: 0, calls: 0 };

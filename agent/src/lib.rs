@@ -34,7 +34,8 @@ mod state;
 mod world;
 
 pub use agent::{
-    Admitted, Agent, Ask, Command, Config, NewSession, SessionInfo, Status, Watch, encode, read_journal,
+    Admitted, Agent, Ask, Command, Config, NewSession, Rewinding, SessionInfo, Status, Watch, encode,
+    read_journal,
 };
 pub use context::{Answer, Message};
 pub use decide::Action;
@@ -47,5 +48,5 @@ pub use learn::Lessons;
 pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
 pub use recall::Recollection;
-pub use state::State;
+pub use state::{Checkpoint, State};
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, World, Worlds};

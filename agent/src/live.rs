@@ -11,6 +11,7 @@ use engine::Engine;
 use engine::snapshot::{Secret, Slot, Snapshots};
 use memory::{Journal, Memory, NoteId, Seq};
 use tokio::sync::Mutex;
+use tools::checkpoint::{Checkpoints, Difference, Tree};
 use tools::{Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
 
 use crate::Error;
@@ -64,6 +65,8 @@ pub struct LiveOptions {
     pub snapshots: Option<Snapshots>,
     /// What these are sealed with.
     pub secret: Option<Secret>,
+    /// Where the workspaces of sessions are kept, before each turn and after each step that may have changed them.
+    pub checkpoints: Option<Checkpoints>,
     /// Whether sessions that do not say recall earlier work and write down what they learn.
     pub memory: bool,
 }
@@ -144,9 +147,10 @@ impl Live {
         memory: Memory,
         roots: Vec<PathBuf>,
         secret: Secret,
+        checkpoints: Option<Checkpoints>,
     ) -> Arc<Live> {
         Arc::new(Live {
-            options: LiveOptions { roots, secret: Some(secret), ..self.options.clone() },
+            options: LiveOptions { roots, secret: Some(secret), checkpoints, ..self.options.clone() },
             code: Code::new(memory.clone()),
             memory,
             toolbox: self.toolbox.clone(),
@@ -335,6 +339,7 @@ impl Worlds for Arc<Live> {
             led,
             check,
             memory: memory_on,
+            checkpoints: self.options.checkpoints.is_some(),
             told,
         })
     }
@@ -353,6 +358,7 @@ impl Worlds for Arc<Live> {
             thinking,
             policy,
             led: created.led,
+            id: id.clone(),
             notebook: Notebook::new(self.memory.clone(), id, &created.workspace),
             slot: self.options.snapshots.as_ref().map(|snapshots| snapshots.slot(&self.slot_name(id))),
             sandbox: Mutex::default(),
@@ -364,6 +370,38 @@ impl Worlds for Arc<Live> {
             let name = self.slot_name(id);
             // What cannot be deleted now goes when its room is needed.
             let _ = tokio::task::spawn_blocking(move || snapshots.delete(&name)).await;
+        }
+        if let Some(checkpoints) = self.options.checkpoints.clone() {
+            let name = id.to_string();
+            let forgotten = blocking(move || Ok(checkpoints.forget(&name)?)).await;
+            if let Err(error) = forgotten {
+                tracing::warn!(session = %id, %error, "the checkpoints of a deleted session are still there; they go when their room is needed");
+            }
+        }
+    }
+
+    async fn empty(&self, folder: &Path) -> Result<PathBuf, Error> {
+        let bad = |why: String| Error::BadRequest(format!("{} cannot be worked in: {why}", folder.display()));
+        // Only the last part may be missing, so that nothing is made outside the roots on the way.
+        let parent = folder
+            .parent()
+            .filter(|_| folder.is_absolute())
+            .ok_or_else(|| bad("give a whole path".into()))?;
+        let name = folder.file_name().ok_or_else(|| bad("it has no name".into()))?;
+        let parent = parent.canonicalize().map_err(|error| bad(error.to_string()))?;
+        let place = parent.join(name);
+        match workspace(&place, &self.options.roots) {
+            Ok(real) => {
+                let empty = std::fs::read_dir(&real).is_ok_and(|mut entries| entries.next().is_none());
+                if empty { Ok(real) } else { Err(bad("it is not empty".into())) }
+            }
+            Err(error @ Error::OutsideRoots { .. }) => Err(error),
+            Err(_) if place.symlink_metadata().is_err() => {
+                inside(&parent, &self.options.roots)?;
+                std::fs::create_dir(&place).map_err(|error| bad(error.to_string()))?;
+                Ok(place)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -383,6 +421,7 @@ struct LiveWorld {
     policy: Policy,
     /// Whether the session's model is led.
     led: bool,
+    id: SessionId,
     notebook: Notebook,
     /// Where its timeline is kept on disk.
     slot: Option<Slot>,
@@ -482,6 +521,30 @@ impl World for LiveWorld {
         Ok(Vec::new())
     }
 
+    async fn checkpoint(&self) -> Result<Option<Tree>, Error> {
+        let Some(checkpoints) = &self.live.options.checkpoints else { return Ok(None) };
+        let sandbox = self.sandbox().await?;
+        let taken = checkpoints.take(&sandbox, self.id.as_str()).await?;
+        Ok(Some(taken.tree))
+    }
+
+    async fn differences(&self, now: &Tree, to: &Tree) -> Result<Vec<Difference>, Error> {
+        let Some(checkpoints) = self.live.options.checkpoints.clone() else { return Ok(Vec::new()) };
+        let (now, to) = (*now, *to);
+        blocking(move || Ok(checkpoints.differences(&now, &to)?)).await
+    }
+
+    async fn put_back(&self, to: &Tree, now: &Tree) -> Result<Vec<String>, Error> {
+        let Some(checkpoints) = &self.live.options.checkpoints else { return Ok(Vec::new()) };
+        Ok(checkpoints.restore(&*self.sandbox().await?, self.id.as_str(), to, now).await?)
+    }
+
+    async fn adopt(&self, trees: &[Tree]) -> Result<(), Error> {
+        let Some(checkpoints) = self.live.options.checkpoints.clone() else { return Ok(()) };
+        let (owner, trees) = (self.id.to_string(), trees.to_vec());
+        blocking(move || Ok(checkpoints.adopt(&owner, &trees)?)).await
+    }
+
     async fn recall(&self, said: &str, shown: &BTreeSet<NoteId>) -> Result<Vec<Recollection>, Error> {
         self.notebook.recall(said, shown, self).await
     }
@@ -543,12 +606,17 @@ fn workspace(asked: &Path, roots: &[PathBuf]) -> Result<PathBuf, Error> {
             "the root of the file system is no workspace; choose a project's folder".to_string(),
         ));
     }
-    let inside = roots.iter().any(|root| root.canonicalize().is_ok_and(|root| real.starts_with(root)));
-    if inside {
-        return Ok(real);
+    inside(&real, roots)?;
+    Ok(real)
+}
+
+/// Whether a folder, with every link followed, lies under a root.
+fn inside(real: &Path, roots: &[PathBuf]) -> Result<(), Error> {
+    if roots.iter().any(|root| root.canonicalize().is_ok_and(|root| real.starts_with(root))) {
+        return Ok(());
     }
     let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
-    Err(Error::OutsideRoots { path: real, roots: roots.join(", ") })
+    Err(Error::OutsideRoots { path: real.to_path_buf(), roots: roots.join(", ") })
 }
 
 /// The system prompt of a new session: how to work, and what the folder holds, so that the first step need not ask.

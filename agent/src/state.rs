@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use memory::{NoteId, Seq};
+use serde::{Deserialize, Serialize};
+use tools::checkpoint::Tree;
 use tools::{Call, Outcome, Reach, Replay};
 
 use crate::check;
@@ -61,6 +63,10 @@ pub struct State {
     diary: Diary,
     learning: Option<Diary>,
     attempt: Option<Attempt>,
+    /// Whether the workspace may be another one than at the last checkpoint, and whether it cannot be kept in this turn.
+    changed: bool,
+    uncovered: bool,
+    checkpoints: Vec<Checkpoint>,
     refused: Vec<Refused>,
     /// The calls of the last reply, and in how many steps in a row each was asked for.
     repeated: Vec<(String, u32)>,
@@ -71,6 +77,25 @@ pub struct State {
     calls_done: u32,
     calls_failed: u32,
     ended: Option<End>,
+}
+
+/// Which of a journal's events hold: all but those that were wound back.
+pub(crate) fn holding(events: &[&Recorded]) -> Vec<usize> {
+    // From the last rewinding back: before it holds what held at the place it went to, and that may lie before another one.
+    let mut kept: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut end = events.len();
+    loop {
+        let last = (0..end).rev().find_map(|n| match &events[n].event {
+            Event::Rewound { to, .. } => Some((n, *to)),
+            _ => None,
+        });
+        let Some((n, to)) = last else { break };
+        kept.push(n..end);
+        // A place after it would be no place to go back to.
+        end = events[..n].partition_point(|event| event.seq <= to);
+    }
+    kept.push(0..end);
+    kept.into_iter().rev().flatten().collect()
 }
 
 /// In how many steps in a row a call is asked for before it is noticed: twice is somebody who looks again.
@@ -100,6 +125,21 @@ struct Attempt {
     verdict: Option<String>,
 }
 
+/// A place that a session can be wound back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Its place in the journal.
+    pub seq: Seq,
+    /// Milliseconds since 1970 when it was taken.
+    pub at_ms: u64,
+    /// The turn …
+    pub turn: u32,
+    /// … and the last step before it.
+    pub step: u32,
+    /// What the workspace held.
+    pub tree: Tree,
+}
+
 /// How far a call has got.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Settled {
@@ -116,12 +156,32 @@ pub(crate) enum Settled {
 
 impl State {
     /// The state after all of `events`.
+    ///
+    /// What was wound back is passed over, but that inputs are known by their ids and that what was spent is spent.
     pub fn fold<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> State {
+        let events: Vec<&Recorded> = events.into_iter().collect();
+        let mut holding = holding(&events).into_iter().peekable();
         let mut state = State::default();
-        for event in events {
-            state.apply(event);
+        for (n, event) in events.iter().enumerate() {
+            if holding.next_if_eq(&n).is_some() {
+                state.apply(event);
+            } else {
+                state.pass_over(event);
+            }
         }
         state
+    }
+
+    /// An event of what was wound back.
+    fn pass_over(&mut self, recorded: &Recorded) {
+        self.last = Some(recorded.seq);
+        self.updated_ms = recorded.at_ms;
+        if let Event::Input { id, text } = &recorded.event {
+            self.inputs.insert(id.clone(), (recorded.seq, text.as_str().into()));
+        }
+        if let Event::Reply { usage, .. } = &recorded.event {
+            self.usage = self.usage.plus(*usage);
+        }
     }
 
     /// One event further.
@@ -167,7 +227,24 @@ impl State {
                 self.diary.begins(*turn);
                 self.attempt = None;
                 self.ended = None;
+                // What people did to the workspace since the last turn is theirs.
+                self.changed = true;
+                self.uncovered = false;
             }
+            Event::Checkpoint { tree, .. } => {
+                self.changed = false;
+                match tree {
+                    Some(tree) => self.checkpoints.push(Checkpoint {
+                        seq: recorded.seq,
+                        at_ms: recorded.at_ms,
+                        turn: self.turn,
+                        step: self.step,
+                        tree: *tree,
+                    }),
+                    None => self.uncovered = true,
+                }
+            }
+            Event::Rewound { .. } | Event::Forked { .. } => self.rest(),
             Event::Recalled { notes, .. } => {
                 self.unrecalled.clear();
                 self.recall(notes);
@@ -211,6 +288,7 @@ impl State {
                 }
             }
             Event::CallStarted { id, replay, before } => {
+                self.changed |= *replay == Replay::Unsafe;
                 self.settle(id, |_| Settled::Started(*replay));
                 if let (Some(attempt), Some(before)) = (&mut self.attempt, before)
                     && attempt.files.iter().all(|known| known.before.path != before.path)
@@ -257,6 +335,7 @@ impl State {
             }
             Event::Undone { kept, note } if kept.is_empty() => {
                 self.diary.undone(recorded.seq, note);
+                self.changed = true;
                 self.undo();
             }
             Event::Undone { kept, .. } => {
@@ -267,28 +346,45 @@ impl State {
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {
                 self.turn = *turn;
-                self.attempt = None;
-                self.looping.clear();
-                self.running = false;
-                self.interrupted = false;
                 self.ended = Some(end.clone());
                 if self.created.as_ref().is_some_and(|created| created.memory) {
                     self.diary.ended(recorded.seq, recorded.at_ms, end);
                     self.learning = Some(std::mem::take(&mut self.diary));
                 }
-                for (call, settled) in &mut self.calls {
-                    match settled {
-                        Settled::Waiting | Settled::Asked { .. } | Settled::Allowed => {
-                            *settled = Settled::Answered(Answer::skipped(call))
-                        }
-                        Settled::Started(_) => *settled = Settled::Answered(Answer::lost(call)),
-                        Settled::Answered(_) => {}
-                    }
-                }
+                self.ends();
             }
             Event::Learned { .. } if self.running => self.diary.wrote(),
             Event::Learned { .. } => self.learning = None,
         }
+    }
+
+    /// Nothing is under way any more.
+    fn ends(&mut self) {
+        self.attempt = None;
+        self.looping.clear();
+        self.running = false;
+        self.interrupted = false;
+        for (call, settled) in &mut self.calls {
+            match settled {
+                Settled::Waiting | Settled::Asked { .. } | Settled::Allowed => {
+                    *settled = Settled::Answered(Answer::skipped(call))
+                }
+                Settled::Started(_) => *settled = Settled::Answered(Answer::lost(call)),
+                Settled::Answered(_) => {}
+            }
+        }
+    }
+
+    /// The session stands where it stood at a checkpoint, and rests there: what waited to be told then, somebody has taken back.
+    fn rest(&mut self) {
+        self.ends();
+        self.waiting.clear();
+        self.unrecalled.clear();
+        self.recalled.clear();
+        self.diary = Diary::default();
+        self.learning = None;
+        self.changed = false;
+        self.ended = None;
     }
 
     /// The session is shown notes.
@@ -593,6 +689,16 @@ impl State {
     /// Whether somebody else's text was recalled in this session: what it says may have been written to mislead.
     pub fn external(&self) -> bool {
         self.external
+    }
+
+    /// Whether the workspace has to be kept before anything else is done.
+    pub(crate) fn unkept(&self) -> bool {
+        self.changed && !self.uncovered && self.created.as_ref().is_some_and(|created| created.checkpoints)
+    }
+
+    /// The places it can be wound back to, oldest first.
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
     }
 
     /// The turn that runs, if people said something that was not written down yet.

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tools::checkpoint::{Difference, Tree};
 use tools::{Call, Outcome};
 
 use crate::Error;
@@ -62,6 +63,30 @@ pub trait World: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Keeps what the workspace holds, durably. Nothing where that is not done.
+    async fn checkpoint(&self) -> Result<Option<Tree>, Error> {
+        Ok(None)
+    }
+
+    /// What would have to change in the workspace, which is as `now` says, for it to be what a checkpoint has.
+    async fn differences(&self, now: &Tree, to: &Tree) -> Result<Vec<Difference>, Error> {
+        let _ = (now, to);
+        Ok(Vec::new())
+    }
+
+    /// Makes the workspace what a checkpoint has, unless it no longer is what `now` says: then nothing is touched, and the paths that
+    /// have changed are returned. Doing so again after it was cut off does no harm.
+    async fn put_back(&self, to: &Tree, now: &Tree) -> Result<Vec<String>, Error> {
+        let _ = (to, now);
+        Ok(Vec::new())
+    }
+
+    /// Keeps checkpoints of another session for this one as well.
+    async fn adopt(&self, trees: &[Tree]) -> Result<(), Error> {
+        let _ = trees;
+        Ok(())
+    }
+
     /// Finds what was remembered of earlier work and bears on what people said, without the notes the session was shown already.
     async fn recall(&self, said: &str, shown: &BTreeSet<NoteId>) -> Result<Vec<Recollection>, Error> {
         let _ = (said, shown);
@@ -109,6 +134,11 @@ pub struct Manner {
 pub trait Worlds: Send + Sync {
     /// Checks what is asked for and settles what the session will be.
     async fn plan(&self, new: &NewSession) -> Result<Created, Error>;
+
+    /// Makes an empty folder ready to be worked in, and answers with its real path.
+    async fn empty(&self, folder: &std::path::Path) -> Result<std::path::PathBuf, Error> {
+        Err(Error::BadRequest(format!("{} cannot be made here", folder.display())))
+    }
 
     /// Opens the world of one session.
     async fn open(&self, id: &SessionId, created: &Created) -> Result<Arc<dyn World>, Error>;

@@ -24,6 +24,10 @@ fn events(history: &str) -> Vec<Recorded> {
             let event = match word {
                 "created" => Event::from(created()),
                 "minded" => Event::from(minded()),
+                "kept" => Event::from(Created { checkpoints: true, ..created() }),
+                "check" => Event::Checkpoint { tree: Some(tree()), trouble: None },
+                "uncovered" => Event::Checkpoint { tree: None, trouble: Some("too large".into()) },
+                "back" => Event::Rewound { to: Seq(rest.parse().unwrap()), tree: tree() },
                 "recalled" => Event::Recalled {
                     notes: (!rest.is_empty()).then(|| note(rest)).into_iter().collect(),
                     trouble: None,
@@ -93,8 +97,13 @@ fn created() -> Created {
         led: false,
         check: None,
         memory: false,
+        checkpoints: false,
         told: Vec::new(),
     }
+}
+
+fn tree() -> tools::checkpoint::Tree {
+    "0".repeat(64).parse().unwrap()
 }
 
 /// A session with a memory, whose commands reach beyond the workspace.
@@ -144,6 +153,7 @@ fn say(action: &Action) -> String {
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),
         Action::Undo { files, note } => format!("undo {} files: {note}", files.len()),
+        Action::Checkpoint => "checkpoint".into(),
         Action::Notice(what) => format!("notice {}", serde_json::to_string(what).unwrap()),
         Action::End { turn, end } => format!("end turn {turn}: {}", serde_json::to_string(end).unwrap()),
     }
@@ -168,6 +178,52 @@ fn a_session_with_a_memory_recalls_before_it_thinks_and_learns_after_the_turn() 
     check("minded ask turn learned recalled step reply end ask", expect!["learn from turn 1"]);
     check("minded ask turn learned recalled step reply end ask learned", expect!["begin turn 2"]);
     check("created ask turn step reply end", expect!["rest"]);
+}
+
+#[test]
+fn the_workspace_is_kept_before_a_turn_and_after_what_may_have_changed_it() {
+    check("created ask turn", expect!["think step 1"]);
+    check("kept ask turn", expect!["checkpoint"]);
+    check("kept ask turn check", expect!["think step 1"]);
+    // Looking changes nothing.
+    check("kept ask turn check step reply:a peek:a done:a", expect!["think step 2"]);
+    check("kept ask turn check step reply:a,b start:a done:a", expect!["act b"]);
+    check("kept ask turn check step reply:a start:a done:a", expect!["checkpoint"]);
+    check("kept ask turn check step reply:a start:a done:a check", expect!["think step 2"]);
+    // Also what was done by a call whose outcome nobody knows, and before a turn is given up.
+    check("kept ask turn check step reply:a start:a lost:a", expect!["checkpoint"]);
+    check("kept ask turn check step reply:a start:a done:a stop", expect!["checkpoint"]);
+    check(
+        "kept ask turn check step reply:a start:a done:a stop check",
+        expect![[r#"end turn 1: {"why":"interrupted"}"#]],
+    );
+    // What cannot be kept is not tried after every step.
+    check("kept ask turn uncovered step reply:a start:a done:a", expect!["think step 2"]);
+    check("kept ask turn uncovered step reply end ask turn", expect!["checkpoint"]);
+}
+
+#[test]
+fn what_was_wound_back_has_not_happened() {
+    // Places: created 1, ask 2, turn 3, check 4, step 5, reply 6, start 7, done 8, check 9.
+    let history = "kept ask turn check step reply:a start:a done:a check";
+    check(&format!("{history} back:4"), expect!["rest"]);
+    check(&format!("{history} back:4 ask"), expect!["begin turn 2"]);
+    check(&format!("{history} back:9"), expect!["rest"]);
+    check(&format!("{history} stop end back:9 ask turn check"), expect!["think step 2"]);
+    let conversation = |history: &str| State::fold(&events(history)).conversation().len();
+    assert_eq!(conversation(&format!("{history} step")), 4);
+    assert_eq!(conversation(&format!("{history} step stop end back:4 ask turn check step")), 2);
+    // And forward again, to a place that was wound back.
+    assert_eq!(conversation(&format!("{history} back:4 back:9 ask turn check step")), 5);
+    assert_eq!(
+        conversation(&format!("{history} back:4 ask turn check step reply end back:9 ask turn check step")),
+        5
+    );
+    // What it cost is spent, and what was sent is known.
+    let state = State::fold(&events(&format!("{history} back:4")));
+    assert_eq!(state.usage().output_tokens, 10);
+    assert!(state.input("i1").is_some());
+    assert_eq!(state.checkpoints().len(), 1);
 }
 
 #[test]

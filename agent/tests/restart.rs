@@ -37,6 +37,7 @@ fn created(folder: &Path) -> Created {
         led: false,
         check: None,
         memory: false,
+        checkpoints: false,
         told: Vec::new(),
     }
 }
@@ -61,6 +62,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         kv_bytes_max: 1 << 30,
         snapshots: Some(snapshots(folder)),
         secret,
+        checkpoints: None,
         memory: false,
     };
     Live::new(options, Memory::open(&folder.join("memory")).unwrap())

@@ -43,6 +43,8 @@ pub struct Config {
     /// The most room on disk for what sessions have computed, so that they go on at once after a restart; 0 writes nothing.
     /// Bytes.
     pub snapshot_bytes: u64,
+    /// The most disk space for checkpoints of workspaces, which sessions can be wound back to; 0 keeps none.
+    pub checkpoint_bytes: u64,
     /// A file of 64 hex digits that this is sealed with. Left out, it lies there as computed, for this user alone to read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_key: Option<PathBuf>,
@@ -95,6 +97,7 @@ impl Default for Config {
             round_trips: false,
             kv: Kv::F16,
             snapshot_bytes: 8 << 30,
+            checkpoint_bytes: 4 << 30,
             snapshot_key: None,
             speculate: true,
             memory: true,
@@ -310,6 +313,7 @@ pub(crate) struct Overrides {
     /// The most room on disk for what sessions have computed, such as 8G; 0 writes nothing.
     #[arg(long, env = "SAGA_SNAPSHOT_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     pub(crate) snapshot_bytes: Option<u64>,
+    pub(crate) checkpoint_bytes: Option<u64>,
     /// A file of 64 hex digits that this is sealed with.
     #[arg(long, env = "SAGA_SNAPSHOT_KEY", value_name = "FILE")]
     pub(crate) snapshot_key: Option<PathBuf>,
@@ -370,6 +374,9 @@ impl Overrides {
         }
         if let Some(bytes) = self.snapshot_bytes {
             config.snapshot_bytes = bytes;
+        }
+        if let Some(bytes) = self.checkpoint_bytes {
+            config.checkpoint_bytes = bytes;
         }
         if self.snapshot_key.is_some() {
             config.snapshot_key.clone_from(&self.snapshot_key);
@@ -432,6 +439,7 @@ mod tests {
                 round_trips = false
                 kv = "f16"
                 snapshot_bytes = 8589934592
+                checkpoint_bytes = 4294967296
                 speculate = true
                 memory = true
                 idle_secs = 600
@@ -459,7 +467,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `snapshot_key`, `speculate`, `memory`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -141,6 +141,10 @@ impl From<agent::Error> for Problem {
             // What the Idempotency-Key draft asks for when a key comes back with another body.
             E::InputIdReused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input_id_reused"),
             E::NotAsked { .. } => (StatusCode::CONFLICT, "not_asked"),
+            E::Running(_) => (StatusCode::CONFLICT, "running"),
+            E::NoCheckpoint { .. } => (StatusCode::NOT_FOUND, "no_checkpoint"),
+            E::ChangedMeanwhile { .. } => (StatusCode::CONFLICT, "changed_meanwhile"),
+            E::Tools(tools::Error::Uncovered(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "no_checkpoint"),
             E::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             E::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             E::NotWritten(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_written"),

@@ -4,6 +4,7 @@
 //! sessions through the same HTTP API.
 
 mod auth;
+mod checkpoints;
 mod config;
 
 mod error;

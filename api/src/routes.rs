@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::error::Problem;
 use crate::service::Service;
-use crate::{health, memories, metrics, sessions, stream};
+use crate::{checkpoints, health, memories, metrics, sessions, stream};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -39,6 +39,10 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(sessions::input))
         .routes(routes!(sessions::interrupt))
         .routes(routes!(sessions::approve))
+        .routes(routes!(checkpoints::list))
+        .routes(routes!(checkpoints::changes))
+        .routes(routes!(checkpoints::rewind))
+        .routes(routes!(checkpoints::fork))
         .routes(routes!(stream::events))
         .routes(routes!(memories::create, memories::page))
         .routes(routes!(memories::find))

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tools::checkpoint::Checkpoints;
 
 use crate::auth::{Auth, Key, write_private};
 use crate::client::Client;
@@ -70,6 +71,7 @@ pub(crate) async fn open(
         kv_bytes_max: crate::host::memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / KV_SHARE,
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,
         secret: config.snapshot_key.as_deref().map(Secret::read).transpose()?,
+        checkpoints: open_checkpoints(&folders.data.join("checkpoints"), config.checkpoint_bytes).await,
         memory: config.memory,
     };
     let live = Live::new(options, memory.clone());
@@ -91,13 +93,39 @@ impl Opened {
             if let Some(embedder) = crate::models::embedder_if_there(folders).await {
                 memory.embed_with(embedder).map_err(|error| Failure::of(&error))?;
             }
-            let live = self.live.beside(tenant.name(), memory.clone(), tenant.roots()?, tenant.secret()?);
+            let checkpoints = open_checkpoints(&tenant.checkpoints(), config.checkpoint_bytes).await;
+            let live = self.live.beside(
+                tenant.name(),
+                memory.clone(),
+                tenant.roots()?,
+                tenant.secret()?,
+                checkpoints,
+            );
             let agent =
                 Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
             services.push(self.service.beside(agent, Auth::Keys(vec![tenant.key()?]), Some(live)));
         }
         self.service = self.service.with_tenants(services);
         Ok(self)
+    }
+}
+
+/// Opens the folder of checkpoints. Without it sessions go on all the same, and cannot be wound back.
+async fn open_checkpoints(folder: &Path, bytes_max: u64) -> Option<Checkpoints> {
+    if bytes_max == 0 {
+        return None;
+    }
+    let folder = folder.to_path_buf();
+    match tokio::task::spawn_blocking(move || Checkpoints::open(&folder, bytes_max)).await {
+        Ok(Ok(checkpoints)) => Some(checkpoints),
+        Ok(Err(error)) => {
+            tracing::warn!("workspaces are not kept: {}", in_full(&error));
+            None
+        }
+        Err(error) => {
+            tracing::warn!("workspaces are not kept: {error}");
+            None
+        }
     }
 }
 

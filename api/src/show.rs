@@ -202,6 +202,20 @@ impl Show {
                 let why = one_line(why, screen.width().saturating_sub(28));
                 screen.line(&screen.ink(Ink::Dim, &format!("↩ undone, it did not help: {why}")));
             }
+            Event::Checkpoint { trouble: Some(trouble), .. } => {
+                let why = one_line(trouble, screen.width().saturating_sub(32).max(24));
+                screen.line(&screen.ink(Ink::Warn, &format!("the workspace is not kept: {why}")));
+            }
+            Event::Checkpoint { .. } => {}
+            Event::Rewound { to, .. } => {
+                self.doing = Doing::Nothing;
+                screen.quiet();
+                screen.line(&screen.ink(Ink::Warn, &format!("↩ wound back to event {}", to.0)));
+            }
+            Event::Forked { from, at } => {
+                let line = format!("↪ goes on from event {} of session {from}", at.0);
+                screen.line(&screen.ink(Ink::Dim, &line));
+            }
             Event::Looping { what, .. } => {
                 let what = loop_in_words(what, screen.width().saturating_sub(60).max(24));
                 screen.line(&screen.ink(Ink::Warn, &format!("⟳ {what}")));

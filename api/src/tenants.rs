@@ -108,6 +108,11 @@ impl Tenant {
         self.folder.join("memory")
     }
 
+    /// Where its workspaces are kept.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.folder.join("checkpoints")
+    }
+
     /// The folders its sessions may work in.
     pub(crate) fn roots(&self) -> Result<Vec<PathBuf>, Failure> {
         let path = self.settings_path();

@@ -265,6 +265,144 @@ pub(crate) struct SessionQuery {
     pub(crate) status: Option<Status>,
 }
 
+/// A place that a session can be wound back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Checkpoint {
+    /// Its place among the session's events.
+    pub(crate) seq: u64,
+    /// Milliseconds since 1970.
+    pub(crate) at_ms: u64,
+    /// The turn …
+    pub(crate) turn: u32,
+    /// … and the last step before it.
+    pub(crate) step: u32,
+    /// What the workspace held, by a name that is the same whenever it held the same.
+    pub(crate) tree: String,
+}
+
+impl From<&agent::Checkpoint> for Checkpoint {
+    fn from(checkpoint: &agent::Checkpoint) -> Checkpoint {
+        Checkpoint {
+            seq: checkpoint.seq.0,
+            at_ms: checkpoint.at_ms,
+            turn: checkpoint.turn,
+            step: checkpoint.step,
+            tree: checkpoint.tree.to_string(),
+        }
+    }
+}
+
+/// The places a session can be wound back to, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Checkpoints {
+    /// Them.
+    pub(crate) checkpoints: Vec<Checkpoint>,
+}
+
+/// Two places among a session's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Between {
+    /// The one; the first checkpoint when left out.
+    pub(crate) from: Option<u64>,
+    /// The other; the last event when left out.
+    pub(crate) to: Option<u64>,
+}
+
+/// A file, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct FileChange {
+    /// Its path, from the workspace.
+    pub(crate) path: String,
+    /// What became of it.
+    pub(crate) how: How,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum How {
+    /// It was not there.
+    Added,
+    /// It holds something else, or is something else.
+    Changed,
+    /// It is there no more.
+    Removed,
+}
+
+impl From<tools::checkpoint::Difference> for FileChange {
+    fn from(difference: tools::checkpoint::Difference) -> FileChange {
+        use tools::checkpoint::How as Is;
+        let how = match difference.how {
+            Is::Added => How::Added,
+            Is::Changed => How::Changed,
+            Is::Removed => How::Removed,
+        };
+        FileChange { path: difference.path, how }
+    }
+}
+
+/// What changed in a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct FileChanges {
+    /// By path.
+    pub(crate) files: Vec<FileChange>,
+}
+
+/// A session to be wound back, or forward again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct NewRewinding {
+    /// The place among its events.
+    pub(crate) at: u64,
+    /// What the workspace holds, as a look before has told: then it is done, if the workspace is still so. Without it this is the look,
+    /// and nothing changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) now: Option<String>,
+}
+
+/// What winding a session back means, or has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Rewinding {
+    /// Where it goes.
+    pub(crate) to: Checkpoint,
+    /// What the workspace held before.
+    pub(crate) now: String,
+    /// What becomes of its files.
+    pub(crate) files: Vec<FileChange>,
+    /// What people said that the model will not know of any more, oldest first.
+    pub(crate) inputs: Vec<String>,
+    /// Replies that it will not know of any more.
+    pub(crate) replies: usize,
+    /// Whether it is done.
+    pub(crate) done: bool,
+}
+
+impl From<agent::Rewinding> for Rewinding {
+    fn from(rewinding: agent::Rewinding) -> Rewinding {
+        Rewinding {
+            to: Checkpoint::from(&rewinding.to),
+            now: rewinding.now.to_string(),
+            files: rewinding.files.into_iter().map(FileChange::from).collect(),
+            inputs: rewinding.inputs,
+            replies: rewinding.replies,
+            done: rewinding.done,
+        }
+    }
+}
+
+/// A session that is to go on from where another one stood.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct NewFork {
+    /// The place among the other one's events; its end when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at: Option<u64>,
+    /// An empty folder, or one that can be made, under one of the service's workspace roots: it gets the files as they were there,
+    /// and is what the new session works in. When left out, that is the same folder, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub(crate) workspace: Option<PathBuf>,
+}
+
 /// Something to say to a session.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NewInput {

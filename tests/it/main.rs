@@ -5,4 +5,5 @@
 mod crash;
 mod poison;
 mod remembering;
+mod rewinding;
 mod sessions;

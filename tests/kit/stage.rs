@@ -13,6 +13,7 @@ use agent::{
 use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};
 use memory::{Journal, Memory, NoteId, Seq};
+use tools::checkpoint::{Difference, How, Tree};
 use tools::{Call, Outcome, Reach, Replay, Spec};
 
 /// What the mind says: its nth reply of the session, whatever it is asked.
@@ -41,6 +42,8 @@ pub struct Stage {
     clock: AtomicUsize,
     /// The files that `edit` writes and `exec` checks. They outlive the power.
     pub files: Files,
+    /// What `files` were at checkpoints; nothing when sessions here have none.
+    kept: Option<Mutex<BTreeMap<Tree, BTreeMap<String, String>>>>,
     /// How long a thought or a call takes, so that others can come in between.
     pub takes: std::time::Duration,
 }
@@ -73,6 +76,7 @@ impl Stage {
             ran: Mutex::default(),
             clock: AtomicUsize::new(1_000),
             files: Files::default(),
+            kept: None,
             takes: std::time::Duration::ZERO,
         })
     }
@@ -87,8 +91,17 @@ impl Stage {
             ran: Mutex::default(),
             clock: AtomicUsize::new(1_000),
             files: Files::default(),
+            kept: None,
             takes,
         })
+    }
+
+    /// A stage whose sessions keep their files before each turn and after each change.
+    pub fn keeping(memory: Memory, script: Script) -> Arc<Stage> {
+        let stage = Stage::lasting(memory, script, std::time::Duration::ZERO);
+        let mut stage = Arc::into_inner(stage).expect("nobody else has it yet");
+        stage.kept = Some(Mutex::default());
+        Arc::new(stage)
     }
 
     /// The calls that tools have run, in order.
@@ -131,6 +144,7 @@ impl Stage {
             led: false,
             check: None,
             memory: false,
+            checkpoints: false,
             told: Vec::new(),
         }
     }
@@ -331,6 +345,37 @@ impl World for Seat {
         Ok(theirs)
     }
 
+    async fn checkpoint(&self) -> Result<Option<Tree>, Error> {
+        let Some(kept) = &self.stage.kept else { return Ok(None) };
+        let files = self.stage.files().clone();
+        let tree: Tree = agent::digest(&format!("{files:?}")).parse().expect("a digest has 64 digits");
+        self.stage.effect(|| {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).insert(tree, files);
+            Ok(Some(tree))
+        })
+    }
+
+    async fn differences(&self, now: &Tree, to: &Tree) -> Result<Vec<Difference>, Error> {
+        let Some(kept) = &self.stage.kept else { return Ok(Vec::new()) };
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, to) = (&kept[now], &kept[to]);
+        let paths: BTreeSet<&String> = now.keys().chain(to.keys()).collect();
+        let differing = paths.into_iter().filter(|path| now.get(*path) != to.get(*path));
+        let how = |path: &String| match (now.get(path), to.get(path)) {
+            (None, _) => How::Added,
+            (_, None) => How::Removed,
+            _ => How::Changed,
+        };
+        Ok(differing.map(|path| Difference { path: path.clone(), how: how(path) }).collect())
+    }
+
+    async fn put_back(&self, to: &Tree, _: &Tree) -> Result<Vec<String>, Error> {
+        let Some(kept) = &self.stage.kept else { return Ok(Vec::new()) };
+        let files = kept.lock().unwrap_or_else(PoisonError::into_inner)[to].clone();
+        *self.stage.files() = files;
+        Ok(Vec::new())
+    }
+
     async fn recall(&self, said: &str, shown: &BTreeSet<NoteId>) -> Result<Vec<Recollection>, Error> {
         self.stage.lasting_effect(self.notebook.recall(said, shown, self)).await
     }
@@ -376,7 +421,7 @@ impl Worlds for Theatre {
         if new.memory == Some(true) {
             return Ok(Stage::remembering(&new.workspace));
         }
-        Ok(Stage::created(&new.workspace))
+        Ok(Created { checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) })
     }
 
     async fn open(&self, id: &SessionId, _: &Created) -> Result<Arc<dyn World>, Error> {

@@ -125,6 +125,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     args.overrides.apply(&mut config)?;
     // Nobody goes on with its session.
     config.snapshot_bytes = 0;
+    config.checkpoint_bytes = 0;
     let screen = Screen::new(if args.json { To::Stderr } else { To::Stdout });
     let case = &CASES[usize::from(args.case) - 1];
     let dim = |text: &str| screen.line(&screen.ink(Ink::Dim, text));

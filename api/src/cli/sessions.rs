@@ -2,19 +2,20 @@
 //!
 //! Without a running service the memory is read directly: starting an agent would take up the work that was under way.
 
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent::{Event, Recorded, SessionInfo, State};
 use memory::{Memory, Seq};
 use serde::Deserialize;
 
-use super::reach::Server;
+use super::reach::{Reached, Server};
 use crate::client::Client;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
 use crate::show::{end_in_words, in_words, loop_in_words, numbers};
-use crate::term::{one_line, say, table};
+use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
 
 #[derive(clap::Subcommand)]
@@ -48,6 +49,55 @@ pub(crate) enum Args {
     Deny {
         /// The session, as `saga sessions list` shows it.
         id: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// List the places a session can be wound back to.
+    Checkpoints {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// Print one JSON object per place.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Show which files of a session's workspace changed between two places.
+    Changes {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// The one place, as `saga sessions checkpoints` shows it; the first when left out.
+        #[arg(long, value_name = "SEQ")]
+        from: Option<u64>,
+        /// The other; the last when left out.
+        #[arg(long, value_name = "SEQ")]
+        to: Option<u64>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Wind a session back, or forward again: its files, and what its model knows. Shows what that means and asks first.
+    Rewind {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// The place, as `saga sessions checkpoints` or `saga sessions show` shows it.
+        #[arg(long, value_name = "SEQ")]
+        at: u64,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Make a session that goes on from where another one stood. It works in the same folder unless `--into` names another.
+    Fork {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// The place, as `saga sessions show` shows it; the end when left out.
+        #[arg(long, value_name = "SEQ")]
+        at: Option<u64>,
+        /// A folder that is empty or not there: it gets the files as they were.
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
         #[command(flatten)]
         server: Server,
     },
@@ -87,12 +137,140 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         }
         Args::Approve { id, server } => answer(&id, true, &server).await?,
         Args::Deny { id, server } => answer(&id, false, &server).await?,
+        Args::Checkpoints { id, json, server } => {
+            let source = Source::open(&server, &folders).await?;
+            let state = State::fold(&source.events(&id).await?);
+            let places = state.checkpoints();
+            if json {
+                let place = |place| serde_json::to_string(&wire::Checkpoint::from(place));
+                places.iter().for_each(|one| say(&place(one).expect("a checkpoint has only string keys")));
+            } else if places.is_empty() {
+                say("no checkpoints: its workspace was not kept");
+            } else {
+                say(&checkpoints_table(places));
+            }
+        }
+        Args::Changes { id, from, to, server } => {
+            let reached = reach(&id, &server, None).await?;
+            let changes = reached.client.changes(&id, from, to).await;
+            reached.leave().await;
+            let files = changes?.files;
+            let nothing = || "nothing changed".to_string();
+            say(&if files.is_empty() { nothing() } else { files_in_words(&files, usize::MAX) });
+        }
+        Args::Rewind { id, at, yes, server } => {
+            let reached = reach(&id, &server, None).await?;
+            let done = rewind(&reached, &id, at, yes).await;
+            reached.leave().await;
+            return done;
+        }
+        Args::Fork { id, at, into, server } => {
+            let workspace = into.map(std::path::absolute).transpose().map_err(|error| {
+                Failure::new(format!("that folder cannot be named: {error}")).next("give its whole path")
+            })?;
+            let reached = reach(&id, &server, workspace.as_deref()).await?;
+            let made = reached.client.fork(&id, &wire::NewFork { at, workspace }).await;
+            reached.leave().await;
+            let wire::Session { id: new, workspace, .. } = made?;
+            say(&format!("{new} goes on from {id} in {workspace}; `saga resume {new}` talks to it"));
+        }
         Args::Delete { id, server } => {
             Source::open(&server, &folders).await?.delete(&id).await?;
             say(&format!("deleted {id}; its workspace is as it was"));
         }
     }
     Ok(0)
+}
+
+/// A service that has a session: the one that runs, or one inside of this process. `besides` is a folder that is to be made.
+async fn reach(id: &str, server: &Server, besides: Option<&Path>) -> Result<Reached, Failure> {
+    let (folders, mut config) = super::settings()?;
+    let mut roots = config.workspace_roots.clone();
+    if server.running(&folders).await?.is_none() {
+        let created = stored(&folders, id).await?;
+        config.model = created.model;
+        roots.push(created.workspace.into());
+        roots.extend(besides.and_then(Path::parent).map(Path::to_path_buf));
+    }
+    server.reach(&config, &folders, roots, &Screen::new(To::Stderr)).await
+}
+
+async fn rewind(reached: &Reached, id: &str, at: u64, yes: bool) -> Result<u8, Failure> {
+    let look = reached.client.rewind(id, &wire::NewRewinding { at, now: None }).await?;
+    let mut lines = vec![format!("to event {} of turn {}", look.to.seq, look.to.turn)];
+    lines.push(match look.files.is_empty() {
+        true => "no file changes".to_string(),
+        false => files_in_words(&look.files, FILES_SHOWN),
+    });
+    if look.replies > 0 || !look.inputs.is_empty() {
+        let replies = if look.replies == 1 { "reply" } else { "replies" };
+        lines.push(format!("its model forgets {} {replies}", look.replies));
+        lines.extend(look.inputs.iter().map(|input| format!("  › {}", one_line(input, 100))));
+    }
+    say(&lines.join("\n"));
+    if !yes && !confirmed("wind it back? [y/N] ")? {
+        say("nothing was done");
+        return Ok(1);
+    }
+    let wish = wire::NewRewinding { at: look.to.seq, now: Some(look.now) };
+    reached.client.rewind(id, &wish).await?;
+    say(&format!("done; `saga resume {id}` goes on from there, and it can be wound forward again"));
+    Ok(0)
+}
+
+/// Asks somebody at the terminal. Without one the answer is an error that says what to do.
+fn confirmed(question: &str) -> Result<bool, Failure> {
+    use std::io::{IsTerminal, Write};
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new("nobody is there to be asked").next("give --yes to do it"));
+    }
+    let mut out = std::io::stderr();
+    // If it cannot be shown, the answer is read all the same.
+    let _ = write!(out, "{question}").and_then(|()| out.flush());
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::new(format!("reading the answer failed: {error}")))?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Files that a preview shows.
+const FILES_SHOWN: usize = 40;
+
+fn files_in_words(files: &[wire::FileChange], most: usize) -> String {
+    let sign = |how| match how {
+        wire::How::Added => '+',
+        wire::How::Changed => '~',
+        wire::How::Removed => '-',
+    };
+    let line = |file: &wire::FileChange| format!("{} {}", sign(file.how), one_line(&file.path, 120));
+    let mut lines: Vec<String> = files.iter().take(most).map(line).collect();
+    if files.len() > most {
+        lines.push(format!("… and {} more", files.len() - most));
+    }
+    lines.join("\n")
+}
+
+fn checkpoints_table(places: &[agent::Checkpoint]) -> String {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut before = None;
+    for place in places {
+        let same = before.replace(place.tree) == Some(place.tree);
+        rows.push(vec![
+            place.seq.0.to_string(),
+            place.turn.to_string(),
+            place.step.to_string(),
+            age(now_ms.saturating_sub(place.at_ms)),
+            if same { "as before".to_string() } else { short(&place.tree) },
+        ]);
+    }
+    table(&["SEQ", "TURN", "STEP", "AGE", "FILES"], &rows)
+}
+
+/// Enough of a checkpoint's name to tell it from others.
+fn short(tree: &tools::checkpoint::Tree) -> String {
+    tree.to_string().chars().take(12).collect()
 }
 
 /// Tells a session whether the call may run that it asks about. Without a service nobody drives the session while this process
@@ -370,6 +548,11 @@ fn line(recorded: &Recorded) -> String {
         Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
         Event::Undone { note, kept } if kept.is_empty() => format!("undone: {note}"),
         Event::Undone { kept, .. } => format!("not undone: somebody changed {} meanwhile", kept.join(", ")),
+        Event::Checkpoint { tree: Some(tree), .. } => format!("checkpoint {}", short(tree)),
+        Event::Checkpoint { trouble: Some(trouble), .. } => format!("the workspace was not kept: {trouble}"),
+        Event::Checkpoint { .. } => "the workspace was not kept".to_string(),
+        Event::Rewound { to, .. } => format!("wound back to {}", to.0),
+        Event::Forked { from, at } => format!("goes on from {} of session {from}", at.0),
         Event::Looping { what, .. } => loop_in_words(what, 200),
         Event::Interrupted => "interrupted".to_string(),
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),

@@ -149,6 +149,32 @@ impl Client {
         self.ask(Method::POST, &session_path(id, "/approvals"), Some(json(approval))).await
     }
 
+    /// Winds a session back, or tells what that would mean.
+    pub(crate) async fn rewind(
+        &self,
+        id: &str,
+        wish: &wire::NewRewinding,
+    ) -> Result<wire::Rewinding, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/rewind"), Some(json(wish))).await
+    }
+
+    /// Makes a session that goes on from where another one stood.
+    pub(crate) async fn fork(&self, id: &str, wish: &wire::NewFork) -> Result<wire::Session, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/fork"), Some(json(wish))).await
+    }
+
+    /// What changed in a session's workspace.
+    pub(crate) async fn changes(
+        &self,
+        id: &str,
+        from: Option<u64>,
+        to: Option<u64>,
+    ) -> Result<wire::FileChanges, Refusal> {
+        let bound = |name: &str, at: Option<u64>| at.map(|at| format!("{name}={at}"));
+        let bounds: Vec<String> = [bound("from", from), bound("to", to)].into_iter().flatten().collect();
+        self.ask(Method::GET, &session_path(id, &format!("/changes?{}", bounds.join("&"))), None).await
+    }
+
     pub(crate) async fn interrupt(&self, id: &str) -> Result<wire::Admitted, Refusal> {
         self.ask(Method::POST, &session_path(id, "/interrupt"), None).await
     }

@@ -104,6 +104,7 @@ impl Worlds for Echo {
             led: false,
             check: None,
             memory: false,
+            checkpoints: false,
             told: Vec::new(),
         })
     }

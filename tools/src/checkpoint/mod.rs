@@ -275,6 +275,21 @@ impl Checkpoints {
         fs::write(&aside, lines).and_then(|()| fs::rename(&aside, self.dir.join("roots"))).map_err(say())
     }
 
+    /// Keeps checkpoints for somebody else as well. Those that are no longer there stay away.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn adopt(&self, owner: &str, trees: &[Tree]) -> Result<(), Error> {
+        let mut state = self.state();
+        for tree in trees {
+            if state.packs.has(&tree.0) {
+                let root = Root { at_ms: now().as_millis() as u64, owner: owner.to_owned(), tree: *tree };
+                self.write_down(&mut state, root)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets go of an owner's checkpoints.
     ///
     /// # Errors
