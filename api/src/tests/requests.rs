@@ -382,9 +382,13 @@ fn every_route_is_in_the_document() {
         GET    /v1/sessions/{id} get
         DELETE /v1/sessions/{id} delete
         POST   /v1/sessions/{id}/approvals approve
+        GET    /v1/sessions/{id}/changes changes
+        GET    /v1/sessions/{id}/checkpoints list
         GET    /v1/sessions/{id}/events events
+        POST   /v1/sessions/{id}/fork fork
         POST   /v1/sessions/{id}/inputs input
         POST   /v1/sessions/{id}/interrupt interrupt
+        POST   /v1/sessions/{id}/rewind rewind
         GET    /version version
     "#]]
     .assert_eq(&table);
