@@ -40,8 +40,6 @@ const NAMED: f32 = 1.1;
 const ALIKE: f32 = 0.85;
 /// … or this, if the newer one says that something changed.
 const ALIKE_CHANGED: f32 = 0.7;
-/// What less is enough when it is asked how it is now and both have the same of the question's words.
-const SAME_ASKED: f32 = 0.2;
 /// Among how many of the best it is seen to that the newer comes first.
 const ORDERED: usize = 60;
 
@@ -154,7 +152,7 @@ pub(super) fn search(
         }
     }
     if !terms.is_empty() {
-        newer_first(core, query, &terms, asks_before, &mut notes, &note)?;
+        newer_first(core, query, asks_before, &mut notes, &note)?;
     }
     notes.truncate(limit);
     let hits = notes.into_iter().map(|(candidate, note)| {
@@ -238,52 +236,43 @@ fn asks_before(text: &str) -> bool {
     BEFORE.iter().any(|word| if word.contains(' ') { text.contains(word) } else { words.contains(word) })
 }
 
-/// Words of a question that asks how it is, and of one that asks what happened.
-const NOW: [&str; 11] = ["is", "are", "do", "does", "should", "can", "must", "has", "have", "need", "needs"];
-const PAST: [&str; 8] = ["did", "was", "were", "had", "when", "ago", "yesterday", "last"];
-
-/// Whether a query asks how it is now.
-fn asks_now(text: &str) -> bool {
-    let text = text.to_lowercase();
-    let words: HashSet<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
-    NOW.iter().any(|word| words.contains(word)) && !PAST.iter().any(|word| words.contains(word))
-}
-
 /// Words and phrases that say that something was otherwise before.
-const CHANGES: [&str; 26] = [
-    "no longer",
-    "any more",
-    "anymore",
-    "any longer",
-    "instead of",
-    "from now on",
-    "as of",
-    "switched",
-    "moved",
-    "replaced",
-    "renamed",
-    "migrated",
-    "changed",
-    "stopped",
-    "gave up",
-    "took over",
-    "raised",
-    "bumped",
-    "upgraded",
-    "downgraded",
-    "dropped",
-    "closed",
-    "archived",
-    "went from",
-    "used to",
-    "reformatted",
+const CHANGES: [&[&str]; 27] = [
+    &["no", "longer"],
+    &["any", "more"],
+    &["anymore"],
+    &["any", "longer"],
+    &["instead", "of"],
+    &["from", "now", "on"],
+    &["as", "of"],
+    &["switched"],
+    &["moved"],
+    &["replaced"],
+    &["renamed"],
+    &["migrated"],
+    &["changed"],
+    &["stopped"],
+    &["gave", "up"],
+    &["took", "over"],
+    &["raised"],
+    &["bumped"],
+    &["upgraded"],
+    &["downgraded"],
+    &["dropped"],
+    &["closed"],
+    &["archived"],
+    &["went", "from"],
+    &["used", "to"],
+    &["reformatted"],
+    &["now"],
 ];
 
 /// Whether a text says of itself that it changes what was before.
 fn says_change(text: &str) -> bool {
     let text = text.to_lowercase();
-    CHANGES.iter().any(|phrase| text.contains(phrase))
-        || text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "now")
+    let words: Vec<&str> =
+        text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    (0..words.len()).any(|at| CHANGES.iter().any(|phrase| words[at..].starts_with(phrase)))
 }
 
 /// Puts what holds now above what it took the place of: where that is written down, also notes that the words did not find;
@@ -291,7 +280,6 @@ fn says_change(text: &str) -> bool {
 fn newer_first(
     core: &Core,
     query: &Query,
-    terms: &[String],
     asks_before: bool,
     notes: &mut Vec<(Candidate, Note)>,
     note: &impl Fn(NoteId) -> Result<Option<Note>, Error>,
@@ -343,28 +331,12 @@ fn newer_first(
         notes[..ordered].iter().map(of).collect()
     };
     let says_change: Vec<bool> = notes[..ordered].iter().map(|(_, note)| says_change(&note.text)).collect();
-    let asked: Vec<u64> = {
-        let mut asked: Vec<u64> = terms.iter().map(|term| number(term)).collect();
-        asked.sort_unstable();
-        asked
-    };
-    let asks_now = asks_now(&query.text);
-    let same_asked = |a: usize, b: usize| {
-        let of = |n: usize| -> Vec<u64> {
-            own[n].0.iter().copied().filter(|word| asked.binary_search(word).is_ok()).collect()
-        };
-        let (a, b) = (of(a), of(b));
-        a.len() > 1 && a == b
-    };
-    let enough = |old: usize, other: usize| {
-        let enough = if says_change[other] { ALIKE_CHANGED } else { ALIKE };
-        if asks_now && same_asked(old, other) { enough - SAME_ASKED } else { enough }
-    };
+    let enough = |other: usize| if says_change[other] { ALIKE_CHANGED } else { ALIKE };
     let alike = |a: usize, b: usize| {
         let cosine = match (&own[a].1, &own[b].1) {
             // Words can add a half.
             (Some(x), Some(y)) => match dot(x, y) {
-                cosine if cosine + 0.5 < ALIKE_CHANGED - SAME_ASKED => return 0.0,
+                cosine if cosine + 0.5 < ALIKE_CHANGED => return 0.0,
                 cosine => Some(cosine),
             },
             _ => None,
@@ -391,9 +363,8 @@ fn newer_first(
                 && other_row.thread != row.thread
                 && (kind == other_kind || kind == Kind::Episode || other_kind == Kind::Episode)
         });
-        let newer = newer
-            .map(|other| (other, alike(old, other)))
-            .filter(|(other, alike)| *alike >= enough(old, *other));
+        let newer =
+            newer.map(|other| (other, alike(old, other))).filter(|(other, alike)| *alike >= enough(*other));
         if let Some((newest, _)) = newer.max_by(|a, b| a.1.total_cmp(&b.1)) {
             order.retain(|&other| other != newest);
             order.insert(at, newest);
