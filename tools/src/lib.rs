@@ -11,6 +11,7 @@
 compile_error!("the sandbox is built on Linux namespaces, Landlock and seccomp; saga runs on Linux only");
 
 mod arguments;
+pub mod attack;
 mod builtin;
 mod error;
 mod files;

@@ -30,6 +30,7 @@ mod toolchains;
 mod wire;
 
 pub use layers::Layer;
+pub(crate) use sys::unshare;
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -191,6 +192,7 @@ pub fn probe() -> Vec<Layer> {
 /// Becomes the sandbox's helper if this process was started as one, and then never returns. The first line of `main`:
 /// before it, no thread may be started and no descriptor opened.
 pub fn maybe_become_helper() {
+    crate::attack::maybe_serve();
     if std::env::args_os().next().is_some_and(|name| name == wire::HELPER) {
         keeper::main();
     }

@@ -42,7 +42,7 @@ pub(super) fn fork(flags: libc::c_int) -> io::Result<Fork> {
 }
 
 /// Enters new namespaces.
-pub(super) fn unshare(flags: libc::c_int) -> io::Result<()> {
+pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: no memory is passed; the process has one thread, so no other thread's view changes under it.
     // WHY: the wrapper's safe form does not offer CLONE_NEWUSER without CLONE_THREAD rules of its own.
     check(unsafe { libc::unshare(flags) }.into())
