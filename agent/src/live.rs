@@ -92,6 +92,16 @@ const ENGINES_MAX: usize = 4;
 /// and more are known to call tools by themselves.
 const LED_BELOW: u64 = 7_000_000_000;
 
+/// Whether a model is told of a tool. Small models are led and have no use for what runs beside them; patches are for those
+/// that were trained to write them.
+fn offered(tool: &str, led: bool, dialect: Dialect) -> bool {
+    match tool {
+        "process" => !led,
+        "apply_patch" => !led && dialect == Dialect::Harmony,
+        _ => true,
+    }
+}
+
 /// A tool as a small model is told of it: with the fields it must give, and where to read on. Given a choice, small
 /// models fill in every field they see, and a limit of one line is of no use to anybody.
 fn plain(spec: &Spec) -> Spec {
@@ -256,6 +266,7 @@ impl Worlds for Arc<Live> {
             .toolbox
             .specs()
             .into_iter()
+            .filter(|spec| offered(&spec.name, led, dialect))
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
         if self.options.lowered.iter().any(|layer| layer == "network") {

@@ -19,6 +19,7 @@ pub mod outline;
 mod output;
 mod policy;
 mod sandbox;
+mod secrets;
 mod spec;
 mod tool;
 mod toolbox;

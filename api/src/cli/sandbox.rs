@@ -172,6 +172,10 @@ async fn run_one(args: Run) -> Result<u8, Failure> {
             say("the command was stopped: its memory was used up".to_string());
             1
         }
+        Ended::WorkspaceFull => {
+            say("the command was stopped: the workspace has grown by more than it may".to_string());
+            1
+        }
         Ended::NotStarted(why) => {
             return Err(
                 Failure::new(format!("{} could not be started: {why}", args.command[0])).exit(NOT_STARTED)

@@ -1,10 +1,12 @@
 //! The built-in tools: one file each, beside the `.md` the model reads.
 
+mod apply_patch;
 mod edit;
 mod exec;
 mod glob;
 mod grep;
 mod list;
+mod process;
 mod read;
 mod write;
 
@@ -25,6 +27,8 @@ pub(crate) fn all() -> Vec<Box<dyn Tool>> {
         Box::new(grep::Grep::new()),
         Box::new(glob::Glob::new()),
         Box::new(list::List::new()),
+        Box::new(process::Process::new()),
+        Box::new(apply_patch::ApplyPatch::new()),
     ]
 }
 

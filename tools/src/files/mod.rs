@@ -2,12 +2,14 @@
 //! the workspace and do nothing else.
 
 mod edit;
+mod patch;
 mod read;
 mod search;
 mod workspace;
 mod write;
 
 pub(crate) use edit::Edit;
+pub(crate) use patch::Patch;
 pub(crate) use read::{List, Read, Text};
 pub(crate) use search::{Glob, Grep};
 pub(crate) use workspace::Workspace;
@@ -28,6 +30,7 @@ pub(crate) enum Request {
     List(List),
     Write(Write),
     Edit(Edit),
+    Patch(Patch),
     Grep(Grep),
     Glob(Glob),
     Text(Text),
@@ -37,10 +40,24 @@ impl Request {
     /// Whether it changes files: it is confined accordingly.
     pub(crate) fn writes(&self) -> bool {
         match self {
-            Request::Write(_) | Request::Edit(_) => true,
+            Request::Write(_) | Request::Edit(_) | Request::Patch(_) => true,
             Request::Read(_) | Request::List(_) | Request::Grep(_) | Request::Glob(_) | Request::Text(_) => {
                 false
             }
+        }
+    }
+
+    /// The path it reads one file by, which may be the id of a command's kept output.
+    pub(crate) fn reads(&self) -> Option<&str> {
+        match self {
+            Request::Read(read) => Some(&read.path),
+            Request::Grep(grep) => Some(&grep.path),
+            Request::List(_)
+            | Request::Write(_)
+            | Request::Edit(_)
+            | Request::Patch(_)
+            | Request::Glob(_)
+            | Request::Text(_) => None,
         }
     }
 
@@ -50,6 +67,7 @@ impl Request {
             Request::List(list) => list.perform(workspace),
             Request::Write(write) => write.perform(workspace),
             Request::Edit(edit) => edit.perform(workspace),
+            Request::Patch(patch) => patch.perform(workspace),
             Request::Grep(grep) => grep.perform(workspace),
             Request::Glob(glob) => glob.perform(workspace),
             Request::Text(text) => text.perform(workspace),

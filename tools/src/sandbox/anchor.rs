@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions};
@@ -14,9 +15,11 @@ use rustix::thread::CapabilitySets;
 use super::confine::Confinement;
 use super::keeper::{INSIDE_ID, Stop};
 use super::layers::{Ledger, Name};
+use super::masks::{self, Looked};
 use super::sys::{self, Fork};
 use super::wire::{self, Kind, Report, Setup};
-use super::{Layer, cgroup, command, file_helper, root};
+use super::{Layer, cgroup, command, file_helper, growth, root};
+use crate::secrets::Secrets;
 
 /// The keeper's word to go on: whether supplementary groups can be given up (an unprivileged mapping forbids it).
 pub(super) const KEEP_GROUPS: u8 = 1;
@@ -28,6 +31,8 @@ pub(super) struct Session {
     pub(super) confinement: Confinement,
     /// Whether a cgroup limits the session's memory; a watchdog does otherwise.
     pub(super) memory_is_limited: bool,
+    pub(super) secrets: Secrets,
+    pub(super) growth: growth::Account,
 }
 
 /// Enters the namespaces one by one, so that each that is missing can be named, and forks the anchor in them as a child
@@ -68,14 +73,19 @@ pub(super) fn enter(
         Fork::Child => {
             let drop_groups = word[0] == DROP_GROUPS;
             let report = match settle(setup, &mut ledger, pieces, drop_groups, keeper) {
-                Ok(confinement) => {
+                Ok(Settled { confinement, secrets, growth, looked }) => {
                     let ready = Report::Ready { layers: ledger.layers, cgroup: group.cloned() };
                     if wire::send(control, &ready).is_err() {
                         sys::exit(1);
                     }
-                    let session =
-                        Session { setup: setup.clone(), confinement, memory_is_limited: group.is_some() };
-                    serve(control, session)
+                    let session = Session {
+                        setup: setup.clone(),
+                        confinement,
+                        memory_is_limited: group.is_some(),
+                        secrets,
+                        growth,
+                    };
+                    serve(control, session, looked)
                 }
                 Err(Stop::Missing(layers, layer)) => Report::Missing { layers, layer },
                 Err(Stop::Failed(what)) => Report::Failed { what },
@@ -90,6 +100,14 @@ fn missing(ledger: &Ledger, layer: Layer) -> Stop {
     Stop::Missing(ledger.layers.clone(), layer)
 }
 
+/// What settling leaves for later.
+struct Settled {
+    confinement: Confinement,
+    secrets: Secrets,
+    growth: growth::Account,
+    looked: Looked,
+}
+
 /// Becomes the inside user, builds the root and moves into it.
 fn settle(
     setup: &Setup,
@@ -97,7 +115,7 @@ fn settle(
     pieces: root::Pieces,
     drop_groups: bool,
     keeper: &UnixStream,
-) -> Result<Confinement, Stop> {
+) -> Result<Settled, Stop> {
     become_inside_user(drop_groups).map_err(Stop::failed("becoming the inside user"))?;
     // After the last change of credentials, which clears it; and then checked, since the keeper may have died before.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -114,6 +132,14 @@ fn settle(
     let built = root::enter(pieces, setup).map(|()| "tmpfs root, pivot_root, fresh /proc".to_owned());
     let found = built.map_err(|error| error.to_string());
     ledger.note(Name::Root, found).map_err(|layer| missing(ledger, layer))?;
+
+    let secrets = Secrets::new(&setup.secrets).map_err(Stop::Failed)?;
+    let began = Instant::now();
+    let found = look(setup, &secrets, true);
+    let looked = Looked::began(began);
+    ledger.note(Name::Secrets, found).map_err(|layer| missing(ledger, layer))?;
+    let growth = growth::Account::open(&setup.workspace, &setup.limits)
+        .map_err(Stop::failed("measuring the workspace"))?;
 
     // When the whole host runs out of memory, a sandbox goes before the service. The children inherit it.
     let _ = fs::write("/proc/self/oom_score_adj", "300");
@@ -132,14 +158,49 @@ fn settle(
 
     let workspace =
         setup.workspace.to_str().ok_or_else(|| Stop::Failed("the workspace's path".to_owned()))?;
-    Confinement::prepare(
+    let confinement = Confinement::prepare(
         workspace,
         &[workspace, "/tmp", "/var/tmp", "/dev/shm", root::HOME],
         landlock > 0,
         seccomp,
     )
-    .map_err(Stop::failed("preparing the confinement"))
+    .map_err(Stop::failed("preparing the confinement"))?;
+    Ok(Settled { confinement, secrets, growth, looked })
 }
+
+/// Covers what commands may not see, in a child: what lies in a workspace is never looked at by the anchor itself.
+fn look(setup: &Setup, secrets: &Secrets, sockets: bool) -> Result<String, String> {
+    let say = |error: io::Error| error.to_string();
+    let (answer, to_answer) = io::pipe().map_err(say)?;
+    match sys::fork(0).map_err(say)? {
+        Fork::Child => {
+            drop(answer);
+            sys::alarm(LOOK_WALL_SECS);
+            let found = masks::cover(&setup.workspace, secrets, sockets);
+            let _ = wire::send(to_answer, &found.map(|found| (found.count, found.more)).map_err(say));
+            sys::exit(0)
+        }
+        Fork::Parent(pid) => {
+            drop(to_answer);
+            let found = wire::receive::<Result<(usize, bool), String>>(answer);
+            // It has said its word, or its alarm has ended it.
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+            match found {
+                Ok(Ok((count, false))) => {
+                    Ok(format!("{count} secrets and sockets of the workspace are closed"))
+                }
+                Ok(Ok((count, true))) => Err(format!(
+                    "the workspace holds too much to look through; {count} secrets and sockets of it are closed"
+                )),
+                Ok(Err(why)) => Err(format!("closing secrets: {why}")),
+                Err(_) => Err("looking for secrets took too long".to_owned()),
+            }
+        }
+    }
+}
+
+/// How long a look for secrets may take.
+const LOOK_WALL_SECS: u32 = 5;
 
 /// Whether the keeper has ended: it holds the other end of this socket for as long as it lives. (Its pid cannot be asked
 /// for: it lies outside the pid namespace.)
@@ -185,18 +246,34 @@ fn seccomp_available() -> bool {
 struct Job {
     pid: Pid,
     pidfd: OwnedFd,
-    channel: OwnedFd,
+    /// `None` for one that the service knows nothing of.
+    channel: Option<OwnedFd>,
+}
+
+fn job(pid: Pid, channel: Option<OwnedFd>) -> Option<Job> {
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    Some(Job { pid, pidfd, channel })
 }
 
 /// Forks a child for each job, kills those the service lets go of, and ends when the service does. When this process
 /// ends, the kernel kills everything in the session.
-fn serve(control: &UnixStream, session: Session) -> ! {
+fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
     let mut jobs: Vec<Job> = Vec::new();
+    // What the workspace holds is counted beside the work: a large one takes seconds.
+    match sys::fork(0) {
+        Ok(Fork::Child) => {
+            let counted = session.growth.count_start(&session.setup.workspace);
+            sys::exit(i32::from(counted.is_err()))
+        }
+        Ok(Fork::Parent(pid)) => jobs.extend(job(pid, None)),
+        Err(_) => sys::exit(1),
+    }
     loop {
         let mut fds = vec![PollFd::new(control, PollFlags::IN | PollFlags::RDHUP)];
         for job in &jobs {
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
-            fds.push(PollFd::new(&job.channel, PollFlags::RDHUP));
+            // One without a channel is let go of by nobody.
+            fds.push(PollFd::new(job.channel.as_ref().unwrap_or(&job.pidfd), PollFlags::RDHUP));
         }
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -230,23 +307,31 @@ fn serve(control: &UnixStream, session: Session) -> ! {
         let Some(channel) = fds.next() else { sys::exit(1) };
         let namespaces = match kind {
             Kind::Command | Kind::CommandWithInput => libc::CLONE_NEWPID | libc::CLONE_NEWNS,
-            Kind::Files => 0,
+            Kind::Files | Kind::FilesWithOutput => 0,
         };
+        if namespaces != 0 && looked.is_due() {
+            let began = Instant::now();
+            // What could not be looked through at the start was said then; there is nobody to say it to now.
+            let _ = look(&session.setup, &session.secrets, false);
+            looked = Looked::began(began);
+        }
         match sys::fork(namespaces) {
             Ok(Fork::Child) => {
                 // Another job's channel held open here would keep the service waiting for that job's end.
                 drop(jobs);
                 match (kind, fds.next()) {
-                    (Kind::Files, _) => file_helper::main(session, channel),
+                    (Kind::Files | Kind::FilesWithOutput, output) => {
+                        file_helper::main(session, channel, output)
+                    }
                     (Kind::Command | Kind::CommandWithInput, Some(output)) => {
                         command::init(session, channel, output, fds.next())
                     }
                     (Kind::Command | Kind::CommandWithInput, None) => sys::exit(1),
                 }
             }
-            Ok(Fork::Parent(pid)) => match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(pidfd) => jobs.push(Job { pid, pidfd, channel }),
-                Err(_) => sys::exit(1),
+            Ok(Fork::Parent(pid)) => match job(pid, Some(channel)) {
+                Some(job) => jobs.push(job),
+                None => sys::exit(1),
             },
             // The channel closes without a word; the service says what that means.
             Err(_) => drop(channel),

@@ -14,12 +14,16 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use super::SHELL;
 use super::anchor::Session;
 use super::confine::{self, Purpose};
+use super::growth::Watch;
 use super::root;
 use super::sys::{self, Fork};
+use super::terminal::{self, Relay};
 use super::wire::{self, Start, Status};
 
-/// How often the watchdog looks at the memory in use, and orphans are reaped. Milliseconds.
+/// How often the watchdog looks at the memory in use and the workspace, and orphans are reaped; and how often when the
+/// workspace is near its limit. Milliseconds.
 const TICK_MS: i64 = 100;
+const NEAR_TICK_MS: i64 = 20;
 
 /// Runs one command. Never returns: the process ends when nothing of the command is left.
 pub(super) fn init(session: Session, channel: OwnedFd, output: OwnedFd, input: Option<OwnedFd>) -> ! {
@@ -38,21 +42,33 @@ fn begin(session: Session, channel: &UnixStream, output: OwnedFd, input: Option<
     root::mount_proc()?;
     let (errors, to_errors) = io::pipe()?;
     let memory_bytes = (!session.memory_is_limited).then_some(session.setup.limits.memory_bytes);
+    let growth = Watch::begin(session.growth.clone(), &session.setup.workspace)?;
+    let (here, there) = if start.tty {
+        terminal::open().map(|(here, there)| (Some(here), Some(there)))?
+    } else {
+        (None, None)
+    };
     match sys::fork(0)? {
         Fork::Child => {
-            drop(errors);
-            let status = run(session, &start, &output, input);
+            drop((errors, here));
+            let streams = match there {
+                Some(there) => Streams::Terminal(there),
+                None => Streams::Pipes { output, input },
+            };
+            let status = run(session, &start, streams);
             let _ = wire::send(to_errors, &status);
             sys::exit(127)
         }
         Fork::Parent(main) => {
-            drop((to_errors, output, input, session));
+            drop((to_errors, there, session));
+            // Without a terminal between them, the pipes are the command's alone.
+            let relay = here.map(|here| Relay::new(here, output, input)).transpose()?;
             confine::drop_capabilities()?;
             rustix::thread::set_no_new_privs(true)?;
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             let status = match not_started(errors) {
                 Some(status) => status,
-                None => wait(main, memory_bytes)?,
+                None => wait(main, channel, memory_bytes, growth, relay)?,
             };
             wire::send(channel, &status)?;
             // What the command left behind lives until the service lets go, which kills this process and so all.
@@ -73,19 +89,47 @@ fn not_started(mut errors: io::PipeReader) -> Option<Status> {
     wire::receive(bytes.as_slice()).ok()
 }
 
-/// Waits for the main process, reaping others that end and watching the memory where nothing else limits it.
-fn wait(main: Pid, memory_bytes: Option<u64>) -> io::Result<Status> {
+/// Waits for the main process, reaping others that end, passing signals and a terminal's text on, and watching the
+/// workspace, and the memory where nothing else limits it.
+fn wait(
+    main: Pid,
+    channel: &UnixStream,
+    memory_bytes: Option<u64>,
+    mut growth: Watch,
+    mut relay: Option<Relay>,
+) -> io::Result<Status> {
     let pidfd = rustix::process::pidfd_open(main, PidfdFlags::empty())?;
-    let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
+    let mut listens = true;
     loop {
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let tick_ms = if growth.is_near() { NEAR_TICK_MS } else { TICK_MS };
+        let tick = Timespec { tv_sec: 0, tv_nsec: tick_ms * 1_000_000 };
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        if listens {
+            fds.push(PollFd::new(channel, PollFlags::IN));
+        }
+        if let Some(relay) = &relay {
+            fds.extend(relay.waits_for());
+        }
         match rustix::event::poll(&mut fds, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        let signalled = listens && !fds[1].revents().is_empty();
+        drop(fds);
+        if signalled {
+            listens = pass_signal(channel, main);
+        }
+        if let Some(relay) = &mut relay {
+            relay.pass_on();
+        }
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == main => return Ok(ended(status)),
+                Ok(Some((pid, status))) if pid == main => {
+                    if let Some(relay) = &mut relay {
+                        relay.pass_on();
+                    }
+                    return Ok(ended(status));
+                }
                 Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
                 Ok(None) => break,
                 Err(error) => return Err(error.into()),
@@ -94,7 +138,23 @@ fn wait(main: Pid, memory_bytes: Option<u64>) -> io::Result<Status> {
         if memory_bytes.is_some_and(|limit| memory_in_use() > limit) {
             return Ok(Status::OutOfMemory);
         }
+        if growth.is_full() {
+            return Ok(Status::WorkspaceFull);
+        }
     }
+}
+
+/// Passes one signal on to the command's process group. Returns whether more may come.
+fn pass_signal(mut channel: &UnixStream, main: Pid) -> bool {
+    let mut byte = [0];
+    if !matches!(channel.read(&mut byte), Ok(1)) {
+        return false;
+    }
+    if let Some(signal) = Signal::from_named_raw(i32::from(byte[0])) {
+        // It has not been waited for, so the number is still its own; it may have ended.
+        let _ = rustix::process::kill_process_group(main, signal);
+    }
+    true
 }
 
 fn ended(status: WaitStatus) -> Status {
@@ -115,22 +175,40 @@ fn memory_in_use() -> u64 {
     kilobytes.sum::<u64>() * 1024
 }
 
-/// Becomes the command. Returns only to say why that was not possible.
-fn run(session: Session, start: &Start, output: &OwnedFd, input: Option<OwnedFd>) -> Status {
-    let broken = |what: &str, error: io::Error| Status::Broken(format!("{what}: {error}"));
-    let streams = || -> io::Result<()> {
-        match &input {
-            Some(input) => sys::dup_to(input.as_fd(), 0)?,
-            None => sys::dup_to(fs::File::open("/dev/null")?.as_fd(), 0)?,
+/// What a command reads from and writes to.
+enum Streams {
+    Pipes { output: OwnedFd, input: Option<OwnedFd> },
+    Terminal(OwnedFd),
+}
+
+impl Streams {
+    /// Puts them in their places, and makes a terminal the one of this process session.
+    fn take(&self) -> io::Result<()> {
+        match self {
+            Streams::Pipes { output, input } => {
+                match input {
+                    Some(input) => sys::dup_to(input.as_fd(), 0)?,
+                    None => sys::dup_to(fs::File::open("/dev/null")?.as_fd(), 0)?,
+                }
+                sys::dup_to(output.as_fd(), 1)?;
+                sys::dup_to(output.as_fd(), 2)
+            }
+            Streams::Terminal(terminal) => {
+                rustix::process::ioctl_tiocsctty(terminal)?;
+                (0..=2).try_for_each(|number| sys::dup_to(terminal.as_fd(), number))
+            }
         }
-        sys::dup_to(output.as_fd(), 1)?;
-        sys::dup_to(output.as_fd(), 2)
-    };
-    if let Err(error) = streams() {
-        return broken("setting up the streams", error);
     }
+}
+
+/// Becomes the command. Returns only to say why that was not possible.
+fn run(session: Session, start: &Start, streams: Streams) -> Status {
+    let broken = |what: &str, error: io::Error| Status::Broken(format!("{what}: {error}"));
     if let Err(error) = rustix::process::setsid() {
         return broken("starting a process session", error.into());
+    }
+    if let Err(error) = streams.take() {
+        return broken("setting up the streams", error);
     }
     if let Err(error) = enter_folder(&session.setup.workspace, start.cwd.as_deref()) {
         let folder = start.cwd.as_deref().unwrap_or(".");

@@ -67,7 +67,16 @@ pub(super) async fn open(policy: Policy) -> Result<Sandbox, Error> {
             for layer in &missing {
                 tracing::warn!(layer = layer.name, detail = layer.detail, "sandbox layer missing");
             }
-            Ok(Sandbox { control, _keeper: keeper, workspace, limits: policy.limits, missing, cgroup })
+            Ok(Sandbox {
+                control,
+                _keeper: keeper,
+                workspace,
+                limits: policy.limits,
+                missing,
+                cgroup,
+                outputs: super::outputs::Outputs::default(),
+                background: super::Background::default(),
+            })
         }
         Report::Missing { layer, .. } => {
             Err(Error::Missing { layer: layer.name, detail: layer.detail, mend: layer.mend })
@@ -197,11 +206,13 @@ fn setup(policy: &Policy, toolchains: &Toolchains, probing: bool) -> Result<Setu
     if let Some(why) = root::objection(&workspace, &toolchains.shown) {
         return Err(refuse(why));
     }
+    crate::secrets::Secrets::new(&policy.secrets).map_err(refuse)?;
     Ok(Setup {
         workspace,
         limits: policy.limits.clone(),
         read_only: shown,
         env: environment(policy, toolchains),
+        secrets: policy.secrets.clone(),
         lowered: policy.lowered.clone(),
         probing,
     })

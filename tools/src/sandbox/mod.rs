@@ -15,24 +15,32 @@
 //! and an environment that is built, not inherited. A command ends with everything it started.
 
 mod anchor;
+mod background;
 mod cgroup;
 mod command;
 mod confine;
 mod file_helper;
+mod growth;
 mod keeper;
 mod launch;
 mod layers;
+mod masks;
+mod outputs;
 mod root;
 mod run;
+mod survey;
 mod sys;
 mod syscalls;
+mod terminal;
 mod toolchains;
 mod wire;
 
+pub(crate) use background::{Background, Job};
 pub use layers::Layer;
 pub(crate) use sys::unshare;
 
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::files::{Answer, Request};
@@ -51,6 +59,8 @@ pub struct Command {
     pub stdin: Option<Vec<u8>>,
     /// Added to the environment that the sandbox builds.
     pub env: Vec<(String, String)>,
+    /// Whether its streams are a terminal: some programs are of use only at one. It is one of the sandbox's own.
+    pub tty: bool,
 }
 
 impl Command {
@@ -62,6 +72,7 @@ impl Command {
             timeout: None,
             stdin: None,
             env: Vec::new(),
+            tty: false,
         }
     }
 
@@ -85,6 +96,8 @@ pub struct Ran {
     pub bytes_total: u64,
     /// Whether `output` leaves part of it out.
     pub truncated: bool,
+    /// What `output` leaves out can be read and searched by this id, for as long as the session keeps it.
+    pub output_id: Option<String>,
     /// Whether processes it had left behind were killed.
     pub leftovers: bool,
     /// How long it took.
@@ -104,6 +117,8 @@ pub enum Ended {
     Flooded,
     /// The session's memory was used up.
     OutOfMemory,
+    /// The workspace grew by more than the policy lets it in one session.
+    WorkspaceFull,
     /// It never ran: the program or the folder does not exist, and so on, in words.
     NotStarted(String),
 }
@@ -119,6 +134,8 @@ pub struct Sandbox {
     limits: Limits,
     missing: Vec<Layer>,
     cgroup: Option<cgroup::Place>,
+    outputs: outputs::Outputs,
+    background: Background,
 }
 
 impl Sandbox {
@@ -151,6 +168,11 @@ impl Sandbox {
         run::command(self, command, on).await
     }
 
+    /// The commands of this session that run in the background.
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
+    }
+
     /// Does a file operation in the workspace, inside the sandbox.
     pub(crate) async fn files(&self, request: &Request) -> Result<Answer, Error> {
         run::files(self, request).await
@@ -181,6 +203,22 @@ impl Sandbox {
     pub fn sweep() {
         cgroup::sweep();
     }
+}
+
+/// A name that nobody can guess: thirty bits are far more than a session has names, and few enough to be copied.
+fn random_name(prefix: &str) -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = [0; 6];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert!(filled.is_ok_and(|count| count == bytes.len()), "the kernel gives so few random bytes at once");
+    bytes
+        .iter()
+        .fold(prefix.to_owned(), |name, byte| name + &char::from(LETTERS[usize::from(byte % 32)]).to_string())
+}
+
+/// Locks; what a panic left behind it is whole, since nothing here changes in several steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The layers on this host, in the order they are set up, and the toolchains commands will find: what `saga doctor`

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use rustix::process::Pid;
 
@@ -147,6 +148,22 @@ pub(super) fn exec(program: &CStr, argv: &[CString], env: &[CString]) -> io::Err
     // WHY: the standard library offers exec only with its own fork or its own environment lookups.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// How many numbers [`shared_memory`] holds.
+pub(super) const SHARED: usize = 8;
+
+/// Memory that this process and those it forks from now on have in common, all zero. It lives as long as they do.
+pub(super) fn shared_memory() -> io::Result<&'static [AtomicU64; SHARED]> {
+    const BYTES: usize = size_of::<[AtomicU64; SHARED]>();
+    // SAFETY: a new anonymous mapping overlaps nothing; it is aligned to a page, zeroed, large enough, and never unmapped,
+    // and all who see it use it as atomic numbers only.
+    // WHY: numbers that forked processes change together need memory that fork does not copy.
+    unsafe {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        let at = libc::mmap(std::ptr::null_mut(), BYTES, access, kind, -1, 0);
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(&*at.cast()) }
+    }
 }
 
 /// Ends this process with SIGALRM after so many seconds.
