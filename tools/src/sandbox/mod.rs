@@ -16,6 +16,7 @@
 
 mod anchor;
 mod background;
+mod bpf;
 mod cgroup;
 mod command;
 mod confine;

@@ -207,6 +207,16 @@ pub(super) fn landlock_abi() -> i32 {
     i32::try_from(abi).unwrap_or(0).max(0)
 }
 
+/// Has the kernel ask a filter about every system call of this process from now on. It cannot be taken back.
+pub(super) fn filter_calls(steps: &[libc::sock_filter]) -> io::Result<()> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    let length = libc::c_ushort::try_from(steps.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: steps.as_ptr().cast_mut() };
+    // SAFETY: the kernel only reads `length` steps, which live through the call.
+    // WHY: no wrapper in use offers seccomp.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const program) })
+}
+
 /// Drops a capability from the bounding set; `false` when the kernel knows no capability of this number.
 pub(super) fn drop_bounding(capability: libc::c_ulong) -> io::Result<bool> {
     // SAFETY: no memory is passed.
