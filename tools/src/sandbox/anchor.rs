@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use rustix::thread::CapabilitySets;
 use super::confine::Confinement;
 use super::keeper::{INSIDE_ID, Stop};
 use super::layers::{Ledger, Name};
-use super::masks::{self, Looked};
+use super::masks::{self, Covered, Looked};
 use super::sys::{self, Fork};
 use super::wire::{self, Kind, Report, Setup};
 use super::{Layer, cgroup, command, file_helper, growth, root};
@@ -24,6 +24,10 @@ use crate::secrets::Secrets;
 /// The keeper's word to go on: whether supplementary groups can be given up (an unprivileged mapping forbids it).
 pub(super) const KEEP_GROUPS: u8 = 1;
 pub(super) const DROP_GROUPS: u8 = 2;
+
+/// The anchor's word to a waiting init to run a command, after another look for secrets or without one.
+pub(super) const LOOK: u8 = b'l';
+pub(super) const RUN: u8 = b'r';
 
 /// What the anchor's children inherit.
 pub(super) struct Session {
@@ -134,12 +138,11 @@ fn settle(
     ledger.note(Name::Root, found).map_err(|layer| missing(ledger, layer))?;
 
     let secrets = Secrets::new(&setup.secrets).map_err(Stop::Failed)?;
-    let began = Instant::now();
-    let found = look(setup, &secrets, true);
-    let looked = Looked::began(began);
-    ledger.note(Name::Secrets, found).map_err(|layer| missing(ledger, layer))?;
     let growth = growth::Account::open(&setup.workspace, &setup.limits)
         .map_err(Stop::failed("measuring the workspace"))?;
+    let found = look(setup, &secrets, &growth);
+    ledger.note(Name::Secrets, found).map_err(|layer| missing(ledger, layer))?;
+    let looked = Looked::now();
 
     // When the whole host runs out of memory, a sandbox goes before the service. The children inherit it.
     let _ = fs::write("/proc/self/oom_score_adj", "300");
@@ -168,28 +171,31 @@ fn settle(
     Ok(Settled { confinement, secrets, growth, looked })
 }
 
-/// Covers what commands may not see, in a child: what lies in a workspace is never looked at by the anchor itself.
-fn look(setup: &Setup, secrets: &Secrets, sockets: bool) -> Result<String, String> {
+/// Covers what commands may not see, in a child: what lies in a workspace is never looked at by the anchor itself. Returns
+/// what is to be said of it.
+fn look(setup: &Setup, secrets: &Secrets, growth: &growth::Account) -> Result<String, String> {
     let say = |error: io::Error| error.to_string();
     let (answer, to_answer) = io::pipe().map_err(say)?;
     match sys::fork(0).map_err(say)? {
         Fork::Child => {
             drop(answer);
             sys::alarm(LOOK_WALL_SECS);
-            let found = masks::cover(&setup.workspace, secrets, sockets);
-            let _ = wire::send(to_answer, &found.map(|found| (found.count, found.more)).map_err(say));
+            let began = Instant::now();
+            let found = masks::cover(&setup.workspace, secrets, true).map_err(say);
+            growth.note_look(began.elapsed());
+            let _ = wire::send(to_answer, &found);
             sys::exit(0)
         }
         Fork::Parent(pid) => {
             drop(to_answer);
-            let found = wire::receive::<Result<(usize, bool), String>>(answer);
+            let found = wire::receive::<Result<Covered, String>>(answer);
             // It has said its word, or its alarm has ended it.
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
             match found {
-                Ok(Ok((count, false))) => {
+                Ok(Ok(Covered { count, more: false })) => {
                     Ok(format!("{count} secrets and sockets of the workspace are closed"))
                 }
-                Ok(Ok((count, true))) => Err(format!(
+                Ok(Ok(Covered { count, more: true })) => Err(format!(
                     "the workspace holds too much to look through; {count} secrets and sockets of it are closed"
                 )),
                 Ok(Err(why)) => Err(format!("closing secrets: {why}")),
@@ -248,11 +254,40 @@ struct Job {
     pidfd: OwnedFd,
     /// `None` for one that the service knows nothing of.
     channel: Option<OwnedFd>,
+    /// Whether it was killed and has not ended yet.
+    killed: bool,
+}
+
+/// The init of a command that is still to come, with namespaces of its own: they take longer to make than most commands
+/// take to start, so they are made while nobody waits.
+struct Spare {
+    pid: Pid,
+    pidfd: OwnedFd,
+    hand: UnixStream,
+}
+
+/// Which side of a [`Spare`] this is.
+enum Forked {
+    Here(Spare),
+    There(UnixStream),
+}
+
+impl Spare {
+    fn fork() -> io::Result<Forked> {
+        let (ours, theirs) = UnixStream::pair()?;
+        match sys::fork(libc::CLONE_NEWPID | libc::CLONE_NEWNS)? {
+            Fork::Child => Ok(Forked::There(theirs)),
+            Fork::Parent(pid) => {
+                let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+                Ok(Forked::Here(Spare { pid, pidfd, hand: ours }))
+            }
+        }
+    }
 }
 
 fn job(pid: Pid, channel: Option<OwnedFd>) -> Option<Job> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    Some(Job { pid, pidfd, channel })
+    Some(Job { pid, pidfd, channel, killed: false })
 }
 
 /// Forks a child for each job, kills those the service lets go of, and ends when the service does. When this process
@@ -268,12 +303,25 @@ fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
         Ok(Fork::Parent(pid)) => jobs.extend(job(pid, None)),
         Err(_) => sys::exit(1),
     }
+    let mut spare: Option<Spare> = None;
     loop {
+        if spare.is_none() {
+            spare = Some(match Spare::fork() {
+                Ok(Forked::Here(spare)) => spare,
+                Ok(Forked::There(hand)) => {
+                    // Another job's channel held open here would keep the service waiting for that job's end.
+                    drop(jobs);
+                    command::init(session, hand)
+                }
+                Err(_) => sys::exit(1),
+            });
+        }
         let mut fds = vec![PollFd::new(control, PollFlags::IN | PollFlags::RDHUP)];
         for job in &jobs {
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
-            // One without a channel is let go of by nobody.
-            fds.push(PollFd::new(job.channel.as_ref().unwrap_or(&job.pidfd), PollFlags::RDHUP));
+            // One without a channel is let go of by nobody, and one that is killed has been let go of.
+            let channel = job.channel.as_ref().filter(|_| !job.killed);
+            fds.push(PollFd::new(channel.unwrap_or(&job.pidfd), PollFlags::RDHUP));
         }
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -283,15 +331,17 @@ fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
         drop(fds);
         let mut happened = ready.into_iter();
         let asked = happened.next().unwrap_or(PollFlags::empty());
-        jobs.retain(|job| {
+        jobs.retain_mut(|job| {
             let ended = happened.next().is_some_and(|flags| !flags.is_empty());
             let let_go = happened.next().is_some_and(|flags| !flags.is_empty());
-            if ended || let_go {
+            if ended {
                 // Reaping before the channel is closed: when the service sees it close, nothing of the job is left.
-                let _ = rustix::process::pidfd_send_signal(&job.pidfd, Signal::KILL);
                 let _ = rustix::process::waitpid(Some(job.pid), WaitOptions::empty());
+            } else if let_go && !job.killed {
+                let _ = rustix::process::pidfd_send_signal(&job.pidfd, Signal::KILL);
+                job.killed = true;
             }
-            !(ended || let_go)
+            !ended
         });
         if asked.is_empty() {
             continue;
@@ -305,36 +355,32 @@ fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
         };
         let mut fds = fds.into_iter();
         let Some(channel) = fds.next() else { sys::exit(1) };
-        let namespaces = match kind {
-            Kind::Command | Kind::CommandWithInput => libc::CLONE_NEWPID | libc::CLONE_NEWNS,
-            Kind::Files | Kind::FilesWithOutput => 0,
-        };
-        if namespaces != 0 && looked.is_due() {
-            let began = Instant::now();
-            // What could not be looked through at the start was said then; there is nobody to say it to now.
-            let _ = look(&session.setup, &session.secrets, false);
-            looked = Looked::began(began);
-        }
-        match sys::fork(namespaces) {
-            Ok(Fork::Child) => {
-                // Another job's channel held open here would keep the service waiting for that job's end.
-                drop(jobs);
-                match (kind, fds.next()) {
-                    (Kind::Files | Kind::FilesWithOutput, output) => {
-                        file_helper::main(session, channel, output)
-                    }
-                    (Kind::Command | Kind::CommandWithInput, Some(output)) => {
-                        command::init(session, channel, output, fds.next())
-                    }
-                    (Kind::Command | Kind::CommandWithInput, None) => sys::exit(1),
+        match kind {
+            Kind::Command | Kind::CommandWithInput => {
+                let Some(Spare { pid, pidfd, hand }) = spare.take() else { sys::exit(1) };
+                let look = looked.is_due(session.growth.look_cost());
+                if look {
+                    looked = Looked::now();
                 }
+                let fds: Vec<OwnedFd> = fds.collect();
+                let handed: Vec<BorrowedFd<'_>> =
+                    std::iter::once(channel.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
+                // If it has been killed, for want of memory say, the channel closes without a word, and the service says
+                // what that means.
+                let _ = wire::send_with(&hand, if look { LOOK } else { RUN }, &handed);
+                jobs.push(Job { pid, pidfd, channel: Some(channel), killed: false });
             }
-            Ok(Fork::Parent(pid)) => match job(pid, Some(channel)) {
-                Some(job) => jobs.push(job),
-                None => sys::exit(1),
+            Kind::Files | Kind::FilesWithOutput => match sys::fork(0) {
+                Ok(Fork::Child) => {
+                    drop((jobs, spare));
+                    file_helper::main(session, channel, fds.next())
+                }
+                Ok(Fork::Parent(pid)) => match job(pid, Some(channel)) {
+                    Some(job) => jobs.push(job),
+                    None => sys::exit(1),
+                },
+                Err(_) => drop(channel),
             },
-            // The channel closes without a word; the service says what that means.
-            Err(_) => drop(channel),
         }
     }
 }

@@ -146,7 +146,17 @@ fn search(ranges: &[(u32, Answer)], program: &mut Vec<sock_filter>, to_rules: &m
             let at = program.len();
             program.push(branch(IF_AT_LEAST, upper[0].0, 0, 0));
             search(lower, program, to_rules);
-            program[at].jt = u8::try_from(program.len() - at - 1).expect("half of the ranges take few steps");
+            match u8::try_from(program.len() - at - 1) {
+                Ok(over) => program[at].jt = over,
+                // Too far for a branch: it goes by way of a jump, which makes room for itself.
+                Err(_) => {
+                    let over =
+                        u32::try_from(program.len() - at - 1).expect("a filter has at most 4,096 steps");
+                    program[at].jf = 1;
+                    program.insert(at + 1, step(JUMP, over));
+                    to_rules.iter_mut().filter(|(from, _)| *from > at).for_each(|(from, _)| *from += 1);
+                }
+            }
             search(upper, program, to_rules);
         }
     }

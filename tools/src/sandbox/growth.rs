@@ -60,6 +60,7 @@ pub(super) struct Account {
 const KNOWN: usize = 0;
 const START: [usize; 2] = [1, 2];
 const GROWN: [usize; 2] = [3, 4];
+const LOOK_MICROS: usize = 5;
 
 impl Account {
     /// For a session that begins: nothing has been counted yet.
@@ -75,6 +76,17 @@ impl Account {
         self.put(START, amount);
         self.shared[KNOWN].store(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Notes what a look for secrets has cost, which tells when the next is due.
+    pub(super) fn note_look(&self, cost: Duration) {
+        let micros = u64::try_from(cost.as_micros()).unwrap_or(u64::MAX);
+        self.shared[LOOK_MICROS].store(micros, Ordering::Release);
+    }
+
+    /// What the last look for secrets has cost.
+    pub(super) fn look_cost(&self) -> Duration {
+        Duration::from_micros(self.shared[LOOK_MICROS].load(Ordering::Acquire))
     }
 
     fn get(&self, at: [usize; 2]) -> Amount {

@@ -15,6 +15,8 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use serde::{Deserialize, Serialize};
+
 use super::root::{MASK_FILE, MASK_FOLDER};
 use super::survey::{self, Entry, Then};
 use crate::secrets::Secrets;
@@ -29,24 +31,22 @@ const ENTRIES_MAX: u64 = 500_000;
 const REST: u32 = 50;
 const REST_LEAST: Duration = Duration::from_millis(20);
 
-/// When a workspace was looked through last, and what that cost.
-pub(super) struct Looked {
-    at: Instant,
-    cost: Duration,
-}
+/// When a workspace was looked through last.
+pub(super) struct Looked(Instant);
 
 impl Looked {
-    pub(super) fn began(at: Instant) -> Looked {
-        Looked { at: Instant::now(), cost: at.elapsed() }
+    pub(super) fn now() -> Looked {
+        Looked(Instant::now())
     }
 
-    pub(super) fn is_due(&self) -> bool {
-        self.at.elapsed() > (self.cost * REST).max(REST_LEAST)
+    /// Whether it is time for another look, when one costs so much.
+    pub(super) fn is_due(&self, cost: Duration) -> bool {
+        self.0.elapsed() > (cost * REST).max(REST_LEAST)
     }
 }
 
 /// What was found and covered.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Covered {
     pub(super) count: usize,
     /// Whether there is more than can be covered or looked at.

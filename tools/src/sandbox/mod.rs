@@ -12,7 +12,8 @@
 //! Session-wide, set up once: user, mount, ipc, uts, cgroup, network (loopback only) and pid namespaces; a tmpfs root of
 //! allow-listed read-only mounts with the workspace as the one writable folder of the host's; memory and process limits.
 //! For each command: a pid namespace and /proc of its own, no capabilities, no new privileges, Landlock, seccomp, rlimits,
-//! and an environment that is built, not inherited. A command ends with everything it started.
+//! and an environment that is built, not inherited. A command ends with everything it started. All of this but the environment
+//! is ready before the command is known: an init with a process that waits to become the command.
 
 mod anchor;
 mod background;

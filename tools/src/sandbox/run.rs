@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::launch::receive;
 use super::outputs::Kept;
-use super::wire::{self, Kind, Start, Status};
+use super::wire::{self, Kind, Start, Status, Word};
 use super::{Command, Ended, Ran, Sandbox};
 use crate::Error;
 use crate::files::{Answer, Request};
@@ -138,10 +138,12 @@ pub(super) async fn follow(
     let mut deadline = wall.map(|wall| tokio::time::Instant::now() + wall);
     let mut open = true;
     let mut status: Option<Status> = None;
+    let mut alone = false;
     let mut stopped: Option<Ended> = None;
     let mut leftovers = false;
     // Until the output has ended and the channel has closed: then nothing of the command is left.
-    loop {
+    // Or until the output has ended and it is said that nothing else is left.
+    while open || !alone {
         tokio::select! {
             read = output.read(&mut chunk), if open => match read {
                 Ok(0) | Err(_) => open = false,
@@ -166,7 +168,7 @@ pub(super) async fn follow(
             },
             word = next_word(&mut job.channel, &mut job.words) => match word {
                 Some(word) => {
-                    status = Some(word);
+                    (status, alone) = (Some(word.status), word.alone);
                     if stopped.is_none() {
                         deadline = Some(tokio::time::Instant::now() + DRAIN);
                     }
@@ -299,7 +301,7 @@ impl Job {
 
 /// The next word of the command's init; `None` when the channel has closed. May be dropped and called again at any time:
 /// what has arrived stays in `words`.
-async fn next_word(channel: &mut UnixStream, words: &mut Vec<u8>) -> Option<Status> {
+async fn next_word(channel: &mut UnixStream, words: &mut Vec<u8>) -> Option<Word> {
     loop {
         if let Some((length, rest)) = words.split_first_chunk() {
             let length = wire::checked_length(*length).ok()?;

@@ -106,7 +106,15 @@ pub(super) struct Start {
     pub(super) tty: bool,
 }
 
-/// Command's init → service: how the main process ended. The channel then stays open while others are left.
+/// Command's init → service: the main process has ended. When others are left, the channel stays open while they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Word {
+    pub(super) status: Status,
+    /// Whether no other process of the command is left.
+    pub(super) alone: bool,
+}
+
+/// How a command's main process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Status {
     Exited(i32),
