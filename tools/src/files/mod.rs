@@ -99,6 +99,11 @@ impl Answer {
         Answer { ok: false, bytes_total: text.len() as u64, text, summary, truncated: false }
     }
 
+    /// For an operation that found no process to do it.
+    pub(crate) fn crowded() -> Answer {
+        Answer::no("The session runs as many processes as it may. End some of them first.".to_owned())
+    }
+
     /// For an operation that was ended from outside.
     pub(crate) fn stopped() -> Answer {
         Answer::no(

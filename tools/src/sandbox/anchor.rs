@@ -17,8 +17,9 @@ use super::keeper::{INSIDE_ID, Stop};
 use super::layers::{Ledger, Name};
 use super::masks::{self, Covered, Looked};
 use super::sys::{self, Fork};
-use super::wire::{self, Kind, Report, Setup};
+use super::wire::{self, Kind, Report, Setup, Status, Word};
 use super::{Layer, cgroup, command, file_helper, growth, root};
+use crate::files::Answer;
 use crate::secrets::Secrets;
 
 /// The keeper's word to go on: whether supplementary groups can be given up (an unprivileged mapping forbids it).
@@ -306,15 +307,16 @@ fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
     let mut spare: Option<Spare> = None;
     loop {
         if spare.is_none() {
-            spare = Some(match Spare::fork() {
-                Ok(Forked::Here(spare)) => spare,
+            spare = match Spare::fork() {
+                Ok(Forked::Here(spare)) => Some(spare),
                 Ok(Forked::There(hand)) => {
                     // Another job's channel held open here would keep the service waiting for that job's end.
                     drop(jobs);
                     command::init(session, hand)
                 }
-                Err(_) => sys::exit(1),
-            });
+                // The session has used up its processes: it is tried again when something has happened.
+                Err(_) => None,
+            };
         }
         let mut fds = vec![PollFd::new(control, PollFlags::IN | PollFlags::RDHUP)];
         for job in &jobs {
@@ -357,7 +359,12 @@ fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
         let Some(channel) = fds.next() else { sys::exit(1) };
         match kind {
             Kind::Command | Kind::CommandWithInput => {
-                let Some(Spare { pid, pidfd, hand }) = spare.take() else { sys::exit(1) };
+                let Some(Spare { pid, pidfd, hand }) = spare.take() else {
+                    let why = "the session runs as many processes as it may; end some of them first";
+                    let status = Status::NotStarted(why.to_owned());
+                    let _ = wire::send(UnixStream::from(channel), &Word { status, alone: true });
+                    continue;
+                };
                 let look = looked.is_due(session.growth.look_cost());
                 if look {
                     looked = Looked::now();
@@ -379,7 +386,10 @@ fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
                     Some(job) => jobs.push(job),
                     None => sys::exit(1),
                 },
-                Err(_) => drop(channel),
+                Err(_) => {
+                    let answer = Ok::<_, String>(Answer::crowded());
+                    let _ = wire::send(UnixStream::from(channel), &answer);
+                }
             },
         }
     }

@@ -144,7 +144,7 @@ pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
     make_folders(&inside(MASK_FOLDER))?;
     fs::write(inside(MASK_FILE), "")?;
     for path in [MASK_FILE, MASK_FOLDER] {
-        fs::set_permissions(inside(path), fs::Permissions::from_mode(0))?;
+        fs::set_permissions(inside(path), fs::Permissions::from_mode(0o000))?;
     }
     for piece in pieces.system {
         put(&piece, base)?;

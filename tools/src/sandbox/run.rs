@@ -229,9 +229,21 @@ pub(super) async fn files(sandbox: &Sandbox, request: &Request) -> Result<Answer
         Ok(Ok(Err(why))) => Err(Error::Gone(format!("its file helper could not begin: {why}"))),
         // Its alarm ended it in the middle: that is about this request, and not about the sandbox.
         Ok(Err(_)) | Err(_) if began.elapsed() >= FILES_ALARM => Ok(Answer::stopped()),
-        Ok(Err(error)) => Err(Error::Gone(format!("its file helper ended without an answer: {error}"))),
+        Ok(Err(error)) if is_gone(sandbox) => {
+            Err(Error::Gone(format!("its file helper ended without an answer: {error}")))
+        }
+        // Killed, for want of memory say, while the session goes on.
+        Ok(Err(_)) => Ok(Answer::stopped()),
         Err(_) => Ok(Answer::stopped()),
     }
+}
+
+/// Whether the anchor has ended.
+fn is_gone(sandbox: &Sandbox) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let mut fds = [PollFd::new(&sandbox.control, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Hands the anchor a job and the child its words. The descriptors are the child's alone afterwards.
