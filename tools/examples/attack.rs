@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let ground = if flags.is_empty() { Ground::Sandbox(None) } else { Ground::Plain(None) };
     let [mut held, mut leaked, mut skipped] = [0; 3];
     for case in attack::read(&text).iter().filter(|case| only.is_empty() || only.contains(&case.id)) {
-        match case.attack(&ground) {
+        match case.attack(&ground, None) {
             Verdict::Held => {
                 held += 1;
                 println!("held    {}", case.id);

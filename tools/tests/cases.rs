@@ -30,7 +30,9 @@ fn leaks(ground: &Ground) -> (Vec<String>, usize) {
     std::thread::scope(|scope| {
         let tried: Vec<_> = halves
             .into_iter()
-            .map(|half| scope.spawn(|| half.map(|case| (&case.id, case.attack(ground))).collect::<Vec<_>>()))
+            .map(|half| {
+                scope.spawn(|| half.map(|case| (&case.id, case.attack(ground, None))).collect::<Vec<_>>())
+            })
             .collect();
         let (mut leaks, mut skipped) = (Vec::new(), 0);
         for (id, verdict) in tried.into_iter().flat_map(|half| half.join().unwrap()) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent::dialect::{Dialect, Piece, Transcript};
 use serde_json::json;
 use tools::attack::{self, Ground, Verdict};
 use tools::{Command, Ended, Policy, Sandbox};
@@ -106,7 +107,7 @@ fn attack(args: Attack) -> Result<u8, Failure> {
     let [mut held, mut leaked, mut skipped] = [0_u64; 3];
     for case in attack::read(&text).iter().filter(|case| args.only.is_empty() || args.only.contains(&case.id))
     {
-        let verdict = case.attack(&ground);
+        let verdict = case.attack(&ground, Some(&in_prompt));
         let (word, why) = match &verdict {
             Verdict::Held => ("held", None),
             Verdict::Leaked(why) => ("leaked", Some(why)),
@@ -130,6 +131,33 @@ fn attack(args: Attack) -> Result<u8, Failure> {
         say(&format!("{held} held, {leaked} leaked, {skipped} skipped"));
     }
     Ok(if leaked > 0 && !args.plain { EXIT_NO } else { 0 })
+}
+
+/// What a tool's result could do in a prompt, in any of the chat formats: where it has special tokens, it must have the same
+/// ones that any other result has.
+fn in_prompt(result: &str) -> Option<String> {
+    let specials = |dialect: Dialect, result: &str| -> Option<Vec<&'static str>> {
+        let call = json!({"id": "1", "type": "function", "function": {"name": "exec", "arguments": "{}"}});
+        let messages = json!({"messages": [
+            {"role": "user", "content": "Look."},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": result},
+        ]});
+        let pieces = dialect.write(&Transcript::read(&messages).ok()?).ok()?;
+        let specials = pieces.into_iter().filter_map(|piece| match piece {
+            Piece::Special(name) => Some(name),
+            Piece::Text(_) | Piece::Sampled(_) => None,
+        });
+        Some(specials.collect())
+    };
+    if Dialect::ALL.into_iter().all(|dialect| specials(dialect, "plain").is_none()) {
+        return Some("no chat format can write the conversation it is looked for in".to_string());
+    }
+    Dialect::ALL.into_iter().find_map(|dialect| {
+        let plain = specials(dialect, "plain")?;
+        let same = specials(dialect, result).is_some_and(|found| found == plain);
+        (!same).then(|| format!("in the format {} a result adds special tokens", dialect.name()))
+    })
 }
 
 async fn run_one(args: Run) -> Result<u8, Failure> {

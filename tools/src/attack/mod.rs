@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::output::size;
 use scene::Scene;
 use service::{Afterwards, Job, Reply, Step};
 
@@ -151,7 +152,10 @@ impl Case {
     }
 
     /// Tries it. Blocks until it is over, at most somewhat longer than the case's timeout.
-    pub fn attack(&self, ground: &Ground) -> Verdict {
+    ///
+    /// `prompt` looks at what a result becomes in the prompt of a model, and says what it could do there. A case that is about
+    /// that is skipped without it.
+    pub fn attack(&self, ground: &Ground, prompt: Option<&dyn Fn(&str) -> Option<String>>) -> Verdict {
         if let Some(why) = &self.unknown {
             return Verdict::Skipped(why.clone());
         }
@@ -168,16 +172,28 @@ impl Case {
         if self.note.contains("checkpoint before") {
             return Verdict::Skipped("there are no checkpoints yet".to_owned());
         }
+        if self.is_about_the_prompt() && prompt.is_none() {
+            return Verdict::Skipped("what the prompt becomes is not known here".to_owned());
+        }
         let scene = match Scene::set(binary.clone()) {
             Ok(scene) => scene,
             Err(error) => return Verdict::Skipped(format!("its scene could not be set: {error}")),
         };
-        let verdict = self.attack_on(scene, plain);
+        let verdict = self.attack_on(scene, plain, prompt);
         verdict.unwrap_or_else(Verdict::Skipped)
     }
 
+    fn is_about_the_prompt(&self) -> bool {
+        self.note.contains("checks the prompt")
+    }
+
     /// The error is why it could not be tried.
-    fn attack_on(&self, mut scene: Scene, plain: bool) -> Result<Verdict, String> {
+    fn attack_on(
+        &self,
+        mut scene: Scene,
+        plain: bool,
+        prompt: Option<&dyn Fn(&str) -> Option<String>>,
+    ) -> Result<Verdict, String> {
         let setup = scene.fill(&self.setup)?;
         if !setup.is_empty() {
             scene.prepare(&setup)?;
@@ -202,12 +218,16 @@ impl Case {
         if let Some(why) = &reply.unknown {
             return Err(why.clone());
         }
-        let leak = self.check.leak(&reply, &scene)?.or_else(|| scene.changed(&before)).or_else(|| {
-            scene
-                .growth()
-                .filter(|grown| *grown > GROWTH_BYTES && !plain)
-                .map(|grown| format!("the service grew by {}", crate::output::size(grown)))
-        });
+        let grown = || {
+            let grown = scene.growth().filter(|grown| *grown > GROWTH_BYTES && !plain)?;
+            Some(format!("the service grew by {}", size(grown)))
+        };
+        let in_prompt = || {
+            let look = prompt.filter(|_| self.is_about_the_prompt() && !plain)?;
+            reply.texts.iter().find_map(|text| look(text))
+        };
+        let leak = self.check.leak(&reply, &scene)?;
+        let leak = leak.or_else(|| scene.changed(&before)).or_else(grown).or_else(in_prompt);
         Ok(leak.map_or(Verdict::Held, Verdict::Leaked))
     }
 
@@ -298,7 +318,7 @@ mod tests {
     fn skipped(line: &str) -> String {
         let cases = read(line);
         assert_eq!(cases.len(), 1);
-        match cases[0].attack(&Ground::Sandbox(None)) {
+        match cases[0].attack(&Ground::Sandbox(None), None) {
             Verdict::Skipped(why) => why,
             other => panic!("{other:?}"),
         }
@@ -318,6 +338,10 @@ mod tests {
                 r#"{"id": "a", "tool": "exec", "command": "true", "note": "harness: checkpoint before"}"#,
                 "checkpoints",
             ),
+            (
+                r#"{"id": "a", "tool": "exec", "command": "true", "note": "harness checks the prompt"}"#,
+                "the prompt",
+            ),
             (r#"{"id": "a", "tool": "git", "args": {"op": "teleport"}}"#, "\"teleport\""),
         ] {
             let said = skipped(line);
@@ -332,7 +356,7 @@ mod tests {
         // The proof of the runner must not be the end of the host.
         for plain in [r#", "plain": "skip""#, r#", "plain": "RUN""#, ""] {
             let line = format!(r#"{{"id": "a", "tool": "exec", "command": "touch /saga-was-here"{plain}}}"#);
-            let verdict = read(&line)[0].attack(&Ground::Plain(None));
+            let verdict = read(&line)[0].attack(&Ground::Plain(None), None);
             assert!(matches!(verdict, Verdict::Skipped(why) if why.contains("harm")));
         }
     }
