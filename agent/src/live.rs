@@ -55,6 +55,10 @@ pub struct LiveOptions {
     pub sampling: engine::Sampling,
     /// Sandbox layers the operator lets be missing.
     pub lowered: Vec<String>,
+    /// Patterns of names that are secrets, in place of the usual ones.
+    pub secrets: Option<Vec<String>>,
+    /// By how much a session's workspace may grow, in place of the usual amount. Bytes.
+    pub workspace_bytes: Option<u64>,
     /// The binary that becomes the sandbox's processes; this one when left out.
     pub helper: Option<PathBuf>,
     /// Bytes of KV that resting sessions may hold together.
@@ -313,11 +317,17 @@ impl Worlds for Arc<Live> {
         let mut minds = self.shared.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         minds.push(Arc::downgrade(&thinking));
         drop(minds);
-        let policy = Policy {
+        let mut policy = Policy {
             lowered: self.options.lowered.clone(),
             helper: self.options.helper.clone(),
             ..Policy::new(&created.workspace)
         };
+        if let Some(secrets) = &self.options.secrets {
+            policy.secrets.clone_from(secrets);
+        }
+        if let Some(bytes) = self.options.workspace_bytes {
+            policy.limits.workspace_bytes = bytes;
+        }
         Ok(Arc::new(LiveWorld {
             live: self.clone(),
             journal,

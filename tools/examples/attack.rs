@@ -1,7 +1,9 @@
-//! Tries a file of attack cases, one JSON object a line: `cargo run -p tools --example attack -- FILE.jsonl [--plain] [ID…]`.
+//! Tries a file of attack cases, one JSON object a line: `cargo run -p tools --example attack -- FILE.jsonl [--plain] [ID…]`, and
+//! with SAGA_ATTACK_AS=NAME before it, as that user.
 //!
 //! The example is its own service and its own helper. `saga sandbox attack` does the same and more.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use tools::attack::{self, Ground, Verdict};
@@ -14,6 +16,17 @@ fn main() -> ExitCode {
         eprintln!("usage: attack FILE.jsonl [--plain] [ID…]");
         return ExitCode::from(2);
     };
+    if let Some(user) = std::env::var("SAGA_ATTACK_AS").ok().filter(|_| rustix::process::geteuid().is_root())
+    {
+        let after: Vec<&str> = flags.iter().chain(only).map(String::as_str).collect();
+        return match attack::as_user(&user, &[], Path::new(file), &after) {
+            Ok(code) => ExitCode::from(code),
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::from(2)
+            }
+        };
+    }
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) => {

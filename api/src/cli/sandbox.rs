@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent::dialect::{Dialect, Piece, Transcript};
 use serde_json::json;
 use tools::attack::{self, Ground, Verdict};
-use tools::{Command, Ended, Policy, Sandbox};
+use tools::{Command, Ended, Sandbox};
 
 use crate::failure::{EXIT_NO, Failure};
 use crate::host;
@@ -167,8 +167,10 @@ async fn run_one(args: Run) -> Result<u8, Failure> {
             .next("name an existing folder")
             .exit(NO_SANDBOX)
     })?;
-    let lowered = if args.lowered.is_empty() { config.sandbox.lowered } else { args.lowered };
-    let policy = Policy { lowered, ..Policy::new(workspace) };
+    let mut policy = config.sandbox.policy(workspace);
+    if !args.lowered.is_empty() {
+        policy.lowered = args.lowered;
+    }
     let sandbox = Sandbox::open(policy).await.map_err(|error| Failure::from(error).exit(NO_SANDBOX))?;
     for layer in sandbox.missing() {
         write_to(To::Stderr, &format!("warning: the layer {} does not hold: {}\n", layer.name, layer.detail));
