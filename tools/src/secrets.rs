@@ -4,48 +4,19 @@ use std::path::Path;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-/// The patterns when an operator names none: keys and passwords as they are usually called. An exception begins with `!`.
-const USUAL: [&str; 35] = [
-    ".env",
-    ".env.*",
-    "!.env.example",
-    "!.env.sample",
-    "!.env.template",
-    "!.env.dist",
-    "*.pem",
-    "*.key",
-    "*.p12",
-    "*.pfx",
-    "*.jks",
-    "*.keystore",
-    "*.kdbx",
-    "*.ppk",
-    "id_rsa*",
-    "id_dsa*",
-    "id_ecdsa*",
-    "id_ed25519*",
-    "!*.pub",
-    ".netrc",
-    "_netrc",
-    ".pgpass",
-    ".pypirc",
-    ".htpasswd",
-    ".git-credentials",
-    ".secrets",
-    "secrets.yaml",
-    "secrets.yml",
-    "secrets.json",
-    "secrets.toml",
-    "credentials.json",
-    ".ssh",
-    ".aws",
-    ".gnupg",
-    ".docker/config.json",
-];
+/// The patterns when an operator names none: keys and passwords as they are usually called. An exception begins with `!`: what
+/// is meant to be shown, and what packages bring along, whose test keys and certificates are everybody's.
+const USUAL: &str = "\
+    .env .env.* !.env.example !.env.sample !.env.template !.env.dist \
+    *.pem !cacert.pem *.key *.p12 *.pfx *.jks *.keystore *.kdbx *.ppk \
+    id_rsa* id_dsa* id_ecdsa* id_ed25519* !*.pub .ssh .gnupg .aws .docker/config.json \
+    .netrc _netrc .pgpass .pypirc .htpasswd .git-credentials .secrets \
+    secrets.yaml secrets.yml secrets.json secrets.toml credentials.json \
+    !**/node_modules/** !**/site-packages/**";
 
 /// The patterns of [`USUAL`], as a policy holds them.
 pub(crate) fn usual() -> Vec<String> {
-    USUAL.map(str::to_owned).to_vec()
+    USUAL.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Tells secrets by their names. A pattern without a `/` is for names of files and folders, one with it for paths from the
@@ -121,6 +92,8 @@ mod tests {
             "id_map.rs",
             "src/secrets.rs",
             "pem",
+            "web/node_modules/tls/test/a.pem",
+            "venv/lib/site-packages/certifi/cacert.pem",
             ".",
             "environment",
         ] {

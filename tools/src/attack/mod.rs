@@ -56,6 +56,9 @@ pub enum Verdict {
     Skipped(String),
 }
 
+/// Looks at what a result becomes in the prompt of a model, and says in words what it could do there.
+pub type Prompt<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// One attack.
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -153,9 +156,8 @@ impl Case {
 
     /// Tries it. Blocks until it is over, at most somewhat longer than the case's timeout.
     ///
-    /// `prompt` looks at what a result becomes in the prompt of a model, and says what it could do there. A case that is about
-    /// that is skipped without it.
-    pub fn attack(&self, ground: &Ground, prompt: Option<&dyn Fn(&str) -> Option<String>>) -> Verdict {
+    /// A case that is about the prompt is skipped where nobody looks at it.
+    pub fn attack(&self, ground: &Ground, prompt: Option<Prompt<'_>>) -> Verdict {
         if let Some(why) = &self.unknown {
             return Verdict::Skipped(why.clone());
         }
@@ -192,7 +194,7 @@ impl Case {
         &self,
         mut scene: Scene,
         plain: bool,
-        prompt: Option<&dyn Fn(&str) -> Option<String>>,
+        prompt: Option<Prompt<'_>>,
     ) -> Result<Verdict, String> {
         let setup = scene.fill(&self.setup)?;
         if !setup.is_empty() {

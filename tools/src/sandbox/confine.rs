@@ -94,7 +94,7 @@ impl Confinement {
         lower(Resource::Core, 0)?;
         lower(Resource::Fsize, limits.file_bytes)?;
 
-        drop_capabilities()?;
+        drop_capabilities(CapabilitySet::empty())?;
         rustix::thread::set_no_new_privs(true)?;
         let (rules, calls) = match purpose {
             Purpose::Command => (self.commands, self.command_calls),
@@ -125,8 +125,8 @@ fn ruleset(rules: &[(&str, BitFlags<AccessFs>)]) -> io::Result<RulesetCreated> {
     Ok(created)
 }
 
-/// Gives every capability up, and the way to get one back.
-pub(super) fn drop_capabilities() -> io::Result<()> {
+/// Gives every capability up but those to keep, and the way to get one back.
+pub(super) fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
     // The bounding set first: lowering it needs a capability. Numbers go up to the last the kernel knows.
     for capability in 0..64 {
         if !sys::drop_bounding(capability)? {
@@ -134,10 +134,9 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
         }
     }
     rustix::thread::clear_ambient_capability_set()?;
-    let none = CapabilitySet::empty();
     rustix::thread::set_capabilities(
         None,
-        CapabilitySets { effective: none, permitted: none, inheritable: none },
+        CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() },
     )?;
     Ok(())
 }

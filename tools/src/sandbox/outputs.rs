@@ -15,7 +15,8 @@ use crate::output::Captured;
 /// The most that is kept of one command. Bytes.
 const SPOOL_BYTES: u64 = 64 << 20;
 
-/// How many outputs a session keeps; the oldest goes first. With the above this bounds a session's disk to 512 MiB.
+/// How many outputs a session keeps; the oldest goes first. With what runs in the background and has not been looked at,
+/// this bounds a session's disk to 1 GiB.
 const OUTPUTS: usize = 8;
 
 /// What is kept of one command's output: head and tail in memory, and all of it on disk once that leaves something out.

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 
-/// How deep it goes. Projects are a dozen folders deep; each level holds a folder open.
-const DEPTH_MAX: usize = 100;
+/// How many levels it goes down at once: each holds a folder open. Deeper folders are gone through later.
+const LEVELS_MAX: usize = 100;
+
+/// How many deeper folders may wait.
+const LATER_MAX: usize = 100;
 
 /// Something in the workspace.
 pub(super) struct Entry<'a> {
@@ -33,20 +36,26 @@ pub(super) enum Then {
     Pass,
 }
 
-/// Goes through everything below a folder. Returns whether it saw all of it: not so when a folder is closed to it, too deep,
-/// or there is more than `entries_max`.
+/// Goes through everything below a folder. Returns whether it saw all of it: not so when a folder is closed to it, too many
+/// are too deep, or there is more than `entries_max`.
 pub(super) fn go_through(root: &OwnedFd, entries_max: u64, on: &mut dyn FnMut(&Entry<'_>) -> Then) -> bool {
     let mut whole = true;
     let mut seen = 0_u64;
     let mut below = PathBuf::new();
     let mut levels: Vec<Dir> = Vec::new();
+    let mut later: Vec<(Dir, PathBuf)> = Vec::new();
     match Dir::read_from(root) {
         Ok(dir) => levels.push(dir),
         Err(_) => return false,
     }
     loop {
         let depth = levels.len();
-        let Some(dir) = levels.last_mut() else { return whole };
+        let Some(dir) = levels.last_mut() else {
+            let Some((dir, path)) = later.pop() else { return whole };
+            levels.push(dir);
+            below = path;
+            continue;
+        };
         let entry = match dir.read() {
             Some(Ok(entry)) => entry,
             Some(Err(_)) => {
@@ -80,16 +89,14 @@ pub(super) fn go_through(root: &OwnedFd, entries_max: u64, on: &mut dyn FnMut(&E
         if kind == FileType::Directory && then == Then::Enter {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-            let entered = if depth < DEPTH_MAX {
-                rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve).and_then(Dir::new).ok()
-            } else {
-                None
-            };
-            if let Some(dir) = entered {
-                levels.push(dir);
-                continue;
+            match rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve).and_then(Dir::new) {
+                Ok(dir) if depth < LEVELS_MAX => {
+                    levels.push(dir);
+                    continue;
+                }
+                Ok(dir) if later.len() < LATER_MAX => later.push((dir, below.clone())),
+                Ok(_) | Err(_) => whole = false,
             }
-            whole = false;
         }
         below.pop();
     }
@@ -126,8 +133,9 @@ mod tests {
         );
         assert!(!seen(folder.path(), 3).1, "a bound that was met is told");
         let mut deep = folder.path().to_owned();
-        (0..DEPTH_MAX + 5).for_each(|_| deep.push("d"));
+        (0..3 * LEVELS_MAX + 5).for_each(|_| deep.push("d"));
         std::fs::create_dir_all(&deep).unwrap();
-        assert!(!seen(folder.path(), 1000).1, "a depth that was not gone to is told");
+        let (names, whole) = seen(folder.path(), 1000);
+        assert!(whole && names.len() == 6 + 3 * LEVELS_MAX + 5, "no depth is too deep: {}", names.len());
     }
 }
