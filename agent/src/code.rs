@@ -278,6 +278,7 @@ async fn git(sandbox: &Sandbox, arguments: &[&str]) -> Result<Printed, Error> {
         | Ended::Signalled(_)
         | Ended::TimedOut(_)
         | Ended::Flooded
+        | Ended::WorkspaceFull
         | Ended::OutOfMemory
         | Ended::NotStarted(_) => Printed::Failed,
     })

@@ -57,6 +57,10 @@ pub struct LiveOptions {
     pub sampling: engine::Sampling,
     /// Sandbox layers the operator lets be missing.
     pub lowered: Vec<String>,
+    /// Patterns of names that are secrets, in place of the usual ones.
+    pub secrets: Option<Vec<String>>,
+    /// By how much a session's workspace may grow, in place of the usual amount. Bytes.
+    pub workspace_bytes: Option<u64>,
     /// The binary that becomes the sandbox's processes; this one when left out.
     pub helper: Option<PathBuf>,
     /// Bytes of KV that resting sessions may hold together.
@@ -104,6 +108,15 @@ const GUIDES: [&str; 2] = ["AGENTS.md", "CLAUDE.md"];
 const GUIDE_CHARS_MAX: usize = 16_000;
 const LED_GUIDE_CHARS_MAX: usize = 1_500;
 const GUIDE_BYTES_MAX: u64 = 1 << 20;
+/// Whether a model is told of a tool. Small models are led and have no use for what runs beside them, and given the choice they look
+/// around and never begin; patches are for those that were trained to write them.
+fn offered(tool: &str, led: bool, dialect: Dialect) -> bool {
+    match tool {
+        "process" | "symbols" => !led,
+        "apply_patch" => !led && dialect == Dialect::Harmony,
+        _ => true,
+    }
+}
 
 /// A tool as a small model is told of it: with the fields it must give, and where to read on. Given a choice, small
 /// models fill in every field they see, and a limit of one line is of no use to anybody.
@@ -176,11 +189,18 @@ impl Live {
 
     /// What the sandbox of a session in this folder may do.
     fn policy(&self, workspace: &Path) -> Policy {
-        Policy {
+        let mut policy = Policy {
             lowered: self.options.lowered.clone(),
             helper: self.options.helper.clone(),
             ..Policy::new(workspace)
+        };
+        if let Some(secrets) = &self.options.secrets {
+            policy.secrets.clone_from(secrets);
         }
+        if let Some(bytes) = self.options.workspace_bytes {
+            policy.limits.workspace_bytes = bytes;
+        }
+        policy
     }
 
     /// The name under which a session's timeline lies on disk. Sessions of two tenants may have the same id.
@@ -296,6 +316,7 @@ impl Worlds for Arc<Live> {
             .toolbox
             .specs()
             .into_iter()
+            .filter(|spec| offered(&spec.name, led, dialect))
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
         if self.options.lowered.iter().any(|layer| layer == "network") {
@@ -306,10 +327,7 @@ impl Worlds for Arc<Live> {
                 .for_each(|tool| tool.reach = Reach::Outside);
         }
         let memory_on = new.memory.unwrap_or(self.options.memory);
-        if led {
-            // Given the choice, small models look around and never begin.
-            tools.retain(|tool| tool.name != "symbols");
-        } else {
+        if !led {
             tools.push(code::spec());
         }
         if memory_on && !led {

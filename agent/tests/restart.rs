@@ -57,6 +57,8 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         speculate: engine::Speculate::On,
         budget: Budget::default(),
         sampling: engine::Sampling::default(),
+        secrets: None,
+        workspace_bytes: None,
         lowered: Vec::new(),
         helper: None,
         kv_bytes_max: 1 << 30,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agent::Budget;
 use serde::{Deserialize, Serialize};
+use tools::Policy;
 
 use crate::failure::Failure;
 
@@ -79,6 +80,27 @@ pub struct SandboxConfig {
     /// Layers that may be missing on this host, by the names `saga doctor` shows. Each one named here makes every
     /// session weaker.
     pub lowered: Vec<String>,
+    /// Patterns of names that are secrets, in place of the usual ones: `.env`, `*.pem`, `!test.pem`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Vec<String>>,
+    /// By how much a session's workspace may grow, in place of 2 GiB. Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_bytes: Option<u64>,
+}
+
+impl SandboxConfig {
+    /// The policy of a sandbox on a workspace.
+    pub(crate) fn policy(&self, workspace: impl Into<PathBuf>) -> Policy {
+        let mut policy = Policy::new(workspace);
+        policy.lowered.clone_from(&self.lowered);
+        if let Some(secrets) = &self.secrets {
+            policy.secrets.clone_from(secrets);
+        }
+        if let Some(bytes) = self.workspace_bytes {
+            policy.limits.workspace_bytes = bytes;
+        }
+        policy
+    }
 }
 
 /// The port of a service that is told none.

@@ -67,6 +67,8 @@ pub(crate) async fn open(
         budget,
         sampling: engine::Sampling::default(),
         lowered: config.sandbox.lowered.clone(),
+        secrets: config.sandbox.secrets.clone(),
+        workspace_bytes: config.sandbox.workspace_bytes,
         helper: None,
         kv_bytes_max: crate::host::memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / KV_SHARE,
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,

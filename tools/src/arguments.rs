@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::Spec;
 
 /// Names that models use for ours. Compared in lower case without `_` and `-`.
-const ALIASES: [(&str, &[&str]); 12] = [
+const ALIASES: [(&str, &[&str]); 15] = [
     ("path", &["filepath", "file", "filename", "targetfile", "directory", "dir", "folder"]),
     ("command", &["cmd", "commandline", "shellcommand", "script", "bash", "shell"]),
     ("old", &["oldstring", "oldstr", "oldtext", "oldcode", "search", "find", "before", "original"]),
@@ -21,6 +21,9 @@ const ALIASES: [(&str, &[&str]); 12] = [
     ("all", &["replaceall", "global"]),
     ("cwd", &["workdir", "workingdirectory", "workingdir"]),
     ("glob", &["include", "filepattern", "files"]),
+    ("patch", &["input", "diff", "patchtext"]),
+    ("background", &["runinbackground", "isbackground", "detach"]),
+    ("id", &["processid", "sessionid", "pid", "bashid", "shellid"]),
 ];
 
 /// A call's arguments, by our names.
@@ -256,7 +259,8 @@ mod tests {
             "exec",
             &json!({"command": "ls", "dangerouslyDisableSandbox": true}),
             "Wrong arguments for exec: There is no argument \"dangerouslyDisableSandbox\". \
-             Expected: command (text), cwd (text, optional), timeout_s (number, optional).",
+             Expected: command (text), background (true or false, optional), cwd (text, optional), \
+             timeout_s (number, optional), tty (true or false, optional).",
         );
         check(
             "read",

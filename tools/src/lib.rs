@@ -11,6 +11,7 @@
 compile_error!("the sandbox is built on Linux namespaces, Landlock and seccomp; saga runs on Linux only");
 
 mod arguments;
+pub mod attack;
 mod builtin;
 pub mod checkpoint;
 mod error;
@@ -19,6 +20,7 @@ pub mod outline;
 mod output;
 mod policy;
 mod sandbox;
+mod secrets;
 pub mod sources;
 mod spec;
 mod tool;

@@ -31,6 +31,19 @@ impl Captured {
         self.tail.extend(rest);
     }
 
+    /// Whether so much more can be taken with nothing left out.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        self.total + bytes as u64 <= (HEAD_BYTES + TAIL_BYTES) as u64
+    }
+
+    /// All of it, as long as nothing has been left out.
+    pub(crate) fn whole(&self) -> Vec<u8> {
+        let mut whole = self.head.clone();
+        whole.extend(&self.tail);
+        assert!(whole.len() as u64 == self.total, "asked for only while everything fits");
+        whole
+    }
+
     /// How much there was. Bytes.
     pub(crate) fn total(&self) -> u64 {
         self.total

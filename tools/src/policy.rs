@@ -16,6 +16,9 @@ pub struct Policy {
     pub read_only: Vec<PathBuf>,
     /// Added to the built environment of every command (the service's own environment is never inherited).
     pub env: Vec<(String, String)>,
+    /// Patterns of names that are secrets: such files of the workspace are closed to commands and tools. A name such as `.env`
+    /// or `*.pem` is looked for in every folder, `deploy/*.txt` from the workspace on; `!` before a pattern makes an exception.
+    pub secrets: Vec<String>,
     /// Names of layers the operator lets be missing. Everything else that is missing refuses to open.
     pub lowered: Vec<String>,
     /// The binary to start as helper; it must call [`maybe_become_helper`](crate::maybe_become_helper) first thing in
@@ -31,6 +34,7 @@ impl Policy {
             limits: Limits::default(),
             read_only: Vec::new(),
             env: Vec::new(),
+            secrets: crate::secrets::usual(),
             lowered: Vec::new(),
             helper: None,
         }
@@ -54,6 +58,10 @@ pub struct Limits {
     pub open_files: u64,
     /// Size of each of `/tmp`, `/var/tmp`, `/dev/shm` and the home folder, which live in memory. Bytes.
     pub tmp_bytes: u64,
+    /// By how much the workspace may grow in a session. A command that goes beyond is stopped. Bytes on disk.
+    pub workspace_bytes: u64,
+    /// By how many files and folders the workspace may grow in a session.
+    pub workspace_files: u64,
     /// A command that prints more than this is stopped. Bytes.
     pub output_bytes: u64,
 }
@@ -70,6 +78,8 @@ impl Default for Limits {
             file_bytes: 1 << 30,
             open_files: 4096,
             tmp_bytes: 512 << 20,
+            workspace_bytes: 2 << 30,
+            workspace_files: 200_000,
             output_bytes: 64 << 20,
         }
     }

@@ -11,7 +11,7 @@ pub struct Toolbox {
 }
 
 impl Toolbox {
-    /// The built-in tools: `exec`, `read`, `write`, `edit`, `grep`, `glob`, `list`, `symbols`.
+    /// The built-in tools: `exec`, `read`, `write`, `edit`, `grep`, `glob`, `list`, `symbols`, `process`, `apply_patch`.
     pub fn builtin() -> Toolbox {
         Toolbox { tools: builtin::all() }
     }

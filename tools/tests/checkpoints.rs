@@ -78,8 +78,11 @@ impl Scene {
 async fn what_commands_did_is_put_back_to_the_letter() {
     // Files, modes, links, folders, what git ignores, and what is no text: whatever a shell can change.
     let scene = Scene::open().await;
-    scene.put("src/main.rs", "fn main() {}\n").put("data.bin", [0, 255, 10, 13, 128]).put(".env", "KEY=1");
-    scene.put(".gitignore", ".env\nlogs/\n").put("logs/a", "log").put("deep/er/still/x", "1");
+    scene
+        .put("src/main.rs", "fn main() {}\n")
+        .put("data.bin", [0, 255, 10, 13, 128])
+        .put(".local.cfg", "KEY=1");
+    scene.put(".gitignore", ".local.cfg\nlogs/\n").put("logs/a", "log").put("deep/er/still/x", "1");
     scene.put(" spaced name ", "2").put("run.sh", "#!/bin/sh\n").put("becomes_folder", "3");
     scene.put("becomes_file/inner", "4").put("nested/.git/config", "[core]").put("nested/file", "5");
     fs::create_dir(scene.workspace.join("empty")).unwrap();
@@ -90,7 +93,7 @@ async fn what_commands_did_is_put_back_to_the_letter() {
 
     scene
         .run(
-            "echo changed > src/main.rs; rm -r deep data.bin empty logs; echo x > .env; mkdir -p new/a; echo n > new/a/b; \
+            "echo changed > src/main.rs; rm -r deep data.bin empty logs; echo x > .local.cfg; mkdir -p new/a; echo n > new/a/b; \
              chmod -x run.sh; ln -sfn data link; mv ' spaced name ' plain; rm becomes_folder; mkdir becomes_folder; \
              echo i > becomes_folder/i; rm -r becomes_file; echo f > becomes_file; echo more >> nested/file",
         )
@@ -99,7 +102,7 @@ async fn what_commands_did_is_put_back_to_the_letter() {
     let found = scene.differences(&first.tree, &second.tree);
     let expected = [
         (How::Removed, " spaced name "),
-        (How::Changed, ".env"),
+        (How::Changed, ".local.cfg"),
         (How::Changed, "becomes_file"),
         (How::Removed, "becomes_file/inner"),
         (How::Changed, "becomes_folder"),
@@ -176,7 +179,7 @@ async fn caches_are_left_out_by_their_size_and_nothing_leads_out() {
     let taken = scene.take().await;
     let mut left_out = taken.left_out.clone();
     left_out.sort();
-    assert_eq!(left_out, ["bad\u{fffd}", "huge", "pipe", "target"]);
+    assert_eq!(left_out, [".env", "bad\u{fffd}", "huge", "pipe", "target"]);
     assert_eq!(scene.checkpoints.content(&taken.tree, "src/node_modules/small/x").unwrap().unwrap(), b"1");
     assert_eq!(scene.checkpoints.content(&taken.tree, "way_out/secret").unwrap(), None);
     // What is not covered stays, and so does what a link leads to.

@@ -333,9 +333,8 @@ const TESTS: Duration = Duration::from_secs(60);
 impl Judge {
     async fn open(config: &Config, sample: &Path) -> Result<Judge, Failure> {
         let policy = Policy {
-            lowered: config.sandbox.lowered.clone(),
             env: vec![("PYTHONDONTWRITEBYTECODE".to_string(), "1".to_string())],
-            ..Policy::new(sample)
+            ..config.sandbox.policy(sample)
         };
         let judge = Judge(Sandbox::open(policy).await?);
         let probe = judge.0.run(Command::new(["python3", "-c", "import unittest"])).await?;

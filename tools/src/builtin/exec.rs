@@ -21,11 +21,13 @@ impl Exec {
             ("command", "string", "a line for the shell"),
             ("timeout_s", "integer", "seconds it may take; 120 if left out, at most 600"),
             ("cwd", "string", "folder to run in; the workspace if left out"),
+            ("background", "boolean", "go on at once and let it run, such as a server; process looks at it"),
+            ("tty", "boolean", "give it a terminal"),
         ];
         Exec { spec: super::spec("exec", include_str!("exec.md"), Replay::Unsafe, 1, &fields) }
     }
 
-    fn command(&self, given: &Value) -> Result<(Command, Option<String>), String> {
+    fn command(&self, given: &Value) -> Result<Asked, String> {
         let mut arguments = Arguments::read(given, &self.spec)?;
         let line = arguments.text("command")?;
         if line.trim().is_empty() {
@@ -38,12 +40,37 @@ impl Exec {
         if line.len() > 100_000 {
             return Err(arguments.wrong("\"command\" is too long; write a script with write and run it"));
         }
-        let mut command = Command::shell(line);
+        let mut command = Command::shell(line.clone());
         // A model that asks for no time at all means the default.
         command.timeout = arguments.number("timeout_s")?.filter(|secs| *secs > 0).map(Duration::from_secs);
         command.cwd = arguments.optional_text("cwd")?;
-        Ok((command, arguments.repairs()))
+        command.tty = arguments.flag("tty")?;
+        let background = arguments.flag("background")?;
+        Ok(Asked { command, line, background, repairs: arguments.repairs() })
     }
+}
+
+/// What a call asks for.
+struct Asked {
+    command: Command,
+    line: String,
+    background: bool,
+    repairs: Option<String>,
+}
+
+/// How long a command in the background is waited for: what is wrong with it is mostly said at once.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Starts a command in the background and shows how it begins.
+async fn start(sandbox: &Sandbox, line: String, command: Command) -> Result<Outcome, Error> {
+    let job = match sandbox.background().start(sandbox, line, command).await? {
+        Ok(job) => job,
+        Err(why) => return Ok(Outcome::refused(why)),
+    };
+    job.wait(SETTLE).await;
+    let mut outcome = super::process::show(&job, sandbox);
+    outcome.text = format!("started in the background as {}\n{}", job.id, outcome.text);
+    Ok(outcome)
 }
 
 #[async_trait]
@@ -58,16 +85,25 @@ impl Tool for Exec {
         sandbox: &Sandbox,
         out: &(dyn for<'t> Fn(&'t str) + Send + Sync),
     ) -> Result<Outcome, Error> {
-        match self.command(arguments) {
-            Ok((command, repairs)) => Ok(outcome(sandbox.run_streaming(command, out).await?, repairs)),
-            Err(wrong) => Ok(Outcome::refused(wrong)),
+        let mut outcome = match self.command(arguments) {
+            Ok(Asked { command, line, background: true, repairs }) => {
+                (start(sandbox, line, command).await?, repairs)
+            }
+            Ok(Asked { command, repairs, .. }) => {
+                (outcome(sandbox.run_streaming(command, out).await?), repairs)
+            }
+            Err(wrong) => (Outcome::refused(wrong), None),
+        };
+        if let Some(repairs) = outcome.1 {
+            let _ = write!(outcome.0.text, "\n{repairs}");
         }
+        Ok(outcome.0)
     }
 }
 
-/// How a command ended comes first, in plain words: it is what a small model has to act on.
-fn outcome(ran: Ran, repairs: Option<String>) -> Outcome {
-    let (how, brief) = match &ran.ended {
+/// How a command ended, in plain words for a model, and briefly for people.
+pub(super) fn how(ended: &Ended) -> (String, String) {
+    match ended {
         Ended::Exited(code) => (format!("exit code {code}"), format!("exit {code}")),
         Ended::Signalled(signal) => {
             let name = signal_name(*signal);
@@ -83,9 +119,35 @@ fn outcome(ran: Ran, repairs: Option<String>) -> Outcome {
         Ended::OutOfMemory => {
             ("killed: it used more memory than the sandbox has".to_owned(), "out of memory".to_owned())
         }
+        Ended::WorkspaceFull => (
+            "killed: the workspace has grown by more than it may. Delete what is not needed.".to_owned(),
+            "workspace full".to_owned(),
+        ),
         Ended::NotStarted(why) => (format!("not started: {why}"), "not started".to_owned()),
-    };
-    let mut text = how;
+    }
+}
+
+/// What is said of output that is kept beyond what is shown.
+pub(super) fn kept(output_id: Option<&str>, bytes: u64) -> Option<String> {
+    output_id.map(|id| format!("(note: all {} are kept: use read or grep with path {id})", size(bytes)))
+}
+
+/// The exit code of a command that came to its end.
+pub(super) fn exit(ended: &Ended) -> Option<i32> {
+    match ended {
+        Ended::Exited(code) => Some(*code),
+        Ended::Signalled(_)
+        | Ended::TimedOut(_)
+        | Ended::Flooded
+        | Ended::OutOfMemory
+        | Ended::WorkspaceFull
+        | Ended::NotStarted(_) => None,
+    }
+}
+
+/// How a command ended comes first: it is what a small model has to act on.
+fn outcome(ran: Ran) -> Outcome {
+    let (mut text, brief) = how(&ran.ended);
     if ran.output.is_empty() {
         if matches!(ran.ended, Ended::Exited(_)) {
             text.push_str("\n(no output)");
@@ -96,17 +158,10 @@ fn outcome(ran: Ran, repairs: Option<String>) -> Outcome {
     if ran.leftovers {
         text.push_str("\n(note: processes left in the background were stopped when the command ended)");
     }
-    if let Some(repairs) = repairs {
-        let _ = write!(text, "\n{repairs}");
+    if let Some(kept) = kept(ran.output_id.as_deref(), ran.bytes_total) {
+        let _ = write!(text, "\n{kept}");
     }
-    let exit = match ran.ended {
-        Ended::Exited(code) => Some(code),
-        Ended::Signalled(_)
-        | Ended::TimedOut(_)
-        | Ended::Flooded
-        | Ended::OutOfMemory
-        | Ended::NotStarted(_) => None,
-    };
+    let exit = exit(&ran.ended);
     Outcome {
         ok: exit == Some(0),
         text,

@@ -1,10 +1,12 @@
 //! The built-in tools: one file each, beside the `.md` the model reads.
 
+mod apply_patch;
 mod edit;
 mod exec;
 mod glob;
 mod grep;
 mod list;
+mod process;
 mod read;
 mod symbols;
 mod write;
@@ -27,6 +29,8 @@ pub(crate) fn all() -> Vec<Box<dyn Tool>> {
         Box::new(glob::Glob::new()),
         Box::new(list::List::new()),
         Box::new(symbols::Symbols::new()),
+        Box::new(process::Process::new()),
+        Box::new(apply_patch::ApplyPatch::new()),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Checkpoints of a workspace: what it held at a moment, to be compared and to be put back.
 //!
 //! They cover all that lies in it, also what git does not know or ignores and what commands did, except git's own folders, large
-//! caches and files above 4 MiB. They are kept in a folder of the service's that commands cannot see, and no program runs to make
+//! caches, files above 4 MiB, and secrets, which commands can neither read nor change. They are kept in a folder of the service's that commands cannot see, and no program runs to make
 //! them: whatever a repository's settings say has no effect. What there is is listed by the sandbox's file helper; of a file that is as
 //! it was nothing is read.
 
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::{
     Inventoried, Inventory, Item, Request, Restore, Stamp, Step, WRITE_BYTES_MAX, What, Workspace, characters,
 };
+use crate::secrets::Secrets;
 use crate::{Error, Sandbox};
 use pack::{Hash, Packs};
 use tree::{Entry, Folder, Kind};
@@ -174,7 +175,9 @@ impl Checkpoints {
 
     fn keep(&self, workspace: &Path, owner: &str, found: Inventoried, began_ns: i64) -> Result<Taken, Error> {
         let say = |what: &str| Error::io(format!("{what} in {}", self.dir.display()));
-        let opened = Workspace::open(workspace).map_err(say("opening the workspace for a checkpoint"))?;
+        // What is a secret is not among what was found.
+        let opened = Workspace::open(workspace, Secrets::default(), None)
+            .map_err(say("opening the workspace for a checkpoint"))?;
         let mut state = self.state();
         let State { packs, known, .. } = &mut *state;
         let known = known.entry(workspace.to_owned()).or_default();

@@ -70,17 +70,17 @@ impl Edit {
 
 /// An edit that was found.
 #[derive(Debug, PartialEq, Eq)]
-struct Done {
-    text: String,
+pub(super) struct Done {
+    pub(super) text: String,
     places: usize,
     /// First and last line of the (first) new piece, counted from 1.
-    lines: (usize, usize),
+    pub(super) lines: (usize, usize),
     /// What was taken differently from how it was written.
     note: Option<&'static str>,
 }
 
 /// Finds the old text and puts the new one in its place. The error says what to do instead.
-fn apply(text: &str, old: &str, new: &str, all: bool) -> Result<Done, String> {
+pub(super) fn apply(text: &str, old: &str, new: &str, all: bool) -> Result<Done, String> {
     if old.trim().is_empty() {
         return Err(
             "The old text is empty. Give the lines to replace, or use write for the whole file.".to_owned()

@@ -64,7 +64,7 @@ pub(crate) enum What {
 pub(crate) struct Inventoried {
     /// In no order.
     pub(crate) items: Vec<Item>,
-    /// Paths that are not kept: caches, large files, names that are no text, pipes and the like.
+    /// Paths that are not kept: caches, large files, secrets, names that are no text, pipes and the like.
     pub(crate) left_out: Vec<String>,
     /// Whether there is more than is looked at.
     pub(crate) more: bool,
@@ -128,7 +128,10 @@ impl Taking<'_> {
     }
 
     fn take(&mut self, path: &Path, metadata: &Metadata) {
-        let Some(name) = path.to_str() else { return self.leave_out(path) };
+        // What is covered inside the sandbox is not what it seems here, and nothing in it can change it.
+        let Some(name) = path.to_str().filter(|_| !self.workspace.is_secret(path)) else {
+            return self.leave_out(path);
+        };
         let kind = metadata.file_type();
         let what = if kind.is_dir() {
             What::Folder
@@ -147,7 +150,7 @@ impl Taking<'_> {
         self.found.items.push(Item { path: name.to_owned(), what });
     }
 
-    /// Takes what is ignored and small: settings and secrets that somebody keeps out of git are work as well.
+    /// Takes what is ignored and small: settings that somebody keeps out of git are work as well.
     fn ignored(&mut self) {
         let mut folders: Vec<PathBuf> = self.kept.keys().cloned().collect();
         if !self.kept.contains_key(Path::new("")) {

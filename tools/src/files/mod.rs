@@ -3,6 +3,7 @@
 
 mod edit;
 mod inventory;
+mod patch;
 mod read;
 mod search;
 mod sources;
@@ -11,6 +12,7 @@ mod write;
 
 pub(crate) use edit::Edit;
 pub(crate) use inventory::{Inventoried, Inventory, Item, Restore, Step, What, characters};
+pub(crate) use patch::Patch;
 pub(crate) use read::{List, Read, Text};
 pub(crate) use search::{Glob, Grep};
 pub(crate) use sources::{Answered, Sources, Survey, Use, Uses};
@@ -33,6 +35,7 @@ pub(crate) enum Request {
     List(List),
     Write(Write),
     Edit(Edit),
+    Patch(Patch),
     Grep(Grep),
     Glob(Glob),
     Text(Text),
@@ -47,7 +50,7 @@ impl Request {
     /// Whether it changes files: it is confined accordingly.
     pub(crate) fn writes(&self) -> bool {
         match self {
-            Request::Write(_) | Request::Edit(_) | Request::Restore(_) => true,
+            Request::Write(_) | Request::Edit(_) | Request::Patch(_) | Request::Restore(_) => true,
             Request::Read(_)
             | Request::List(_)
             | Request::Grep(_)
@@ -60,12 +63,32 @@ impl Request {
         }
     }
 
+    /// The path it reads one file by, which may be the id of a command's kept output.
+    pub(crate) fn reads(&self) -> Option<&str> {
+        match self {
+            Request::Read(read) => Some(&read.path),
+            Request::Grep(grep) => Some(&grep.path),
+            Request::List(_)
+            | Request::Write(_)
+            | Request::Edit(_)
+            | Request::Patch(_)
+            | Request::Glob(_)
+            | Request::Text(_)
+            | Request::Survey(_)
+            | Request::Sources(_)
+            | Request::Uses(_)
+            | Request::Inventory(_)
+            | Request::Restore(_) => None,
+        }
+    }
+
     pub(crate) fn perform(&self, workspace: &Workspace) -> Answer {
         let answer = match self {
             Request::Read(read) => read.perform(workspace),
             Request::List(list) => list.perform(workspace),
             Request::Write(write) => write.perform(workspace),
             Request::Edit(edit) => edit.perform(workspace),
+            Request::Patch(patch) => patch.perform(workspace),
             Request::Grep(grep) => grep.perform(workspace),
             Request::Glob(glob) => glob.perform(workspace),
             Request::Text(text) => text.perform(workspace),
@@ -100,6 +123,11 @@ impl Answer {
     pub(crate) fn no(text: String) -> Answer {
         let summary = text.lines().next().unwrap_or_default().chars().take(100).collect();
         Answer { ok: false, bytes_total: text.len() as u64, text, summary, truncated: false }
+    }
+
+    /// For an operation that found no process to do it.
+    pub(crate) fn crowded() -> Answer {
+        Answer::no("The session runs as many processes as it may. End some of them first.".to_owned())
     }
 
     /// For an operation that was ended from outside.

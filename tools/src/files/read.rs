@@ -12,8 +12,8 @@ use crate::output::{harmless, size};
 /// How many lines are shown when nothing else is asked for.
 const LINES: u64 = 500;
 
-/// How much of a file is looked at to count its lines. Bytes.
-const SCAN_BYTES: u64 = 32 << 20;
+/// How much of a file is looked at to count its lines: all of a command's kept output. Bytes.
+const SCAN_BYTES: u64 = 64 << 20;
 
 /// How many entries a listing shows.
 const ENTRIES: usize = 300;

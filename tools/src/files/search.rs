@@ -107,7 +107,7 @@ impl Found {
     ) {
         // A file that cannot be read, or is no file any more, has no lines to find.
         let Ok((file, metadata)) = workspace.open_file(path) else { return };
-        if metadata.len() > FILE_BYTES {
+        if metadata.len() > FILE_BYTES && !workspace.is_output() {
             return;
         }
         let (name, before) = (shown(path), self.lines.len());

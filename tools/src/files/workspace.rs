@@ -2,12 +2,14 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use ignore::WalkBuilder;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use crate::secrets::Secrets;
 
 /// Symlinks may lead anywhere below the workspace and nowhere else; the links in /proc that are no paths lead nowhere.
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
@@ -20,13 +22,16 @@ const SUGGEST_ENTRIES: usize = 5000;
 pub(crate) struct Workspace {
     folder: OwnedFd,
     path: PathBuf,
+    /// The kept output of a command, which is then the one file there is.
+    output: Option<File>,
+    secrets: Secrets,
 }
 
 impl Workspace {
-    pub(crate) fn open(path: &Path) -> io::Result<Workspace> {
+    pub(crate) fn open(path: &Path, secrets: Secrets, output: Option<File>) -> io::Result<Workspace> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Workspace { folder, path: path.to_owned() })
+        Ok(Workspace { folder, path: path.to_owned(), output, secrets })
     }
 
     /// A path as the model wrote it, relative to the workspace. The error is for the model.
@@ -69,10 +74,15 @@ impl Workspace {
 
     /// Opens a regular file for reading. Anything else (a pipe would wait, a device may never end) is refused.
     pub(super) fn open_file(&self, below: &Path) -> Result<(File, Metadata), String> {
-        let file = self
-            .open_at(below, OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(|error| self.explain(below, error))?;
-        let file = File::from(file);
+        self.refuse_secret(below)?;
+        let file = match &self.output {
+            Some(output) => output.try_clone().map_err(|error| format!("{}: {error}", shown(below)))?,
+            None => self
+                .open_at(below, OFlags::RDONLY | OFlags::NONBLOCK)
+                .map_err(|error| self.explain(below, error))?
+                .into(),
+        };
+        self.refuse_secret_at(&file, below)?;
         let metadata = file.metadata().map_err(|error| format!("{}: {error}", shown(below)))?;
         if metadata.is_dir() {
             Err(format!("{} is a folder, not a file.", shown(below)))
@@ -83,8 +93,33 @@ impl Workspace {
         }
     }
 
+    /// Whether a path is a secret by its name.
+    pub(super) fn is_secret(&self, below: &Path) -> bool {
+        self.secrets.hold(below)
+    }
+
+    /// Refuses what is a secret by the name it was asked for by.
+    pub(super) fn refuse_secret(&self, below: &Path) -> Result<(), String> {
+        if self.output.is_none() && self.secrets.hold(below) { Err(secret(below)) } else { Ok(()) }
+    }
+
+    /// Refuses what is a secret by its real name: a link may lead to it.
+    pub(super) fn refuse_secret_at(&self, opened: &impl AsRawFd, asked: &Path) -> Result<(), String> {
+        if self.output.is_some() {
+            return Ok(());
+        }
+        let real = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+            .map_err(|error| format!("{}: {error}", shown(asked)))?;
+        if self.secrets.hold(self.relative(&real)) { Err(secret(asked)) } else { Ok(()) }
+    }
+
+    /// Whether all that is read is a command's kept output.
+    pub(super) fn is_output(&self) -> bool {
+        self.output.is_some()
+    }
+
     pub(super) fn is_folder(&self, below: &Path) -> bool {
-        self.open_at(below, OFlags::PATH | OFlags::DIRECTORY).is_ok()
+        self.output.is_none() && self.open_at(below, OFlags::PATH | OFlags::DIRECTORY).is_ok()
     }
 
     /// Opens a folder below the workspace, making it and those above it when `make`.
@@ -153,6 +188,15 @@ impl Workspace {
     }
 }
 
+/// What a model is told of a secret.
+fn secret(below: &Path) -> String {
+    format!(
+        "{} is a secret by its name (a key or a password), so it can be neither read nor changed here. Work without it, or ask \
+         the user for what is needed of it.",
+        shown(below)
+    )
+}
+
 /// A path as text, on one line: names may hold line ends and escapes.
 pub(super) fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
@@ -166,9 +210,10 @@ pub(super) fn shown(path: &Path) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::secrets::usual;
 
     pub(crate) fn open(folder: &Path) -> Workspace {
-        Workspace::open(&folder.canonicalize().unwrap()).unwrap()
+        Workspace::open(&folder.canonicalize().unwrap(), Secrets::new(&usual()).unwrap(), None).unwrap()
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub(super) fn replace(workspace: &Workspace, below: &Path, content: &[u8]) -> Re
         return Err(format!("{name} is a folder; give the path of a file."));
     };
     let parent = below.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    workspace.refuse_secret(below)?;
     let folder = workspace.open_folder(parent, true)?;
+    workspace.refuse_secret_at(&folder, below)?;
     let explain = |error: Errno| workspace.explain(below, error);
 
     let old = match rustix::fs::statat(&folder, file_name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::Limits;
 
+/// Room for the sandbox's own processes: each command is limited to fewer by its rlimit, so that the anchor can still start
+/// what looks after the session when commands have used up theirs.
+const OWN_PROCESSES: u64 = 32;
+
 /// Directories of sessions start with this; the rest is the keeper's pid.
 const PREFIX: &str = "saga-sandbox-";
 
@@ -56,7 +60,7 @@ impl Place {
             fs::create_dir(dir).map_err(|error| (dir.clone(), error))?;
         }
         let memory = limits.memory_bytes.to_string();
-        let processes = limits.processes.to_string();
+        let processes = (limits.processes + OWN_PROCESSES).to_string();
         let (first, last) = (&self.dirs[0], &self.dirs[self.dirs.len() - 1]);
         if self.unified {
             set(first.join("memory.max"), &memory)?;

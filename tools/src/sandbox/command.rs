@@ -3,68 +3,160 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::thread::CapabilitySet;
 
 use super::SHELL;
-use super::anchor::Session;
+use super::anchor::{LOOK, Session};
 use super::confine::{self, Purpose};
+use super::growth::{self, Watch};
+use super::masks;
 use super::root;
 use super::sys::{self, Fork};
-use super::wire::{self, Start, Status};
+use super::terminal::{self, Relay};
+use super::wire::{self, Setup, Start, Status, Word};
+use crate::secrets::Secrets;
 
-/// How often the watchdog looks at the memory in use, and orphans are reaped. Milliseconds.
+/// How often the watchdog looks at the memory in use and the workspace, and orphans are reaped; and how often when the
+/// workspace is near its limit. Milliseconds.
 const TICK_MS: i64 = 100;
+const NEAR_TICK_MS: i64 = 20;
 
-/// Runs one command. Never returns: the process ends when nothing of the command is left.
-pub(super) fn init(session: Session, channel: OwnedFd, output: OwnedFd, input: Option<OwnedFd>) -> ! {
+/// Waits for a command and runs it. Never returns: the process ends when nothing of the command is left.
+pub(super) fn init(session: Session, hand: UnixStream) -> ! {
+    let prepared = Prepared::make(session);
+    let Ok(Some((word, fds))) = wire::receive_with(&hand) else { sys::exit(0) };
+    drop(hand);
+    let mut fds = fds.into_iter();
+    let (Some(channel), Some(output)) = (fds.next(), fds.next()) else { sys::exit(1) };
     let channel = UnixStream::from(channel);
-    let status = match begin(session, &channel, output, input) {
-        Ok(()) => sys::exit(0),
-        Err(error) => Status::Broken(error.to_string()),
-    };
-    // If the service has let go, nobody waits for this word.
-    let _ = wire::send(&channel, &status);
-    sys::exit(1)
+    let ended = prepared.and_then(|prepared| prepared.run(&channel, output, fds.next(), word == LOOK));
+    if let Err(error) = ended {
+        let word = Word { status: Status::Broken(error.to_string()), alone: false };
+        // If the service has let go, nobody waits for this word.
+        let _ = wire::send(&channel, &word);
+        sys::exit(1)
+    }
+    sys::exit(0)
 }
 
-fn begin(session: Session, channel: &UnixStream, output: OwnedFd, input: Option<OwnedFd>) -> io::Result<()> {
-    let start: Start = wire::receive(channel)?;
-    root::mount_proc()?;
-    let (errors, to_errors) = io::pipe()?;
-    let memory_bytes = (!session.memory_is_limited).then_some(session.setup.limits.memory_bytes);
-    match sys::fork(0)? {
-        Fork::Child => {
-            drop(errors);
-            let status = run(session, &start, &output, input);
-            let _ = wire::send(to_errors, &status);
-            sys::exit(127)
+/// All that can be done for a command before it is known: namespaces with their /proc, and a process that is confined and
+/// waits to become the command.
+struct Prepared {
+    main: Pid,
+    /// To the process that waits.
+    tell: UnixStream,
+    /// Says why the program was not started; closed when it was.
+    errors: io::PipeReader,
+    workspace: PathBuf,
+    secrets: Secrets,
+    growth: growth::Account,
+    /// Where nothing else limits it.
+    memory_bytes: Option<u64>,
+}
+
+impl Prepared {
+    fn make(session: Session) -> io::Result<Prepared> {
+        root::mount_proc()?;
+        let (errors, to_errors) = io::pipe()?;
+        let (tell, told) = UnixStream::pair()?;
+        match sys::fork(0)? {
+            Fork::Child => {
+                drop((errors, tell));
+                let status = wait_and_run(session, &told);
+                let _ = wire::send(to_errors, &status);
+                sys::exit(127)
+            }
+            Fork::Parent(main) => Ok(Prepared {
+                main,
+                tell,
+                errors,
+                memory_bytes: (!session.memory_is_limited).then_some(session.setup.limits.memory_bytes),
+                workspace: session.setup.workspace,
+                secrets: session.secrets,
+                growth: session.growth,
+            }),
         }
-        Fork::Parent(main) => {
-            drop((to_errors, output, input, session));
-            confine::drop_capabilities()?;
-            rustix::thread::set_no_new_privs(true)?;
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            let status = match not_started(errors) {
-                Some(status) => status,
-                None => wait(main, memory_bytes)?,
-            };
-            wire::send(channel, &status)?;
-            // What the command left behind lives until the service lets go, which kills this process and so all.
-            loop {
-                match rustix::process::wait(WaitOptions::empty()) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(_) => return Ok(()),
-                }
+    }
+
+    fn run(
+        self,
+        channel: &UnixStream,
+        output: OwnedFd,
+        input: Option<OwnedFd>,
+        look: bool,
+    ) -> io::Result<()> {
+        if look {
+            let began = Instant::now();
+            // What could not be covered at the start was said then; there is nobody to say it to now.
+            let _ = masks::cover(&self.workspace, &self.secrets, false);
+            self.growth.note_look(began.elapsed());
+        }
+        // What a command closes to its owner must still be counted. This process runs nothing and opens no file.
+        confine::drop_capabilities(CapabilitySet::DAC_READ_SEARCH)?;
+        rustix::thread::set_no_new_privs(true)?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        let start: Start = wire::receive(channel)?;
+        let growth = Watch::begin(self.growth, &self.workspace)?;
+        // Here, since the command's process has no call any more that holds a path below a folder.
+        let folder = match open_folder(&self.workspace, start.cwd.as_deref()) {
+            Ok(folder) => folder,
+            Err(error) => {
+                let status = not_entered(start.cwd.as_deref(), error);
+                return wire::send(channel, &Word { status, alone: false });
+            }
+        };
+        let relay = if start.tty {
+            let (here, there) = terminal::open()?;
+            wire::send_with(&self.tell, TERMINAL, &[folder.as_fd(), there.as_fd()])?;
+            Some(Relay::new(here, output, input)?)
+        } else {
+            let given: Vec<BorrowedFd<'_>> = [Some(&folder), Some(&output), input.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(AsFd::as_fd)
+                .collect();
+            wire::send_with(&self.tell, PIPES, &given)?;
+            // The command's own are the last: when it has closed them, that is the end.
+            drop((output, input));
+            None
+        };
+        drop(folder);
+        wire::send(&self.tell, &start)?;
+        drop(self.tell);
+        let status = match not_started(self.errors) {
+            Some(status) => status,
+            None => wait(self.main, channel, self.memory_bytes, growth, relay)?,
+        };
+        let alone = loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                // One that has ended already, or a signal.
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) => break false,
+                Err(error) => break error == rustix::io::Errno::CHILD,
+            }
+        };
+        wire::send(channel, &Word { status, alone })?;
+        // What the command left behind lives until the service lets go, which kills this process and so all.
+        loop {
+            match rustix::process::wait(WaitOptions::empty()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return Ok(()),
             }
         }
     }
 }
+
+/// An init's word to the process that becomes the command: which streams come with it.
+const PIPES: u8 = b'p';
+const TERMINAL: u8 = b't';
 
 /// Why the program was not started; `None` when it was, which closes the pipe.
 fn not_started(mut errors: io::PipeReader) -> Option<Status> {
@@ -73,19 +165,47 @@ fn not_started(mut errors: io::PipeReader) -> Option<Status> {
     wire::receive(bytes.as_slice()).ok()
 }
 
-/// Waits for the main process, reaping others that end and watching the memory where nothing else limits it.
-fn wait(main: Pid, memory_bytes: Option<u64>) -> io::Result<Status> {
+/// Waits for the main process, reaping others that end, passing signals and a terminal's text on, and watching the
+/// workspace, and the memory where nothing else limits it.
+fn wait(
+    main: Pid,
+    channel: &UnixStream,
+    memory_bytes: Option<u64>,
+    mut growth: Watch,
+    mut relay: Option<Relay>,
+) -> io::Result<Status> {
     let pidfd = rustix::process::pidfd_open(main, PidfdFlags::empty())?;
-    let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
+    let mut listens = true;
     loop {
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let tick_ms = if growth.is_near() { NEAR_TICK_MS } else { TICK_MS };
+        let tick = Timespec { tv_sec: 0, tv_nsec: tick_ms * 1_000_000 };
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        if listens {
+            fds.push(PollFd::new(channel, PollFlags::IN));
+        }
+        if let Some(relay) = &relay {
+            fds.extend(relay.waits_for());
+        }
         match rustix::event::poll(&mut fds, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        let signalled = listens && !fds[1].revents().is_empty();
+        drop(fds);
+        if signalled {
+            listens = pass_signal(channel, main);
+        }
+        if let Some(relay) = &mut relay {
+            relay.pass_on();
+        }
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == main => return Ok(ended(status)),
+                Ok(Some((pid, status))) if pid == main => {
+                    if let Some(relay) = &mut relay {
+                        relay.pass_on();
+                    }
+                    return Ok(ended(status));
+                }
                 Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
                 Ok(None) => break,
                 Err(error) => return Err(error.into()),
@@ -94,7 +214,23 @@ fn wait(main: Pid, memory_bytes: Option<u64>) -> io::Result<Status> {
         if memory_bytes.is_some_and(|limit| memory_in_use() > limit) {
             return Ok(Status::OutOfMemory);
         }
+        if growth.is_full() {
+            return Ok(Status::WorkspaceFull);
+        }
     }
+}
+
+/// Passes one signal on to the command's process group. Returns whether more may come.
+fn pass_signal(mut channel: &UnixStream, main: Pid) -> bool {
+    let mut byte = [0];
+    if !matches!(channel.read(&mut byte), Ok(1)) {
+        return false;
+    }
+    if let Some(signal) = Signal::from_named_raw(i32::from(byte[0])) {
+        // It has not been waited for, so the number is still its own; it may have ended.
+        let _ = rustix::process::kill_process_group(main, signal);
+    }
+    true
 }
 
 fn ended(status: WaitStatus) -> Status {
@@ -115,29 +251,71 @@ fn memory_in_use() -> u64 {
     kilobytes.sum::<u64>() * 1024
 }
 
-/// Becomes the command. Returns only to say why that was not possible.
-fn run(session: Session, start: &Start, output: &OwnedFd, input: Option<OwnedFd>) -> Status {
-    let broken = |what: &str, error: io::Error| Status::Broken(format!("{what}: {error}"));
-    let streams = || -> io::Result<()> {
-        match &input {
-            Some(input) => sys::dup_to(input.as_fd(), 0)?,
-            None => sys::dup_to(fs::File::open("/dev/null")?.as_fd(), 0)?,
+/// What a command reads from and writes to.
+enum Streams {
+    Pipes { output: OwnedFd, input: Option<OwnedFd> },
+    Terminal(OwnedFd),
+}
+
+impl Streams {
+    /// Puts them in their places, and makes a terminal the one of this process session.
+    fn take(&self) -> io::Result<()> {
+        match self {
+            Streams::Pipes { output, input } => {
+                match input {
+                    Some(input) => sys::dup_to(input.as_fd(), 0)?,
+                    None => sys::dup_to(fs::File::open("/dev/null")?.as_fd(), 0)?,
+                }
+                sys::dup_to(output.as_fd(), 1)?;
+                sys::dup_to(output.as_fd(), 2)
+            }
+            Streams::Terminal(terminal) => {
+                rustix::process::ioctl_tiocsctty(terminal)?;
+                (0..=2).try_for_each(|number| sys::dup_to(terminal.as_fd(), number))
+            }
         }
-        sys::dup_to(output.as_fd(), 1)?;
-        sys::dup_to(output.as_fd(), 2)
-    };
-    if let Err(error) = streams() {
-        return broken("setting up the streams", error);
     }
+}
+
+/// Becomes the command when it is told which. Returns only to say why that was not possible.
+fn wait_and_run(session: Session, told: &UnixStream) -> Status {
+    let broken = |what: &str, error: io::Error| Status::Broken(format!("{what}: {error}"));
     if let Err(error) = rustix::process::setsid() {
         return broken("starting a process session", error.into());
     }
-    if let Err(error) = enter_folder(&session.setup.workspace, start.cwd.as_deref()) {
-        let folder = start.cwd.as_deref().unwrap_or(".");
-        return Status::NotStarted(format!("the folder {folder} cannot be entered: {error}"));
+    let Session { setup, confinement, memory_is_limited, .. } = session;
+    sys::default_signals();
+    if let Err(error) = confinement.apply(Purpose::Command, &setup.limits, memory_is_limited) {
+        return broken("confining the command", error);
     }
-    let env = environment(&session, start);
-    let candidates = match candidates(start, &env) {
+    // After the last change of credentials, which may clear it.
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        return broken("setting the parent-death signal", error.into());
+    }
+    let told = || -> io::Result<(Start, OwnedFd, Streams)> {
+        let (word, fds) = wire::receive_with(told)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next().ok_or(io::Error::from(io::ErrorKind::UnexpectedEof));
+        let (folder, first) = (next()?, next()?);
+        let streams = if word == TERMINAL {
+            Streams::Terminal(first)
+        } else {
+            Streams::Pipes { output: first, input: fds.next() }
+        };
+        Ok((wire::receive(told)?, folder, streams))
+    };
+    let (start, folder, streams) = match told() {
+        Ok(told) => told,
+        Err(error) => return broken("hearing of the command", error),
+    };
+    if let Err(error) = streams.take() {
+        return broken("setting up the streams", error);
+    }
+    if let Err(error) = rustix::process::fchdir(folder) {
+        return not_entered(start.cwd.as_deref(), error.into());
+    }
+    let env = environment(&setup, &start);
+    let candidates = match candidates(&start, &env) {
         Ok(candidates) => candidates,
         Err(error) => return Status::NotStarted(error.to_string()),
     };
@@ -147,17 +325,8 @@ fn run(session: Session, start: &Start, output: &OwnedFd, input: Option<OwnedFd>
         (Ok(argv), Ok(env)) => (argv, env),
         (Err(error), _) | (_, Err(error)) => return Status::NotStarted(format!("the command: {error}")),
     };
-    if let Err(error) =
-        session.confinement.apply(Purpose::Command, &session.setup.limits, session.memory_is_limited)
-    {
-        return broken("confining the command", error);
-    }
     if let Err(error) = sys::close_from(3, true) {
         return broken("closing descriptors", error);
-    }
-    sys::default_signals();
-    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        return broken("setting the parent-death signal", error.into());
     }
     let mut denied = None;
     for program in candidates {
@@ -177,26 +346,29 @@ fn run(session: Session, start: &Start, output: &OwnedFd, input: Option<OwnedFd>
     })
 }
 
-/// Enters the working folder: the workspace or one below it, whatever symlinks say.
-fn enter_folder(workspace: &Path, cwd: Option<&str>) -> io::Result<()> {
+/// Opens the working folder: the workspace or one below it, whatever symlinks say.
+fn open_folder(workspace: &Path, cwd: Option<&str>) -> io::Result<OwnedFd> {
     let folder = sys::open_path(workspace)?;
-    let folder = match cwd {
-        None | Some("" | ".") => folder,
-        Some(cwd) => rustix::fs::openat2(
+    match cwd {
+        None | Some("" | ".") => Ok(folder),
+        Some(cwd) => Ok(rustix::fs::openat2(
             folder,
             cwd,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        )?,
-    };
-    Ok(rustix::process::fchdir(folder)?)
+        )?),
+    }
+}
+
+fn not_entered(cwd: Option<&str>, error: io::Error) -> Status {
+    Status::NotStarted(format!("the folder {} cannot be entered: {error}", cwd.unwrap_or(".")))
 }
 
 /// The sandbox's environment with the command's additions in place of what they rename.
-fn environment(session: &Session, start: &Start) -> Vec<(String, String)> {
+fn environment(setup: &Setup, start: &Start) -> Vec<(String, String)> {
     let added = |name: &String| start.env.iter().any(|(other, _)| other == name);
-    let built = session.setup.env.iter().filter(|(name, _)| !added(name));
+    let built = setup.env.iter().filter(|(name, _)| !added(name));
     built.chain(&start.env).cloned().collect()
 }
 

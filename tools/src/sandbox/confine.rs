@@ -10,8 +10,8 @@ use landlock::{
 };
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use seccompiler::BpfProgram;
 
+use super::bpf::Filter;
 use super::sys;
 use super::syscalls::{self, For};
 use crate::Limits;
@@ -23,8 +23,8 @@ pub(super) struct Confinement {
     reading: Option<RulesetCreated>,
     writing: Option<RulesetCreated>,
     /// `None` where the operator lets seccomp be missing.
-    command_calls: Option<[BpfProgram; 2]>,
-    file_calls: Option<[BpfProgram; 2]>,
+    command_calls: Option<Filter>,
+    file_calls: Option<Filter>,
 }
 
 /// What a child is confined for.
@@ -66,15 +66,13 @@ impl Confinement {
         let rules = |rules: &[(&str, BitFlags<AccessFs>)]| -> io::Result<Option<RulesetCreated>> {
             landlock.then(|| ruleset(rules)).transpose()
         };
-        let calls = |purpose: For| -> io::Result<Option<[BpfProgram; 2]>> {
-            seccomp.then(|| syscalls::filters(purpose).map_err(io::Error::other)).transpose()
-        };
+        let calls = |purpose: For| seccomp.then(|| syscalls::filter(purpose));
         Ok(Confinement {
             commands: rules(&for_commands)?,
             reading: rules(&[(workspace, read_files)])?,
             writing: rules(&[(workspace, change & !BitFlags::from(AccessFs::Execute))])?,
-            command_calls: calls(For::Command)?,
-            file_calls: calls(For::Files)?,
+            command_calls: calls(For::Command),
+            file_calls: calls(For::Files),
         })
     }
 
@@ -96,7 +94,7 @@ impl Confinement {
         lower(Resource::Core, 0)?;
         lower(Resource::Fsize, limits.file_bytes)?;
 
-        drop_capabilities()?;
+        drop_capabilities(CapabilitySet::empty())?;
         rustix::thread::set_no_new_privs(true)?;
         let (rules, calls) = match purpose {
             Purpose::Command => (self.commands, self.command_calls),
@@ -109,10 +107,7 @@ impl Confinement {
                 return Err(io::Error::other("landlock enforced nothing"));
             }
         }
-        for filter in calls.iter().flatten() {
-            seccompiler::apply_filter(filter).map_err(io::Error::other)?;
-        }
-        Ok(())
+        calls.map_or(Ok(()), |filter| sys::filter_calls(filter.steps()))
     }
 }
 
@@ -130,8 +125,8 @@ fn ruleset(rules: &[(&str, BitFlags<AccessFs>)]) -> io::Result<RulesetCreated> {
     Ok(created)
 }
 
-/// Gives every capability up, and the way to get one back.
-pub(super) fn drop_capabilities() -> io::Result<()> {
+/// Gives every capability up but those to keep, and the way to get one back.
+pub(super) fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
     // The bounding set first: lowering it needs a capability. Numbers go up to the last the kernel knows.
     for capability in 0..64 {
         if !sys::drop_bounding(capability)? {
@@ -139,10 +134,9 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
         }
     }
     rustix::thread::clear_ambient_capability_set()?;
-    let none = CapabilitySet::empty();
     rustix::thread::set_capabilities(
         None,
-        CapabilitySets { effective: none, permitted: none, inheritable: none },
+        CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() },
     )?;
     Ok(())
 }

@@ -18,9 +18,9 @@ use crate::files::{Answer, Request, Workspace};
 pub(super) const WALL_SECS: u32 = 30;
 
 /// Does the one operation that comes over the channel. Never returns.
-pub(super) fn main(session: Session, channel: OwnedFd) -> ! {
+pub(super) fn main(session: Session, channel: OwnedFd, output: Option<OwnedFd>) -> ! {
     let channel = UnixStream::from(channel);
-    let answer = match work(session, &channel) {
+    let answer = match work(session, &channel, output) {
         Ok(answer) => Ok(answer),
         Err(error) => Err(error.to_string()),
     };
@@ -29,10 +29,10 @@ pub(super) fn main(session: Session, channel: OwnedFd) -> ! {
     sys::exit(i32::from(sent.is_err()))
 }
 
-fn work(session: Session, channel: &UnixStream) -> io::Result<Answer> {
+fn work(session: Session, channel: &UnixStream, output: Option<OwnedFd>) -> io::Result<Answer> {
     let request: Request = wire::receive(channel)?;
     sys::alarm(WALL_SECS);
-    let workspace = Workspace::open(&session.setup.workspace)?;
+    let workspace = Workspace::open(&session.setup.workspace, session.secrets, output.map(Into::into))?;
     let purpose = if request.writes() { Purpose::Writing } else { Purpose::Reading };
     session.confinement.apply(purpose, &session.setup.limits, session.memory_is_limited)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;

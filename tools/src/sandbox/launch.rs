@@ -75,6 +75,8 @@ pub(super) async fn open(policy: Policy) -> Result<Sandbox, Error> {
                 missing,
                 cgroup,
                 project: tokio::sync::Mutex::default(),
+                outputs: super::outputs::Outputs::default(),
+                background: super::Background::default(),
             })
         }
         Report::Missing { layer, .. } => {
@@ -205,11 +207,13 @@ fn setup(policy: &Policy, toolchains: &Toolchains, probing: bool) -> Result<Setu
     if let Some(why) = root::objection(&workspace, &toolchains.shown) {
         return Err(refuse(why));
     }
+    crate::secrets::Secrets::new(&policy.secrets).map_err(refuse)?;
     Ok(Setup {
         workspace,
         limits: policy.limits.clone(),
         read_only: shown,
         env: environment(policy, toolchains),
+        secrets: policy.secrets.clone(),
         lowered: policy.lowered.clone(),
         probing,
     })

@@ -31,6 +31,7 @@ pub(super) enum Name {
     Network,
     Pid,
     Root,
+    Secrets,
     Landlock,
     Seccomp,
 }
@@ -59,6 +60,7 @@ impl Name {
             Name::Network => "network",
             Name::Pid => "pid-namespace",
             Name::Root => "root",
+            Name::Secrets => "secrets",
             Name::Landlock => "landlock",
             Name::Seccomp => "seccomp",
         }
@@ -74,7 +76,7 @@ impl Name {
             | Name::Network
             | Name::Landlock
             | Name::Seccomp => Without::IfLowered,
-            Name::Limits => Without::StandIn,
+            Name::Limits | Name::Secrets => Without::StandIn,
         }
     }
 
@@ -95,6 +97,10 @@ impl Name {
             Name::Root => {
                 "The sandbox needs to mount tmpfs and proc in a namespace of its own: in a container, allow mounts \
                  (unmasked /proc, no seccomp profile that forbids mount) or run saga outside of it"
+            }
+            Name::Secrets => {
+                "Open a smaller folder as the workspace, or name fewer patterns of secrets in the settings; until then \
+                 the file tools still refuse them by name"
             }
             Name::Landlock => {
                 "Use a kernel from 5.19 on with CONFIG_SECURITY_LANDLOCK, and put `landlock` in its `lsm=` boot parameter"

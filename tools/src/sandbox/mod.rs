@@ -12,26 +12,37 @@
 //! Session-wide, set up once: user, mount, ipc, uts, cgroup, network (loopback only) and pid namespaces; a tmpfs root of
 //! allow-listed read-only mounts with the workspace as the one writable folder of the host's; memory and process limits.
 //! For each command: a pid namespace and /proc of its own, no capabilities, no new privileges, Landlock, seccomp, rlimits,
-//! and an environment that is built, not inherited. A command ends with everything it started.
+//! and an environment that is built, not inherited. A command ends with everything it started. All of this but the environment
+//! is ready before the command is known: an init with a process that waits to become the command.
 
 mod anchor;
+mod background;
+mod bpf;
 mod cgroup;
 mod command;
 mod confine;
 mod file_helper;
+mod growth;
 mod keeper;
 mod launch;
 mod layers;
+mod masks;
+mod outputs;
 mod root;
 mod run;
+mod survey;
 mod sys;
 mod syscalls;
+mod terminal;
 mod toolchains;
 mod wire;
 
+pub(crate) use background::{Background, Job};
 pub use layers::Layer;
+pub(crate) use sys::unshare;
 
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::files::{Answer, Request};
@@ -51,6 +62,8 @@ pub struct Command {
     pub stdin: Option<Vec<u8>>,
     /// Added to the environment that the sandbox builds.
     pub env: Vec<(String, String)>,
+    /// Whether its streams are a terminal: some programs are of use only at one. It is one of the sandbox's own.
+    pub tty: bool,
 }
 
 impl Command {
@@ -62,6 +75,7 @@ impl Command {
             timeout: None,
             stdin: None,
             env: Vec::new(),
+            tty: false,
         }
     }
 
@@ -85,6 +99,8 @@ pub struct Ran {
     pub bytes_total: u64,
     /// Whether `output` leaves part of it out.
     pub truncated: bool,
+    /// What `output` leaves out can be read and searched by this id, for as long as the session keeps it.
+    pub output_id: Option<String>,
     /// Whether processes it had left behind were killed.
     pub leftovers: bool,
     /// How long it took.
@@ -104,6 +120,8 @@ pub enum Ended {
     Flooded,
     /// The session's memory was used up.
     OutOfMemory,
+    /// The workspace grew by more than the policy lets it in one session.
+    WorkspaceFull,
     /// It never ran: the program or the folder does not exist, and so on, in words.
     NotStarted(String),
 }
@@ -121,6 +139,8 @@ pub struct Sandbox {
     cgroup: Option<cgroup::Place>,
     /// What its source files define, as far as anybody asked.
     pub(crate) project: tokio::sync::Mutex<Project>,
+    outputs: outputs::Outputs,
+    background: Background,
 }
 
 impl Sandbox {
@@ -151,6 +171,11 @@ impl Sandbox {
         on: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Ran, Error> {
         run::command(self, command, on).await
+    }
+
+    /// The commands of this session that run in the background.
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
     }
 
     /// Does a file operation in the workspace, inside the sandbox.
@@ -185,6 +210,22 @@ impl Sandbox {
     }
 }
 
+/// A name that nobody can guess: thirty bits are far more than a session has names, and few enough to be copied.
+fn random_name(prefix: &str) -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = [0; 6];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert!(filled.is_ok_and(|count| count == bytes.len()), "the kernel gives so few random bytes at once");
+    bytes
+        .iter()
+        .fold(prefix.to_owned(), |name, byte| name + &char::from(LETTERS[usize::from(byte % 32)]).to_string())
+}
+
+/// Locks; what a panic left behind it is whole, since nothing here changes in several steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The layers on this host, in the order they are set up, and the toolchains commands will find: what `saga doctor`
 /// shows. It opens a sandbox on an empty folder and reports how far it came. Blocks for some milliseconds.
 pub fn probe() -> Vec<Layer> {
@@ -194,6 +235,7 @@ pub fn probe() -> Vec<Layer> {
 /// Becomes the sandbox's helper if this process was started as one, and then never returns. The first line of `main`:
 /// before it, no thread may be started and no descriptor opened.
 pub fn maybe_become_helper() {
+    crate::attack::maybe_serve();
     if std::env::args_os().next().is_some_and(|name| name == wire::HELPER) {
         keeper::main();
     }

@@ -18,6 +18,10 @@ use super::wire::{Setup, Shown};
 /// The home folder inside: a tmpfs of the session's own.
 pub(super) const HOME: &str = "/home/saga";
 
+/// A file and a folder that nobody may open: what is mounted over what commands may not see.
+pub(super) const MASK_FILE: &str = "/run/closed/file";
+pub(super) const MASK_FOLDER: &str = "/run/closed/folder";
+
 /// Folders of the host that are shown whole, or as the symlinks they are.
 const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
@@ -136,6 +140,11 @@ pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
     for (path, text) in etc_files() {
         fs::write(inside(path), text)?;
         fs::set_permissions(inside(path), fs::Permissions::from_mode(0o644))?;
+    }
+    make_folders(&inside(MASK_FOLDER))?;
+    fs::write(inside(MASK_FILE), "")?;
+    for path in [MASK_FILE, MASK_FOLDER] {
+        fs::set_permissions(inside(path), fs::Permissions::from_mode(0o000))?;
     }
     for piece in pieces.system {
         put(&piece, base)?;

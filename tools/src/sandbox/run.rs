@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
 
 use super::launch::receive;
-use super::wire::{self, Kind, Start, Status};
+use super::outputs::Kept;
+use super::wire::{self, Kind, Start, Status, Word};
 use super::{Command, Ended, Ran, Sandbox};
 use crate::Error;
 use crate::files::{Answer, Request};
-use crate::output::{Captured, Cleaner};
+use crate::output::Cleaner;
 
 /// How long output is still read after the main process has ended while others hold the pipe.
 const DRAIN: Duration = Duration::from_millis(200);
@@ -32,92 +34,164 @@ const CHUNK_BYTES: usize = 64 << 10;
 const FILES_WALL: Duration = Duration::from_secs(40);
 const FILES_ALARM: Duration = Duration::from_secs(super::file_helper::WALL_SECS as u64 - 1);
 
-/// Runs a command. The steps are in the order they happen; every await may be the last, and then dropping the channel
-/// tells the anchor to kill the command.
+/// A command that has been handed to the anchor, before anybody listens to it.
+pub(super) struct Started {
+    output: pipe::Receiver,
+    job: Job,
+    /// How long it may run; `None` is as long as the session.
+    wall: Option<Duration>,
+    output_bytes: u64,
+    cgroup: Option<super::cgroup::Place>,
+    kills_before: u64,
+    began: Instant,
+}
+
+/// What is wished of a running command.
+#[derive(Debug)]
+pub(super) enum Wish {
+    /// Bytes for its standard input.
+    Write(Vec<u8>),
+    /// A signal for it and its process group.
+    Signal(i32),
+    /// Its end, and that of everything it started.
+    Stop,
+}
+
+/// Hears what a command prints, as it comes.
+pub(super) trait Hear: Send {
+    /// Takes a piece, and says how much there was up to now.
+    fn hear(&mut self, piece: &[u8]) -> u64;
+}
+
+/// How a command ended, and whether others it had started were killed.
+pub(super) struct End {
+    pub(super) ended: Ended,
+    pub(super) leftovers: bool,
+    pub(super) wall: Duration,
+}
+
+/// Runs a command to its end. Dropping the future kills it.
 pub(super) async fn command(
     sandbox: &Sandbox,
     command: Command,
     on: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Ran, Error> {
-    let began = Instant::now();
-    let memory_kills = || sandbox.cgroup.as_ref().map_or(0, super::cgroup::Place::memory_kills);
-    let kills_before = memory_kills();
     let limits = &sandbox.limits;
     let wall = command.timeout.unwrap_or(limits.wall).min(limits.wall_max);
+    let keep_input = false;
+    let started = start(sandbox, command, Some(wall), keep_input).await?;
+    let mut heard = Live { kept: Kept::default(), cleaner: Cleaner::default(), on };
+    let end = follow(started, &mut heard, &mut None).await?;
+    let text = heard.cleaner.finish();
+    if !text.is_empty() {
+        on(&text);
+    }
+    let bytes_total = heard.kept.total();
+    let (output, truncated, spool) = heard.kept.into_parts();
+    let output_id = spool.filter(|_| truncated).map(|spool| sandbox.outputs.keep(spool));
+    let End { ended, leftovers, wall } = end;
+    Ok(Ran { ended, output, bytes_total, truncated, output_id, leftovers, wall })
+}
 
-    let start = Start {
+/// Hands a command to the anchor. With `keep_input`, its standard input stays open for what may be written later.
+pub(super) async fn start(
+    sandbox: &Sandbox,
+    command: Command,
+    wall: Option<Duration>,
+    keep_input: bool,
+) -> Result<Started, Error> {
+    let began = Instant::now();
+    let cgroup = sandbox.cgroup.clone();
+    let kills_before = cgroup.as_ref().map_or(0, super::cgroup::Place::memory_kills);
+    let words = Start {
         argv: command.argv,
         cwd: command.cwd.map(|cwd| below(&cwd, &sandbox.workspace)),
         env: command.env,
+        tty: command.tty,
     };
-    let (mut output, mut job) = {
-        let (output, to_output) = io::pipe().map_err(Error::io("making a pipe"))?;
-        let input =
-            command.stdin.as_ref().map(|_| io::pipe()).transpose().map_err(Error::io("making a pipe"))?;
-        let (input, to_input) = input.unzip();
-        let kind = if input.is_some() { Kind::CommandWithInput } else { Kind::Command };
-        let fds: Vec<OwnedFd> =
-            [Some(to_output.into()), input.map(Into::into)].into_iter().flatten().collect();
-        let channel = begin(sandbox, kind, &fds, &start).await?;
-        let output = pipe::Receiver::from_owned_fd(output.into()).map_err(Error::io("reading the output"))?;
-        let to_input = to_input.map(|pipe| pipe::Sender::from_owned_fd(pipe.into())).transpose();
-        let to_input = to_input.map_err(Error::io("writing the input"))?;
-        (output, Job { channel, words: Vec::new(), input: to_input.zip(command.stdin) })
-    };
+    let (output, to_output) = io::pipe().map_err(Error::io("making a pipe"))?;
+    let bytes = command.stdin.or_else(|| keep_input.then(Vec::new));
+    let input = bytes.as_ref().map(|_| io::pipe()).transpose().map_err(Error::io("making a pipe"))?;
+    let (input, to_input) = input.unzip();
+    let kind = if input.is_some() { Kind::CommandWithInput } else { Kind::Command };
+    let fds: Vec<OwnedFd> = [Some(to_output.into()), input.map(Into::into)].into_iter().flatten().collect();
+    let channel = begin(sandbox, kind, &fds, &words).await?;
+    let output = pipe::Receiver::from_owned_fd(output.into()).map_err(Error::io("reading the output"))?;
+    let to_input = to_input.map(|pipe| pipe::Sender::from_owned_fd(pipe.into())).transpose();
+    let to_input = to_input.map_err(Error::io("writing the input"))?;
+    let input = to_input.zip(bytes).map(|(pipe, bytes)| Input { pipe, bytes, more: keep_input });
+    let job = Job { channel, words: Vec::new(), input };
+    let output_bytes = sandbox.limits.output_bytes;
+    Ok(Started { output, job, wall, output_bytes, cgroup, kills_before, began })
+}
 
-    let mut captured = Captured::default();
-    let mut cleaner = Cleaner::default();
+/// Listens to a command until nothing of it is left. Every await may be the last: then dropping the channel tells the anchor
+/// to kill it. `wishes` that have no sender any more are none.
+pub(super) async fn follow(
+    started: Started,
+    ears: &mut impl Hear,
+    wishes: &mut Option<mpsc::Receiver<Wish>>,
+) -> Result<End, Error> {
+    let Started { mut output, mut job, wall, output_bytes, cgroup, kills_before, began } = started;
+    let memory_kills = || cgroup.as_ref().map_or(0, super::cgroup::Place::memory_kills);
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut deadline = tokio::time::Instant::now() + wall;
+    let mut deadline = wall.map(|wall| tokio::time::Instant::now() + wall);
     let mut open = true;
     let mut status: Option<Status> = None;
+    let mut alone = false;
     let mut stopped: Option<Ended> = None;
     let mut leftovers = false;
     // Until the output has ended and the channel has closed: then nothing of the command is left.
-    loop {
+    // Or until the output has ended and it is said that nothing else is left.
+    while open || !alone {
         tokio::select! {
             read = output.read(&mut chunk), if open => match read {
                 Ok(0) | Err(_) => open = false,
                 Ok(count) => {
-                    heard(&chunk[..count], &mut captured, &mut cleaner, on);
-                    if captured.total() > limits.output_bytes && stopped.is_none() {
+                    if ears.hear(&chunk[..count]) > output_bytes && stopped.is_none() {
                         stopped = Some(Ended::Flooded);
                         job.stop().await;
-                        deadline = tokio::time::Instant::now() + KILL_WALL;
+                        deadline = Some(tokio::time::Instant::now() + KILL_WALL);
                     }
                 }
             },
             () = feed(&mut job.input) => job.input = None,
+            wish = next_wish(wishes) => match wish {
+                Some(wish) => {
+                    if matches!(wish, Wish::Stop) && stopped.is_none() && status.is_none() {
+                        stopped = Some(Ended::Signalled(libc::SIGKILL));
+                        deadline = Some(tokio::time::Instant::now() + KILL_WALL);
+                    }
+                    job.grant(wish).await;
+                }
+                None => *wishes = None,
+            },
             word = next_word(&mut job.channel, &mut job.words) => match word {
                 Some(word) => {
-                    status = Some(word);
+                    (status, alone) = (Some(word.status), word.alone);
                     if stopped.is_none() {
-                        deadline = tokio::time::Instant::now() + DRAIN;
+                        deadline = Some(tokio::time::Instant::now() + DRAIN);
                     }
                 }
                 // Closed: everything the command started is dead, so what the pipe still holds is all there is.
                 None => break,
             },
-            () = tokio::time::sleep_until(deadline) => {
+            () = until(deadline) => {
                 if stopped.is_some() || leftovers {
                     break;
                 }
                 if status.is_some() {
                     leftovers = true;
                 } else {
-                    stopped = Some(Ended::TimedOut(wall));
+                    stopped = Some(Ended::TimedOut(wall.unwrap_or_default()));
                 }
                 job.stop().await;
-                deadline = tokio::time::Instant::now() + KILL_WALL;
+                deadline = Some(tokio::time::Instant::now() + KILL_WALL);
             },
         }
     }
     if open {
-        drain(&mut output, &mut chunk, &mut captured, &mut cleaner, on).await;
-    }
-    let text = cleaner.finish();
-    if !text.is_empty() {
-        on(&text);
+        drain(&mut output, &mut chunk, ears).await;
     }
 
     let ended = match (stopped, status) {
@@ -130,30 +204,46 @@ pub(super) async fn command(
         (None, Some(Status::Signalled(signal))) => Ended::Signalled(signal),
         (None, Some(Status::NotStarted(why))) => Ended::NotStarted(why),
         (None, Some(Status::OutOfMemory)) => Ended::OutOfMemory,
+        (None, Some(Status::WorkspaceFull)) => Ended::WorkspaceFull,
         (None, Some(Status::Broken(what))) => {
             return Err(Error::Gone(format!("a command could not be confined and was not run: {what}")));
         }
         // Only a kill makes an init end without a word, and all that it looked after ends with it.
-        (None, None) => Ended::Signalled(9),
+        (None, None) => Ended::Signalled(libc::SIGKILL),
     };
-    let bytes_total = captured.total();
-    let (output, truncated) = captured.into_text();
-    Ok(Ran { ended, output, bytes_total, truncated, leftovers, wall: began.elapsed() })
+    Ok(End { ended, leftovers, wall: began.elapsed() })
 }
 
 /// Does one file operation.
 pub(super) async fn files(sandbox: &Sandbox, request: &Request) -> Result<Answer, Error> {
     let began = Instant::now();
-    let mut channel = begin(sandbox, Kind::Files, &[], request).await?;
+    let handed: Vec<OwnedFd> = match request.reads().and_then(|path| sandbox.outputs.open(path)) {
+        Some(output) => vec![output.map_err(Error::io("opening kept output"))?.into()],
+        None => Vec::new(),
+    };
+    let kind = if handed.is_empty() { Kind::Files } else { Kind::FilesWithOutput };
+    let mut channel = begin(sandbox, kind, &handed, request).await?;
     let answer = tokio::time::timeout(FILES_WALL, receive::<Result<Answer, String>>(&mut channel)).await;
     match answer {
         Ok(Ok(Ok(answer))) => Ok(answer),
         Ok(Ok(Err(why))) => Err(Error::Gone(format!("its file helper could not begin: {why}"))),
         // Its alarm ended it in the middle: that is about this request, and not about the sandbox.
         Ok(Err(_)) | Err(_) if began.elapsed() >= FILES_ALARM => Ok(Answer::stopped()),
-        Ok(Err(error)) => Err(Error::Gone(format!("its file helper ended without an answer: {error}"))),
+        Ok(Err(error)) if is_gone(sandbox) => {
+            Err(Error::Gone(format!("its file helper ended without an answer: {error}")))
+        }
+        // Killed, for want of memory say, while the session goes on.
+        Ok(Err(_)) => Ok(Answer::stopped()),
         Err(_) => Ok(Answer::stopped()),
     }
+}
+
+/// Whether the anchor has ended.
+fn is_gone(sandbox: &Sandbox) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let mut fds = [PollFd::new(&sandbox.control, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Hands the anchor a job and the child its words. The descriptors are the child's alone afterwards.
@@ -186,8 +276,16 @@ struct Job {
     channel: UnixStream,
     /// The bytes of a word that has not arrived in whole.
     words: Vec<u8>,
-    /// What is still to be written to its standard input.
-    input: Option<(pipe::Sender, Vec<u8>)>,
+    input: Option<Input>,
+}
+
+/// The standard input of a command.
+struct Input {
+    pipe: pipe::Sender,
+    /// What is still to be written.
+    bytes: Vec<u8>,
+    /// Whether more may come.
+    more: bool,
 }
 
 impl Job {
@@ -196,11 +294,26 @@ impl Job {
         // If it is closed already, the command has ended already.
         let _ = self.channel.shutdown().await;
     }
+
+    async fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Write(bytes) => {
+                if let Some(input) = &mut self.input {
+                    input.bytes.extend(bytes);
+                }
+            }
+            // One byte, and only its init hears it. If it has ended, there is nobody to be told.
+            Wish::Signal(signal) => {
+                let _ = self.channel.write_all(&[u8::try_from(signal).unwrap_or(0)]).await;
+            }
+            Wish::Stop => self.stop().await,
+        }
+    }
 }
 
 /// The next word of the command's init; `None` when the channel has closed. May be dropped and called again at any time:
 /// what has arrived stays in `words`.
-async fn next_word(channel: &mut UnixStream, words: &mut Vec<u8>) -> Option<Status> {
+async fn next_word(channel: &mut UnixStream, words: &mut Vec<u8>) -> Option<Word> {
     loop {
         if let Some((length, rest)) = words.split_first_chunk() {
             let length = wire::checked_length(*length).ok()?;
@@ -216,46 +329,66 @@ async fn next_word(channel: &mut UnixStream, words: &mut Vec<u8>) -> Option<Stat
     }
 }
 
-/// Writes the input. Never ends when there is none. A command that does not read its input is no error.
-async fn feed(input: &mut Option<(pipe::Sender, Vec<u8>)>) {
+/// Writes the input, and ends when there is no more. A command that does not read its input is no error.
+async fn feed(input: &mut Option<Input>) {
     match input {
-        Some((pipe, bytes)) => {
-            while !bytes.is_empty() {
-                match pipe.write(bytes).await {
-                    Ok(count) => drop(bytes.drain(..count)),
+        Some(input) => {
+            while !input.bytes.is_empty() {
+                match input.pipe.write(&input.bytes).await {
+                    Ok(count) => drop(input.bytes.drain(..count)),
                     Err(_) => return,
                 }
+            }
+            if input.more {
+                pending().await
             }
         }
         None => pending().await,
     }
 }
 
-/// Reads what the pipe holds now. Nobody writes any more, so it ends.
-async fn drain(
-    output: &mut pipe::Receiver,
-    chunk: &mut [u8],
-    captured: &mut Captured,
-    cleaner: &mut Cleaner,
-    on: &(dyn Fn(&str) + Send + Sync),
-) {
-    while let Ok(Ok(count @ 1..)) = tokio::time::timeout(DRAIN, output.read(chunk)).await {
-        heard(&chunk[..count], captured, cleaner, on);
+async fn next_wish(wishes: &mut Option<mpsc::Receiver<Wish>>) -> Option<Wish> {
+    match wishes {
+        Some(wishes) => wishes.recv().await,
+        None => pending().await,
     }
 }
 
-/// Keeps a piece of output, and shows it.
-fn heard(piece: &[u8], captured: &mut Captured, cleaner: &mut Cleaner, on: &(dyn Fn(&str) + Send + Sync)) {
-    let live = captured.total() < LIVE_BYTES;
-    captured.take(piece);
-    if live {
-        let text = cleaner.clean(piece);
-        if !text.is_empty() {
-            on(&text);
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+/// Reads what the pipe holds now. Nobody writes any more, so it ends.
+async fn drain(output: &mut pipe::Receiver, chunk: &mut [u8], ears: &mut impl Hear) {
+    while let Ok(Ok(count @ 1..)) = tokio::time::timeout(DRAIN, output.read(chunk)).await {
+        ears.hear(&chunk[..count]);
+    }
+}
+
+/// Keeps the output, and shows it as it comes.
+struct Live<'a> {
+    kept: Kept,
+    cleaner: Cleaner,
+    on: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+impl Hear for Live<'_> {
+    fn hear(&mut self, piece: &[u8]) -> u64 {
+        let live = self.kept.total() < LIVE_BYTES;
+        self.kept.take(piece);
+        if live {
+            let text = self.cleaner.clean(piece);
+            if !text.is_empty() {
+                (self.on)(&text);
+            }
+            if self.kept.total() >= LIVE_BYTES {
+                (self.on)("\n[... more output, not shown live]\n");
+            }
         }
-        if captured.total() >= LIVE_BYTES {
-            on("\n[... more output, not shown live]\n");
-        }
+        self.kept.total()
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use rustix::process::Pid;
 
@@ -42,7 +43,7 @@ pub(super) fn fork(flags: libc::c_int) -> io::Result<Fork> {
 }
 
 /// Enters new namespaces.
-pub(super) fn unshare(flags: libc::c_int) -> io::Result<()> {
+pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: no memory is passed; the process has one thread, so no other thread's view changes under it.
     // WHY: the wrapper's safe form does not offer CLONE_NEWUSER without CLONE_THREAD rules of its own.
     check(unsafe { libc::unshare(flags) }.into())
@@ -149,6 +150,22 @@ pub(super) fn exec(program: &CStr, argv: &[CString], env: &[CString]) -> io::Err
     io::Error::last_os_error()
 }
 
+/// How many numbers [`shared_memory`] holds.
+pub(super) const SHARED: usize = 8;
+
+/// Memory that this process and those it forks from now on have in common, all zero. It lives as long as they do.
+pub(super) fn shared_memory() -> io::Result<&'static [AtomicU64; SHARED]> {
+    const BYTES: usize = size_of::<[AtomicU64; SHARED]>();
+    // SAFETY: a new anonymous mapping overlaps nothing; it is aligned to a page, zeroed, large enough, and never unmapped,
+    // and all who see it use it as atomic numbers only.
+    // WHY: numbers that forked processes change together need memory that fork does not copy.
+    unsafe {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        let at = libc::mmap(std::ptr::null_mut(), BYTES, access, kind, -1, 0);
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(&*at.cast()) }
+    }
+}
+
 /// Ends this process with SIGALRM after so many seconds.
 pub(super) fn alarm(secs: u32) {
     // SAFETY: no memory is passed; the default action of SIGALRM ends the process.
@@ -188,6 +205,16 @@ pub(super) fn landlock_abi() -> i32 {
         libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION)
     };
     i32::try_from(abi).unwrap_or(0).max(0)
+}
+
+/// Has the kernel ask a filter about every system call of this process from now on. It cannot be taken back.
+pub(super) fn filter_calls(steps: &[libc::sock_filter]) -> io::Result<()> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    let length = libc::c_ushort::try_from(steps.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: steps.as_ptr().cast_mut() };
+    // SAFETY: the kernel only reads `length` steps, which live through the call.
+    // WHY: no wrapper in use offers seccomp.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const program) })
 }
 
 /// Drops a capability from the bounding set; `false` when the kernel knows no capability of this number.

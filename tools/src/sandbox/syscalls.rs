@@ -1,21 +1,13 @@
 //! The system calls a sandboxed program may make: an allow-list, and below it a list of arguments that are refused.
 //!
-//! Two filters are installed. The first lets the listed calls through and answers `ENOSYS` to every other, so that a
-//! libc that tries a newer call falls back to an older one (`clone3` and `openat2` hide their flags in memory, where a
-//! filter cannot look, so they are among the unlisted). The second answers `EPERM`, both to the calls that programs should
-//! see refused in plain words, and to listed calls with arguments that lead out. A foreign architecture is killed.
+//! The listed calls go through, and every other is answered with `ENOSYS`, so that a libc that tries a newer call falls back
+//! to an older one (`clone3` and `openat2` hide their flags in memory, where a filter cannot look, so they are among the
+//! unlisted). `EPERM` is the answer to calls that programs should see refused in plain words, and to listed calls with
+//! arguments that lead out.
 
 use std::collections::BTreeMap;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
-
-#[cfg(target_arch = "x86_64")]
-const ARCH: TargetArch = TargetArch::x86_64;
-#[cfg(target_arch = "aarch64")]
-const ARCH: TargetArch = TargetArch::aarch64;
+use super::bpf::{Condition, Filter, Test, Verdict};
 
 /// Who is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,50 +18,40 @@ pub(super) enum For {
     Files,
 }
 
-/// The compiled filters, in the order they are to be installed. The kernel asks the last one first, and of two refusals
-/// it gives the first it met: so the refusals in plain words come last.
-pub(super) fn filters(purpose: For) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    let mut allowed: BTreeMap<i64, Vec<SeccompRule>> =
-        COMMON.iter().chain(LEGACY).map(|call| (*call, Vec::new())).collect();
+/// The compiled filter.
+pub(super) fn filter(purpose: For) -> Filter {
+    Filter::compile(&verdicts(purpose))
+}
+
+fn verdicts(purpose: For) -> BTreeMap<u32, Verdict> {
+    let number = |call: i64| u32::try_from(call).expect("calls have small numbers");
+    let mut allowed: Vec<i64> = COMMON.iter().chain(LEGACY).chain(&[FCHMODAT2]).copied().collect();
     match purpose {
-        For::Command => {
-            allowed
-                .extend(PROCESSES_AND_SOCKETS.iter().chain(LEGACY_PROCESSES).map(|call| (*call, Vec::new())));
-        }
-        // Beyond opening files: to answer over its channel, and to install the second filter after this one.
-        For::Files => {
-            allowed.extend(
-                [libc::SYS_openat2, libc::SYS_sendto, libc::SYS_seccomp].map(|call| (call, Vec::new())),
-            );
+        For::Command => allowed.extend(PROCESSES_AND_SOCKETS.iter().chain(LEGACY_PROCESSES)),
+        // Beyond opening files: to answer over its channel.
+        For::Files => allowed.extend([libc::SYS_openat2, libc::SYS_sendto]),
+    }
+    let mut verdicts: BTreeMap<u32, Verdict> =
+        allowed.into_iter().map(|call| (number(call), Verdict::Allowed)).collect();
+    for (call, rules) in refused() {
+        // One that is not allowed at all needs no conditions.
+        if let Some(verdict) = verdicts.get_mut(&number(call)) {
+            *verdict = Verdict::RefusedIf(rules);
         }
     }
-    allowed.insert(FCHMODAT2, Vec::new());
-    let allow = SeccompFilter::new(allowed, errno(libc::ENOSYS), SeccompAction::Allow, ARCH)?;
-    let refuse = SeccompFilter::new(refused()?, SeccompAction::Allow, errno(libc::EPERM), ARCH)?;
-    Ok([allow.try_into()?, refuse.try_into()?])
+    verdicts.extend(REFUSED.iter().map(|call| (number(*call), Verdict::Refused)));
+    verdicts
 }
 
-fn errno(number: i32) -> SeccompAction {
-    SeccompAction::Errno(number.unsigned_abs())
-}
-
-/// Calls refused whatever their arguments, then calls refused for their arguments.
-fn refused() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    use SeccompCmpOp::{Eq, MaskedEq, Ne};
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    // The kernel reads only the low half of these arguments; a filter that looked at all 64 bits could be passed by
-    // setting a high one.
-    let mut refuse = |call: i64, conditions: &[(u8, SeccompCmpOp, u64)]| {
-        let conditions: Result<Vec<_>, _> = conditions
-            .iter()
-            .map(|(index, op, value)| {
-                SeccompCondition::new(*index, SeccompCmpArgLen::Dword, op.clone(), *value)
-            })
-            .collect();
-        rules.entry(call).or_default().push(SeccompRule::new(conditions?)?);
-        Ok::<(), seccompiler::BackendError>(())
+/// Calls refused for their arguments: each when all conditions of one of its rules hold.
+fn refused() -> BTreeMap<i64, Vec<Vec<Condition>>> {
+    use Test::{Bits, Equal, Other};
+    let mut rules: BTreeMap<i64, Vec<Vec<Condition>>> = BTreeMap::new();
+    let mut refuse = |call: i64, conditions: &[(u8, Test)]| {
+        let rule = conditions.iter().map(|(argument, test)| Condition { argument: *argument, test: *test });
+        rules.entry(call).or_default().push(rule.collect());
     };
-    let bits = |flags: libc::c_int| u64::from(flags.cast_unsigned());
+    let bits = |flags: libc::c_int| flags.cast_unsigned();
 
     // New namespaces bring capabilities over fresh kernel objects: most local root exploits of late begin there.
     for flag in [
@@ -81,49 +63,50 @@ fn refused() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendErro
         libc::CLONE_NEWPID,
         libc::CLONE_NEWNET,
     ] {
-        refuse(libc::SYS_clone, &[(0, MaskedEq(bits(flag)), bits(flag))])?;
+        refuse(libc::SYS_clone, &[(0, Bits(bits(flag), bits(flag)))]);
     }
 
     // A file owned by the workspace's owner that is set-user-id would be a trap for whoever runs it outside.
-    for mode in [u64::from(libc::S_ISUID), u64::from(libc::S_ISGID)] {
-        let carries = |index: u8| (index, MaskedEq(mode), mode);
-        let creates = |index: u8| (index, MaskedEq(bits(libc::O_CREAT)), bits(libc::O_CREAT));
-        let unnamed = |index: u8| (index, MaskedEq(bits(libc::O_TMPFILE)), bits(libc::O_TMPFILE));
-        refuse(libc::SYS_fchmod, &[carries(1)])?;
-        refuse(libc::SYS_fchmodat, &[carries(2)])?;
-        refuse(FCHMODAT2, &[carries(2)])?;
-        refuse(libc::SYS_mknodat, &[carries(2)])?;
-        refuse(libc::SYS_openat, &[creates(2), carries(3)])?;
-        refuse(libc::SYS_openat, &[unnamed(2), carries(3)])?;
+    for mode in [libc::S_ISUID, libc::S_ISGID] {
+        let carries = |index: u8| (index, Bits(mode, mode));
+        let creates = |index: u8| (index, Bits(bits(libc::O_CREAT), bits(libc::O_CREAT)));
+        let unnamed = |index: u8| (index, Bits(bits(libc::O_TMPFILE), bits(libc::O_TMPFILE)));
+        refuse(libc::SYS_fchmod, &[carries(1)]);
+        refuse(libc::SYS_fchmodat, &[carries(2)]);
+        refuse(FCHMODAT2, &[carries(2)]);
+        refuse(libc::SYS_mknodat, &[carries(2)]);
+        refuse(libc::SYS_openat, &[creates(2), carries(3)]);
+        refuse(libc::SYS_openat, &[unnamed(2), carries(3)]);
         #[cfg(target_arch = "x86_64")]
         {
-            refuse(libc::SYS_chmod, &[carries(1)])?;
-            refuse(libc::SYS_creat, &[carries(1)])?;
-            refuse(libc::SYS_mknod, &[carries(1)])?;
-            refuse(libc::SYS_open, &[creates(1), carries(2)])?;
-            refuse(libc::SYS_open, &[unnamed(1), carries(2)])?;
+            refuse(libc::SYS_chmod, &[carries(1)]);
+            refuse(libc::SYS_creat, &[carries(1)]);
+            refuse(libc::SYS_mknod, &[carries(1)]);
+            refuse(libc::SYS_open, &[creates(1), carries(2)]);
+            refuse(libc::SYS_open, &[unnamed(1), carries(2)]);
         }
     }
 
     // Typing into a terminal, and the console's paste buffer.
-    const TIOCLINUX: u64 = 0x541C;
-    refuse(libc::SYS_ioctl, &[(1, Eq, libc::TIOCSTI)])?;
-    refuse(libc::SYS_ioctl, &[(1, Eq, TIOCLINUX)])?;
+    const TIOCSTI: u32 = 0x5412;
+    const TIOCLINUX: u32 = 0x541C;
+    refuse(libc::SYS_ioctl, &[(1, Equal(TIOCSTI))]);
+    refuse(libc::SYS_ioctl, &[(1, Equal(TIOCLINUX))]);
 
     // Sockets: local ones, TCP and UDP. No netlink, packet, vsock (not part of a network namespace), crypto, …
     let (unix, inet, inet6) = (bits(libc::AF_UNIX), bits(libc::AF_INET), bits(libc::AF_INET6));
     let (tcp, udp) = (bits(libc::IPPROTO_TCP), bits(libc::IPPROTO_UDP));
-    refuse(libc::SYS_socket, &[(0, Ne, unix), (0, Ne, inet), (0, Ne, inet6)])?;
-    refuse(libc::SYS_socket, &[(0, Ne, unix), (2, Ne, 0), (2, Ne, tcp), (2, Ne, udp)])?;
+    refuse(libc::SYS_socket, &[(0, Other(unix)), (0, Other(inet)), (0, Other(inet6))]);
+    refuse(libc::SYS_socket, &[(0, Other(unix)), (2, Other(0)), (2, Other(tcp)), (2, Other(udp))]);
     for kind in [libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_DCCP, SOCK_PACKET] {
-        refuse(libc::SYS_socket, &[(1, MaskedEq(SOCKET_TYPE), bits(kind))])?;
+        refuse(libc::SYS_socket, &[(1, Bits(SOCKET_TYPE, bits(kind)))]);
     }
-    refuse(libc::SYS_socket, &[(0, Ne, unix), (1, MaskedEq(SOCKET_TYPE), bits(libc::SOCK_SEQPACKET))])?;
-    refuse(libc::SYS_socketpair, &[(0, Ne, unix)])?;
+    refuse(libc::SYS_socket, &[(0, Other(unix)), (1, Bits(SOCKET_TYPE, bits(libc::SOCK_SEQPACKET)))]);
+    refuse(libc::SYS_socketpair, &[(0, Other(unix))]);
 
     // Personalities turn protections off; asking for the present one and the plain one are harmless.
-    refuse(libc::SYS_personality, &[(0, Ne, 0), (0, Ne, 0xffff_ffff)])?;
-    Ok(rules)
+    refuse(libc::SYS_personality, &[(0, Other(0)), (0, Other(0xffff_ffff))]);
+    rules
 }
 
 /// The same number everywhere; libc does not name it on every architecture.
@@ -133,7 +116,7 @@ const FCHMODAT2: i64 = 452;
 const SOCK_PACKET: libc::c_int = 10;
 
 /// The bits of a socket's type that are not flags.
-const SOCKET_TYPE: u64 = 0xf;
+const SOCKET_TYPE: u32 = 0xf;
 
 macro_rules! calls {
     ($($name:ident)*) => { &[$(libc::$name),*] };
@@ -215,9 +198,8 @@ mod tests {
     fn the_filters_compile_and_fit_the_kernel() {
         // The kernel takes at most 4,096 instructions; a filter that grew beyond would fail at the first command.
         for purpose in [For::Command, For::Files] {
-            for filter in filters(purpose).unwrap() {
-                assert!(filter.len() < 4096, "{purpose:?}: {}", filter.len());
-            }
+            let length = filter(purpose).steps().len();
+            assert!(length < 4096, "{purpose:?}: {length}");
         }
     }
 

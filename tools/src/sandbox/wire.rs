@@ -41,6 +41,8 @@ pub(super) struct Setup {
     pub(super) read_only: Vec<Shown>,
     /// Complete environment of a command, before its own additions.
     pub(super) env: Vec<(String, String)>,
+    /// Patterns of names that are secrets.
+    pub(super) secrets: Vec<String>,
     pub(super) lowered: Vec<String>,
     /// Report every layer and go on where that is possible, instead of refusing at the first that is missing.
     pub(super) probing: bool,
@@ -66,6 +68,8 @@ pub(super) enum Kind {
     CommandWithInput,
     /// A file operation: channel.
     Files,
+    /// A file operation on the kept output of a command: channel, output.
+    FilesWithOutput,
 }
 
 impl Kind {
@@ -74,31 +78,43 @@ impl Kind {
             Kind::Command => b'c',
             Kind::CommandWithInput => b'i',
             Kind::Files => b'f',
+            Kind::FilesWithOutput => b'o',
         }
     }
 
     pub(super) fn of(byte: u8) -> Option<Kind> {
-        [Kind::Command, Kind::CommandWithInput, Kind::Files].into_iter().find(|kind| kind.byte() == byte)
+        let kinds = [Kind::Command, Kind::CommandWithInput, Kind::Files, Kind::FilesWithOutput];
+        kinds.into_iter().find(|kind| kind.byte() == byte)
     }
 
     pub(super) fn descriptors(self) -> usize {
         match self {
-            Kind::Command => 2,
+            Kind::Command | Kind::FilesWithOutput => 2,
             Kind::CommandWithInput => 3,
             Kind::Files => 1,
         }
     }
 }
 
-/// Service → command's init, over the job's channel.
+/// Service → command's init, over the job's channel. What follows it there are single bytes: signals for the command.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) argv: Vec<String>,
     pub(super) cwd: Option<String>,
     pub(super) env: Vec<(String, String)>,
+    /// Whether its streams are a terminal of its own.
+    pub(super) tty: bool,
 }
 
-/// Command's init → service: how the main process ended. The channel then stays open while others are left.
+/// Command's init → service: the main process has ended. When others are left, the channel stays open while they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Word {
+    pub(super) status: Status,
+    /// Whether no other process of the command is left.
+    pub(super) alone: bool,
+}
+
+/// How a command's main process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Status {
     Exited(i32),
@@ -106,6 +122,8 @@ pub(super) enum Status {
     NotStarted(String),
     /// The watchdog saw more memory in use than the session may have (used where no cgroup limits it).
     OutOfMemory,
+    /// The watchdog saw the workspace grow by more than it may in one session.
+    WorkspaceFull,
     /// The sandbox could not confine the command, so it was not run.
     Broken(String),
 }
