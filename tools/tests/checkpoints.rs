@@ -172,6 +172,7 @@ async fn caches_are_left_out_by_their_size_and_nothing_leads_out() {
     fs::write(outside.join("secret"), "canary").unwrap();
     symlink(&outside, scene.workspace.join("way_out")).unwrap();
     scene
+        .put(".env", "TOKEN=1")
         .put("target/big", vec![1; 5 << 20])
         .put("src/node_modules/small/x", "1")
         .put("huge", vec![2; 5 << 20]);

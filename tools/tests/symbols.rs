@@ -120,6 +120,7 @@ async fn a_file_is_shown_by_what_it_defines() {
         &sandbox,
         json!({"path": "./src/cache.rs"}),
         expect![[r#"
+            src/cache.rs
                  2: pub struct Cache
                  6:   pub fn evict_oldest(&mut self) -> Option<u32>
                  7:   fn private_matter(&self)
@@ -134,7 +135,9 @@ async fn a_file_is_shown_by_what_it_defines() {
     // As it is now, not as it was.
     put(folder.path(), "src/cache.rs", "pub fn only_this() {}\n");
     std::fs::remove_file(folder.path().join("src/server.rs")).unwrap();
-    check(&sandbox, json!({"path": "src/cache.rs"}), expect!["     1: pub fn only_this()"]).await;
+    check(&sandbox, json!({"path": "src/cache.rs"}), expect![[r#"
+        src/cache.rs
+             1: pub fn only_this()"#]]).await;
     check(
         &sandbox,
         json!({"path": "src"}),

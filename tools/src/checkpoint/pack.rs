@@ -90,9 +90,9 @@ impl Packs {
         let mut magic = [0; 8];
         let whole = (&file).read_exact(&mut magic).is_ok() && magic == *MAGIC;
         let mut at = if whole { MAGIC.len() as u64 } else { 0 };
-        while whole {
+        loop {
             let mut head = [0; HEAD];
-            if at + HEAD as u64 > length || file.read_exact_at(&mut head, at).is_err() {
+            if !whole || at + HEAD as u64 > length || file.read_exact_at(&mut head, at).is_err() {
                 break;
             }
             let number_at =

@@ -154,7 +154,7 @@ fn like(project: &Project, name: &str, below: &str) -> Vec<String> {
 
 fn place_answer(project: &Project, below: &str, about: &str) -> Answer {
     if let Some(file) = project.files.get(below) {
-        let mut text = String::new();
+        let mut text = format!("{below}\n");
         for definition in file.definitions.iter().take(OUTLINE_MAX) {
             let _ = writeln!(text, "{}", line_of(definition));
         }
@@ -163,7 +163,7 @@ fn place_answer(project: &Project, below: &str, about: &str) -> Answer {
             let _ = writeln!(text, "[... {more} more]");
         }
         if file.definitions.is_empty() {
-            let _ = writeln!(text, "{below} defines nothing that is known of. Use read to see it.");
+            text = format!("{below} defines nothing that is known of. Use read to see it.");
         }
         let summary = format!("{} definitions", file.definitions.len());
         return Answer::yes(text.trim_end().to_owned(), summary);
