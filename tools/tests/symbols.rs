@@ -135,9 +135,14 @@ async fn a_file_is_shown_by_what_it_defines() {
     // As it is now, not as it was.
     put(folder.path(), "src/cache.rs", "pub fn only_this() {}\n");
     std::fs::remove_file(folder.path().join("src/server.rs")).unwrap();
-    check(&sandbox, json!({"path": "src/cache.rs"}), expect![[r#"
+    check(
+        &sandbox,
+        json!({"path": "src/cache.rs"}),
+        expect![[r#"
         src/cache.rs
-             1: pub fn only_this()"#]]).await;
+             1: pub fn only_this()"#]],
+    )
+    .await;
     check(
         &sandbox,
         json!({"path": "src"}),
