@@ -145,3 +145,32 @@ async fn a_fork_goes_on_from_any_place_and_leaves_the_other_as_it_is() {
     let refused = agent.fork(id, None, Some(std::path::Path::new("/elsewhere"))).await.unwrap_err();
     assert!(matches!(refused, Error::BadRequest(_)), "{refused}");
 }
+
+#[tokio::test]
+async fn what_comes_in_beside_a_look_is_answered_all_the_same() {
+    // A look ends the driver, and an input may have reached it just before.
+    let scene = Scene::open().await;
+    let (id, agent) = (&scene.id, &scene.agent);
+    let place = agent.checkpoints(id).await.unwrap()[0].seq;
+    for n in 0..60 {
+        let said = agent.submit(id, Command::Input { id: format!("beside {n}"), text: "Go on.".into() });
+        let look = async {
+            for _ in 0..n % 7 {
+                tokio::task::yield_now().await;
+            }
+            agent.rewind(id, place, None).await
+        };
+        let (said, look) = tokio::join!(said, look);
+        said.unwrap();
+        assert!(look.is_ok() || matches!(look, Err(Error::Running(_))), "{look:?}");
+        for _ in 0..1_000 {
+            let info = agent.get(id).unwrap();
+            if info.status != Status::Running && info.waiting == 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        let info = agent.get(id).unwrap();
+        assert_eq!((info.status, info.waiting), (Status::Idle, 0), "after input {n}");
+    }
+}
