@@ -507,3 +507,33 @@ async fn blocking<T: Send + 'static>(
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_believed_once_the_clock_has_moved_on() {
+        // Two writes within one tick of a file system's clock leave the same stamp.
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = dir.path().join("ws");
+        fs::create_dir(&workspace).unwrap();
+        let write = |text: &str| fs::write(workspace.join("a"), text).unwrap();
+        write("0");
+        let stamp = Stamp::of(&fs::metadata(workspace.join("a")).unwrap());
+        let checkpoints = Checkpoints::open(&dir.path().join("kept"), 1 << 20).unwrap();
+        let keep = |text: &str, after_ns: i64| {
+            write(text);
+            let items = vec![Item { path: "a".to_owned(), what: What::File { stamp, program: false } }];
+            let found = Inventoried { items, ..Inventoried::default() };
+            checkpoints.keep(&workspace, "s", found, stamp.written_ns() + after_ns).unwrap().tree
+        };
+        let (soon, later) = (10_000_000, 10_000_000_000);
+        let first = keep("1", soon);
+        let second = keep("2", soon);
+        assert_ne!(first, second);
+        // From now on the stamp says that nothing has changed, and nothing is read.
+        assert_eq!(keep("2", later), second);
+        assert_eq!(keep("3", later), second);
+    }
+}

@@ -38,7 +38,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
+    pub(crate) fn of(metadata: &std::fs::Metadata) -> Stamp {
         let ns = |secs: i64, ns: i64| secs.wrapping_mul(1_000_000_000).wrapping_add(ns);
         Stamp {
             bytes: metadata.size(),
@@ -46,6 +46,12 @@ impl Stamp {
             changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
         }
+    }
+
+    /// When the file was last written. Nanoseconds since 1970.
+    #[cfg(test)]
+    pub(crate) fn written_ns(&self) -> i64 {
+        self.written_ns
     }
 
     /// Whether the file was last written or moved so shortly before this moment, in nanoseconds since 1970, that it may be written again
