@@ -51,6 +51,8 @@ pub struct NewSession {
     pub budget: Option<Budget>,
     /// Whether it recalls earlier work and writes down what it learns; the service's default when left out.
     pub memory: Option<bool>,
+    /// Which calls may run, beside what the service and the repository say.
+    pub rules: Vec<tools::rules::Rule>,
 }
 
 /// What can be asked of a session.
@@ -69,6 +71,10 @@ pub enum Command {
         call: String,
         /// Whether it may.
         allowed: bool,
+        /// Whether the same is allowed for the rest of the session.
+        always: bool,
+        /// Who says so, for the record.
+        by: Option<String>,
     },
     /// Stop the running turn.
     Interrupt,
@@ -145,6 +151,8 @@ pub struct Ask {
     pub call: tools::Call,
     /// Why somebody is asked.
     pub why: String,
+    /// Until when they may answer: milliseconds since 1970.
+    pub until_ms: Option<u64>,
 }
 
 impl SessionInfo {
@@ -157,7 +165,11 @@ impl SessionInfo {
             _ => None,
         };
         let error = error.or(failed);
-        let asks = state.asks().map(|(call, why)| Ask { call: call.clone(), why: why.to_string() });
+        let asks = state.asks().map(|asked| Ask {
+            call: asked.call.clone(),
+            why: asked.why.to_string(),
+            until_ms: asked.until_ms,
+        });
         SessionInfo {
             id: id.clone(),
             title: state.title().map(str::to_string),
@@ -242,7 +254,8 @@ impl Agent {
             if state.created().is_none() && trouble.is_none() {
                 continue;
             }
-            let busy = trouble.is_none() && state.next() != Action::Rest;
+            let late = state.asks().is_some_and(|asked| asked.until_ms.is_some());
+            let busy = trouble.is_none() && (late || state.next() != Action::Rest);
             let slot = agent.insert(&id, SessionInfo::of(&id, &state, trouble));
             if busy {
                 tracing::info!(session = %id, "going on with what was under way");
@@ -302,7 +315,9 @@ impl Agent {
             let (done, answer) = oneshot::channel();
             let order = match command.clone() {
                 Command::Input { id, text } => Order::Input { id, text, done },
-                Command::Approve { call, allowed } => Order::Approve { call, allowed, done },
+                Command::Approve { call, allowed, always, by } => {
+                    Order::Approve { call, allowed, always, by, done }
+                }
                 Command::Interrupt => Order::Interrupt { done },
             };
             if orders.send(order).await.is_err() {
@@ -482,7 +497,8 @@ impl Slot {
         });
         let resting = || {
             let info = self.info();
-            info.status != Status::Running
+            // Somebody has to be there when the time to answer is over.
+            info.status != Status::Running && info.asks.is_none_or(|ask| ask.until_ms.is_none())
         };
         let driving = async {
             let done = drive(id, &*world, state, &mut orders, &wrote, &out).await;

@@ -64,6 +64,16 @@ impl Answer {
         )
     }
 
+    /// The answer to a call that a rule forbids.
+    pub(crate) fn forbidden(call: &Call, why: &str) -> Answer {
+        Answer::to(
+            call,
+            format!(
+                "not run: {why}. No other way around it is wanted either: go on without it, or say what you would need."
+            ),
+        )
+    }
+
     /// The answer to a call whose outcome nobody knows.
     pub(crate) fn lost(call: &Call) -> Answer {
         Answer::to(

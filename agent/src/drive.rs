@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use memory::Seq;
 use tokio::sync::{mpsc, oneshot, watch};
-use tools::{Outcome, Replay};
+use tools::rules::Effect;
+use tools::{Outcome, Reach, Replay};
 
 use crate::agent::Admitted;
 use crate::decide::Action;
 use crate::event::{End, Event, Loop, Recorded, Refused, Stop};
 use crate::learn::Lessons;
-use crate::state::State;
+use crate::state::{Settled, State};
 use crate::world::{Cancel, Manner, Progress, Sink, World};
 use crate::{Error, SessionId};
 
@@ -35,6 +36,10 @@ pub enum Order {
         call: String,
         /// Whether it may.
         allowed: bool,
+        /// Whether the same is allowed for the rest of the session.
+        always: bool,
+        /// Who says so.
+        by: Option<String>,
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
@@ -94,17 +99,35 @@ impl Driver<'_> {
         match self.state.next() {
             Action::Rest => {
                 self.world.rest().await;
-                match self.inbox.recv().await {
-                    Some(order) => self.obey(order, None).await?,
-                    None => return Ok(false),
+                let asked =
+                    self.state.asks().and_then(|asked| Some((asked.call.id.clone(), asked.until_ms?)));
+                let late = async {
+                    match &asked {
+                        Some((_, until_ms)) => {
+                            let left = until_ms.saturating_sub(self.world.now_ms());
+                            tokio::time::sleep(std::time::Duration::from_millis(left)).await;
+                        }
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    order = self.inbox.recv() => match order {
+                        Some(order) => self.obey(order, None).await?,
+                        None => return Ok(false),
+                    },
+                    () = late => {
+                        let (id, _) = asked.expect("only an approval that was asked for runs out");
+                        self.record(Event::ApprovalGiven { id, allowed: false, always: false, by: None }).await?;
+                    }
                 }
             }
             Action::Begin { turn } => self.record(Event::TurnStarted { turn }).await?,
             Action::Recall { said } => self.recall(&said).await?,
             Action::Learn { turn } => self.learn(turn).await?,
-            Action::Ask { call, why } => self.record(Event::ApprovalAsked { id: call.id, why }).await?,
+            Action::Ask { call, why } => self.gate(call, Some(why)).await?,
             Action::Think { step } => self.think(step).await?,
-            Action::Act(call) => self.act(call).await?,
+            Action::Act(call) => self.gate(call, None).await?,
             Action::Lose(call) => self.record(Event::CallLost { id: call.id }).await?,
             Action::Undo { files, note } => match self.world.restore(&files).await {
                 Ok(kept) => self.record(Event::Undone { note, kept }).await?,
@@ -214,6 +237,41 @@ impl Driver<'_> {
         }
     }
 
+    /// Holds a call against the rules before it starts. `guard` says why somebody is to be asked even if no rule says so.
+    async fn gate(&mut self, call: tools::Call, guard: Option<String>) -> Result<(), Error> {
+        let begun = self
+            .state
+            .calls()
+            .iter()
+            .any(|(known, settled)| known.id == call.id && matches!(settled, Settled::Started(_)));
+        if begun {
+            // It has been through here, and runs again only because its outcome was lost.
+            return self.act(call).await;
+        }
+        let approved = self
+            .state
+            .calls()
+            .iter()
+            .any(|(known, settled)| known.id == call.id && matches!(settled, Settled::Allowed));
+        let verdict = self.world.judge(&call);
+        let why = verdict.as_ref().map(|verdict| verdict.why.clone()).unwrap_or_default();
+        let ask = match verdict.map(|verdict| verdict.then) {
+            Some(Effect::Deny) => return self.record(Event::CallDenied { id: call.id, why }).await,
+            _ if approved => None,
+            Some(Effect::Ask) if !self.state.always(&call) => Some(why),
+            // What cannot be taken back is asked for whatever the rules say.
+            Some(Effect::Allow) if self.state.reach(&call) != Some(Reach::Final) => None,
+            Some(Effect::Ask | Effect::Allow) | None => guard,
+        };
+        match ask {
+            Some(why) => {
+                let until_ms = self.world.approval_ms().map(|wait| self.world.now_ms().saturating_add(wait));
+                self.record(Event::ApprovalAsked { id: call.id, why, until_ms }).await
+            }
+            None => self.act(call).await,
+        }
+    }
+
     async fn act(&mut self, call: tools::Call) -> Result<(), Error> {
         let replay = self.world.replay(&call.name);
         let led = self.state.created().is_some_and(|created| created.led);
@@ -301,10 +359,10 @@ impl Driver<'_> {
                 // Whoever asked may have gone; the input is durable all the same.
                 let _ = done.send(answer);
             }
-            Order::Approve { call, allowed, done } => {
-                let asked = self.state.asks().map(|(call, _)| call.id.clone());
+            Order::Approve { call, allowed, always, by, done } => {
+                let asked = self.state.asks().map(|asked| asked.call.id.clone());
                 let answer = if asked.as_ref() == Some(&call) {
-                    match self.write(Event::ApprovalGiven { id: call, allowed }).await {
+                    match self.write(Event::ApprovalGiven { id: call, allowed, always, by }).await {
                         Ok(seq) => Ok(Admitted { seq, fresh: true }),
                         Err(error) => return refuse(done, error),
                     }

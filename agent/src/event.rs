@@ -10,6 +10,7 @@ use std::str::FromStr;
 use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tools::checkpoint::Tree;
+use tools::rules::Rule;
 use tools::{Call, Outcome, Replay, Spec};
 
 use crate::Error;
@@ -72,6 +73,9 @@ pub enum Event {
         id: String,
         /// Why it is asked for.
         why: String,
+        /// Until when somebody may answer: milliseconds since 1970. Without an answer by then the call does not run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ms: Option<u64>,
     },
     /// Somebody has answered whether a call may run.
     ApprovalGiven {
@@ -79,6 +83,19 @@ pub enum Event {
         id: String,
         /// Whether it may.
         allowed: bool,
+        /// Whether the same is allowed for the rest of the session, without asking again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        always: bool,
+        /// Who has answered, as they were named; nothing where nobody answered in time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A rule forbids a call: it does not run, and the model is told why.
+    CallDenied {
+        /// [`Call::id`].
+        id: String,
+        /// The rule, whose it is, and why.
+        why: String,
     },
     /// A call is about to run. Durable before the tool sees it.
     CallStarted {
@@ -201,6 +218,12 @@ pub struct Created {
     /// The notes that the system prompt tells.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<NoteId>,
+    /// Which calls may run, by whoever made the session …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// … and by the repository, as its file said when the session was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repository_rules: Vec<Rule>,
 }
 
 /// A file before a call changed it.

@@ -354,6 +354,8 @@ mod tests {
                 memory: false,
                 checkpoints: false,
                 told: Vec::new(),
+                rules: Vec::new(),
+                repository_rules: Vec::new(),
             })));
             session.tell(Event::Input { id: "1".into(), text: "Fix it.".into() });
             session.tell(Event::TurnStarted { turn: 1 });

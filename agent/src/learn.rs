@@ -479,6 +479,8 @@ mod tests {
                 memory: true,
                 checkpoints: false,
                 told: Vec::new(),
+                rules: Vec::new(),
+                repository_rules: Vec::new(),
             };
             let mut turn = Turn { state: State::default(), seq: 0, calls: 0 };
             turn.tell(Event::Created(Box::new(created)));

@@ -48,5 +48,5 @@ pub use learn::Lessons;
 pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
 pub use recall::Recollection;
-pub use state::{Checkpoint, State};
+pub use state::{Asked, Checkpoint, State};
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, World, Worlds};

@@ -12,6 +12,7 @@ use engine::snapshot::{Secret, Slot, Snapshots};
 use memory::{Journal, Memory, NoteId, Seq};
 use tokio::sync::Mutex;
 use tools::checkpoint::{Checkpoints, Difference, Tree};
+use tools::rules::{self, Level, Rule, Rules, Verdict};
 use tools::{Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
 
 use crate::Error;
@@ -71,6 +72,10 @@ pub struct LiveOptions {
     pub secret: Option<Secret>,
     /// Where the workspaces of sessions are kept, before each turn and after each step that may have changed them.
     pub checkpoints: Option<Checkpoints>,
+    /// Which calls may run, as whoever runs the service says.
+    pub rules: Vec<Rule>,
+    /// How long somebody may take to approve of a call. Milliseconds; nothing: as long as they like.
+    pub approval_ms: Option<u64>,
     /// Whether sessions that do not say recall earlier work and write down what they learn.
     pub memory: bool,
 }
@@ -185,6 +190,32 @@ impl Live {
             }
         }
         None
+    }
+
+    /// What the repository says about which calls may run, read inside a sandbox.
+    async fn repository_rules(&self, workspace: &Path) -> Result<Vec<Rule>, Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            #[serde(default)]
+            rules: Vec<Rule>,
+        }
+        if workspace.join(rules::REPOSITORY_FILE).symlink_metadata().is_err() {
+            return Ok(Vec::new());
+        }
+        // Rules that cannot be read are not taken for none.
+        let bad = |why: String| {
+            Error::BadRequest(format!(
+                "{} of the workspace cannot be used: {why}; mend it, or remove it to go without",
+                rules::REPOSITORY_FILE
+            ))
+        };
+        let sandbox = Sandbox::open(self.policy(workspace)).await?;
+        let text = sandbox.text(rules::REPOSITORY_FILE, GUIDE_BYTES_MAX).await?;
+        let text = text.ok_or_else(|| bad("it is no file of text, or larger than 1 MiB".to_string()))?;
+        let written: Written = toml::from_str(&text).map_err(|error| bad(error.message().to_string()))?;
+        Rules::new(Level::Repository, &written.rules).map_err(bad)?;
+        Ok(written.rules)
     }
 
     /// What the sandbox of a session in this folder may do.
@@ -334,6 +365,8 @@ impl Worlds for Arc<Live> {
             // A small model is told what bears on its work; that it would ask by itself was not seen.
             tools.extend(Notebook::specs());
         }
+        Rules::new(Level::Session, &new.rules).map_err(Error::BadRequest)?;
+        let repository_rules = self.repository_rules(&workspace).await?;
         let check = check::command(&workspace);
         let guide = self.guide(&workspace, if led { LED_GUIDE_CHARS_MAX } else { GUIDE_CHARS_MAX }).await;
         let (memory, place) = (self.memory.clone(), workspace.clone());
@@ -359,6 +392,8 @@ impl Worlds for Arc<Live> {
             memory: memory_on,
             checkpoints: self.options.checkpoints.is_some(),
             told,
+            rules: new.rules.clone(),
+            repository_rules,
         })
     }
 
@@ -375,6 +410,14 @@ impl Worlds for Arc<Live> {
             journal,
             thinking,
             policy,
+            rules: [
+                (Level::Operator, &self.options.rules),
+                (Level::Repository, &created.repository_rules),
+                (Level::Session, &created.rules),
+            ]
+            .into_iter()
+            .map(|(level, rules)| Ok((level, Rules::new(level, rules).map_err(Error::BadRequest)?)))
+            .collect::<Result<_, Error>>()?,
             led: created.led,
             id: id.clone(),
             notebook: Notebook::new(self.memory.clone(), id, &created.workspace),
@@ -437,6 +480,8 @@ struct LiveWorld {
     journal: Journal,
     thinking: Arc<Thinking>,
     policy: Policy,
+    /// Which calls may run, by everybody who has a say.
+    rules: Vec<(Level, Rules)>,
     /// Whether the session's model is led.
     led: bool,
     id: SessionId,
@@ -506,6 +551,15 @@ impl World for LiveWorld {
         drop(mind);
         self.live.trim(&self.thinking);
         thought
+    }
+
+    fn judge(&self, call: &Call) -> Option<Verdict> {
+        let levels: Vec<(Level, &Rules)> = self.rules.iter().map(|(level, rules)| (*level, rules)).collect();
+        rules::judge(&levels, call, self.live.toolbox.spec(&call.name), &self.policy.workspace)
+    }
+
+    fn approval_ms(&self) -> Option<u64> {
+        self.live.options.approval_ms
     }
 
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {

@@ -63,6 +63,8 @@ pub struct State {
     diary: Diary,
     learning: Option<Diary>,
     attempt: Option<Attempt>,
+    /// What somebody has allowed for the rest of the session: what calls are [about](subject).
+    allowed: BTreeSet<String>,
     /// Whether the workspace may be another one than at the last checkpoint, and whether it cannot be kept in this turn.
     changed: bool,
     uncovered: bool,
@@ -147,6 +149,7 @@ pub(crate) enum Settled {
     /// Somebody was asked whether it may run …
     Asked {
         why: String,
+        until_ms: Option<u64>,
     },
     /// … and said that it may.
     Allowed,
@@ -275,16 +278,26 @@ impl State {
                 }
                 self.diary.answered(recorded.seq, text);
             }
-            Event::ApprovalAsked { id, why } => self.settle(id, |_| Settled::Asked { why: why.clone() }),
-            Event::ApprovalGiven { id, allowed } => {
+            Event::ApprovalAsked { id, why, until_ms } => {
+                self.settle(id, |_| Settled::Asked { why: why.clone(), until_ms: *until_ms });
+            }
+            Event::ApprovalGiven { id, allowed, always, by: _ } => {
                 // Only what was asked for can be allowed.
-                let asked = self.asks().is_some_and(|(call, _)| call.id == *id);
-                if asked && *allowed {
-                    self.settle(id, |_| Settled::Allowed);
-                } else if asked {
-                    self.calls_done += 1;
-                    self.calls_failed += 1;
-                    self.settle(id, |call| Settled::Answered(Answer::denied(call)));
+                let asked = self.asks().filter(|asked| asked.call.id == *id).map(|asked| asked.call.clone());
+                if let Some(call) = asked {
+                    if *allowed && *always {
+                        self.allowed.insert(subject(&call));
+                    }
+                    match allowed {
+                        true => self.settle(id, |_| Settled::Allowed),
+                        false => self.refuse(&call, Answer::denied(&call)),
+                    }
+                }
+            }
+            Event::CallDenied { id, why } => {
+                let call = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
+                if let Some(call) = call {
+                    self.refuse(&call, Answer::forbidden(&call, why));
                 }
             }
             Event::CallStarted { id, replay, before } => {
@@ -560,6 +573,15 @@ impl State {
         conversation.truncate(attempt.messages);
     }
 
+    /// A call is not to run.
+    fn refuse(&mut self, call: &Call, answer: Answer) {
+        self.calls_done += 1;
+        self.calls_failed += 1;
+        // A small model would be led to the same call again.
+        self.lead.circled(&call.name);
+        self.settle(&call.id, |_| Settled::Answered(answer.clone()));
+    }
+
     fn settle(&mut self, id: &str, how: impl Fn(&Call) -> Settled) {
         for (call, settled) in &mut self.calls {
             if call.id == id && !matches!(settled, Settled::Answered(_)) {
@@ -711,26 +733,36 @@ impl State {
         self.learning.as_ref()
     }
 
-    /// The call that waits for somebody's approval, and why it was asked for.
-    pub fn asks(&self) -> Option<(&Call, &str)> {
+    /// The call that waits for somebody's approval.
+    pub fn asks(&self) -> Option<Asked<'_>> {
         self.calls.iter().find_map(|(call, settled)| match settled {
-            Settled::Asked { why } => Some((call, why.as_str())),
+            Settled::Asked { why, until_ms } => Some(Asked { call, why, until_ms: *until_ms }),
             Settled::Waiting | Settled::Allowed | Settled::Started(_) | Settled::Answered(_) => None,
         })
     }
 
     /// Why a call is not to run before somebody has approved of it; nothing when it may.
     pub(crate) fn guarded(&self, call: &Call) -> Option<String> {
-        let created = self.created.as_ref()?;
-        match created.tools.iter().find(|tool| tool.name == call.name)?.reach {
+        match self.reach(call)? {
             Reach::Final => Some("it cannot be taken back".to_string()),
             // Files and what commands print may be written to mislead as well. No filter tells which are; only this holds.
+            Reach::Outside if self.always(call) => None,
             Reach::Outside if self.doubtful || self.calls_done > 0 => Some(
                 "it reaches beyond the workspace, and the session has read what nobody vouches for"
                     .to_string(),
             ),
             Reach::Outside | Reach::Workspace => None,
         }
+    }
+
+    /// How far the effects of a call reach, if there is a tool of its name.
+    pub(crate) fn reach(&self, call: &Call) -> Option<Reach> {
+        Some(self.created.as_ref()?.tools.iter().find(|tool| tool.name == call.name)?.reach)
+    }
+
+    /// Whether somebody has allowed calls like this for the rest of the session.
+    pub(crate) fn always(&self, call: &Call) -> bool {
+        self.allowed.contains(&subject(call))
     }
 
     /// A repetition that is not written down yet.
@@ -753,6 +785,23 @@ impl State {
     pub(crate) fn turn_output_tokens(&self) -> u64 {
         self.turn_output_tokens
     }
+}
+
+/// A call that waits for somebody's approval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Asked<'a> {
+    /// The call.
+    pub call: &'a Call,
+    /// Why it was asked for.
+    pub why: &'a str,
+    /// Until when somebody may answer: milliseconds since 1970.
+    pub until_ms: Option<u64>,
+}
+
+/// What a call is about, for whoever allows the same for the rest of the session: this command, this file, or whatever the tool does.
+fn subject(call: &Call) -> String {
+    let about = ["command", "path", "url"].iter().find_map(|name| call.arguments[*name].as_str());
+    format!("{} {}", call.name, about.unwrap_or_default())
 }
 
 /// A session's title from its first input.

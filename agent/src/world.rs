@@ -8,6 +8,7 @@ use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tools::checkpoint::{Difference, Tree};
+use tools::rules::Verdict;
 use tools::{Call, Outcome};
 
 use crate::Error;
@@ -31,6 +32,17 @@ pub trait World: Send + Sync {
 
     /// Whether a call of this tool may be run again when its outcome is lost.
     fn replay(&self, tool: &str) -> tools::Replay;
+
+    /// What the rules say of a call that is about to run; nothing when none speaks of it.
+    fn judge(&self, call: &Call) -> Option<Verdict> {
+        let _ = call;
+        None
+    }
+
+    /// How long somebody may take to approve of a call. Milliseconds; nothing: as long as they like.
+    fn approval_ms(&self) -> Option<u64> {
+        None
+    }
 
     /// Lets the model reply to the conversation. Ends early, with what there is and [`Stop::Interrupted`], once `cancel` is set.
     async fn think(

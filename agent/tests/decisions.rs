@@ -32,9 +32,11 @@ fn events(history: &str) -> Vec<Recorded> {
                     notes: (!rest.is_empty()).then(|| note(rest)).into_iter().collect(),
                     trouble: None,
                 },
-                "asked" => Event::ApprovalAsked { id: rest.into(), why: "beyond".into() },
-                "yes" => Event::ApprovalGiven { id: rest.into(), allowed: true },
-                "no" => Event::ApprovalGiven { id: rest.into(), allowed: false },
+                "asked" => Event::ApprovalAsked { id: rest.into(), why: "beyond".into(), until_ms: None },
+                "yes" => Event::ApprovalGiven { id: rest.into(), allowed: true, always: false, by: None },
+                "always" => Event::ApprovalGiven { id: rest.into(), allowed: true, always: true, by: None },
+                "denied" => Event::CallDenied { id: rest.into(), why: "a rule".into() },
+                "no" => Event::ApprovalGiven { id: rest.into(), allowed: false, always: false, by: None },
                 "learned" => Event::Learned { turn, notes: Vec::new() },
                 "ask" => Event::Input { id: format!("i{i}"), text: "Do it.".into() },
                 "turn" => {
@@ -99,6 +101,8 @@ fn created() -> Created {
         memory: false,
         checkpoints: false,
         told: Vec::new(),
+        rules: Vec::new(),
+        repository_rules: Vec::new(),
     }
 }
 

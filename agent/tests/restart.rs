@@ -39,6 +39,8 @@ fn created(folder: &Path) -> Created {
         memory: false,
         checkpoints: false,
         told: Vec::new(),
+        rules: Vec::new(),
+        repository_rules: Vec::new(),
     }
 }
 
@@ -65,6 +67,8 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         snapshots: Some(snapshots(folder)),
         secret,
         checkpoints: None,
+        rules: Vec::new(),
+        approval_ms: None,
         memory: false,
     };
     Live::new(options, Memory::open(&folder.join("memory")).unwrap())

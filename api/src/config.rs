@@ -8,6 +8,7 @@ use std::time::Duration;
 use agent::Budget;
 use serde::{Deserialize, Serialize};
 use tools::Policy;
+use tools::rules::{Level, Rule, Rules};
 
 use crate::failure::Failure;
 
@@ -53,12 +54,16 @@ pub struct Config {
     pub speculate: bool,
     /// Whether sessions that do not say recall earlier work, and write down what they learn.
     pub memory: bool,
+    /// How long somebody may take to approve of a call; without an answer by then it does not run. 0: as long as they like. Seconds.
+    pub approval_secs: u64,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
     pub idle_secs: u64,
     /// Limits of each turn of sessions that name none.
     pub budget: BudgetConfig,
     /// The sandbox that commands run in.
     pub sandbox: SandboxConfig,
+    /// Which calls may run, which somebody is asked about first, and which do not.
+    pub rules: Vec<Rule>,
 }
 
 /// Limits of each turn.
@@ -123,9 +128,11 @@ impl Default for Config {
             snapshot_key: None,
             speculate: true,
             memory: true,
+            approval_secs: 24 * 60 * 60,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
+            rules: Vec::new(),
         }
     }
 }
@@ -194,7 +201,7 @@ impl Config {
         if let Some(root) = self.workspace_roots.iter().find(|root| !root.is_absolute()) {
             return Err(format!("the workspace root {} is not absolute; write it from / on", root.display()));
         }
-        Ok(())
+        Rules::new(Level::Operator, &self.rules).map(drop)
     }
 
     /// The file this configuration would be read from.
@@ -335,6 +342,8 @@ pub(crate) struct Overrides {
     /// The most room on disk for what sessions have computed, such as 8G; 0 writes nothing.
     #[arg(long, env = "SAGA_SNAPSHOT_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     pub(crate) snapshot_bytes: Option<u64>,
+    /// The most disk space for checkpoints of workspaces, such as 4G; 0 keeps none.
+    #[arg(long, env = "SAGA_CHECKPOINT_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     pub(crate) checkpoint_bytes: Option<u64>,
     /// A file of 64 hex digits that this is sealed with.
     #[arg(long, env = "SAGA_SNAPSHOT_KEY", value_name = "FILE")]
@@ -464,7 +473,9 @@ mod tests {
                 checkpoint_bytes = 4294967296
                 speculate = true
                 memory = true
+                approval_secs = 86400
                 idle_secs = 600
+                rules = []
 
                 [budget]
                 steps_max = 40
@@ -489,7 +500,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `idle_secs`, `budget`, `sandbox`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `rules`; `saga config print` shows every setting with its value"
             ],
         );
         check(

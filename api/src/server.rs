@@ -74,6 +74,8 @@ pub(crate) async fn open(
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,
         secret: config.snapshot_key.as_deref().map(Secret::read).transpose()?,
         checkpoints: open_checkpoints(&folders.data.join("checkpoints"), config.checkpoint_bytes).await,
+        rules: config.rules.clone(),
+        approval_ms: (config.approval_secs > 0).then(|| config.approval_secs.saturating_mul(1000)),
         memory: config.memory,
     };
     let live = Live::new(options, memory.clone());

@@ -57,6 +57,7 @@ pub(crate) async fn create(
         id,
         budget,
         memory: new.memory,
+        rules: new.rules.into_iter().map(Into::into).collect(),
     };
     let info = service.agent().create(wish).await?;
     let status = if there { StatusCode::OK } else { StatusCode::CREATED };
@@ -178,8 +179,11 @@ pub(crate) async fn approve(
     Id(id): Id,
     Body(approval): Body<Approval>,
 ) -> Result<(StatusCode, Json<Admitted>), Problem> {
-    let Approval { call, allowed } = approval;
-    let done = service.agent().submit(&id, Command::Approve { call, allowed }).await?;
+    let Approval { call, allowed, always, by } = approval;
+    if by.as_ref().is_some_and(|by| by.chars().count() > 200) {
+        return Err(Problem::bad_request("`by` names who answers: at most 200 characters"));
+    }
+    let done = service.agent().submit(&id, Command::Approve { call, allowed, always, by }).await?;
     Ok((StatusCode::ACCEPTED, Json(Admitted { seq: done.seq.0, fresh: done.fresh, id: None })))
 }
 

@@ -162,7 +162,7 @@ impl Show {
                 self.calls.extend(calls.iter().map(|call| (call.id.clone(), call.clone())));
                 self.do_now(Doing::Waiting);
             }
-            Event::ApprovalAsked { id, why } => {
+            Event::ApprovalAsked { id, why, .. } => {
                 let room = screen.width().saturating_sub(12).max(24);
                 let what =
                     self.calls.get(id).map_or_else(|| "a call".to_string(), |call| in_words(call, room));
@@ -171,11 +171,22 @@ impl Show {
                 screen.line(&screen.ink(Ink::Warn, &format!("? {what}")));
                 screen.line(&screen.ink(Ink::Dim, &format!("  it waits for your approval: {}", clean(why))));
             }
-            Event::ApprovalGiven { id, allowed } => {
+            Event::ApprovalGiven { id, allowed, by, .. } => {
                 if !allowed {
                     self.calls.remove(id);
-                    screen.line(&screen.ink(Ink::Bad, "● not approved"));
+                    let what =
+                        if by.is_some() { "● not approved" } else { "● nobody approved of it in time" };
+                    screen.line(&screen.ink(Ink::Bad, what));
                 }
+                self.do_now(Doing::Waiting);
+            }
+            Event::CallDenied { id, why } => {
+                let room = screen.width().saturating_sub(12).max(24);
+                let what =
+                    self.calls.get(id).map_or_else(|| "a call".to_string(), |call| in_words(call, room));
+                screen.line(&format!("{} {what}", screen.ink(Ink::Bad, "●")));
+                screen.line(&screen.ink(Ink::Dim, &format!("  not run: {}", clean(why))));
+                self.calls.remove(id);
                 self.do_now(Doing::Waiting);
             }
             Event::CallStarted { id, .. } => {

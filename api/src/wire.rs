@@ -35,6 +35,70 @@ pub(crate) struct NewSession {
     /// Whether it recalls earlier work and writes down what it learns; the service's default when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<bool>,
+    /// Which calls may run, beside what the service and the repository say: the strictest holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// Which calls may run. Everything that a rule names must be true of a call; what it leaves out may be anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rule {
+    /// What becomes of the call.
+    pub(crate) then: Effect,
+    /// The tool's name; `*` stands for any letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "exec")]
+    pub(crate) tool: Option<String>,
+    /// The shape of a command: words, each with `*` for any letters, and a last `*` for any words or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "git push *")]
+    pub(crate) command: Option<String>,
+    /// The path of a file, from the workspace on: `*` stays within a folder, `**` does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    /// The host of an address that is fetched; `*` stands for any letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) host: Option<String>,
+    /// Why, in words that people and the model are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Effect {
+    /// It runs.
+    Allow,
+    /// It runs once somebody has said that it may.
+    Ask,
+    /// It does not run.
+    Deny,
+}
+
+impl From<Rule> for tools::rules::Rule {
+    fn from(rule: Rule) -> tools::rules::Rule {
+        let Rule { then, tool, command, path, host, why } = rule;
+        let then = match then {
+            Effect::Allow => tools::rules::Effect::Allow,
+            Effect::Ask => tools::rules::Effect::Ask,
+            Effect::Deny => tools::rules::Effect::Deny,
+        };
+        tools::rules::Rule { then, tool, command, path, host, workspace: None, why }
+    }
+}
+
+impl From<tools::rules::Rule> for Rule {
+    fn from(rule: tools::rules::Rule) -> Rule {
+        let tools::rules::Rule { then, tool, command, path, host, workspace: _, why } = rule;
+        let then = match then {
+            tools::rules::Effect::Allow => Effect::Allow,
+            tools::rules::Effect::Ask => Effect::Ask,
+            tools::rules::Effect::Deny => Effect::Deny,
+        };
+        Rule { then, tool, command, path, host, why }
+    }
 }
 
 /// Limits of one turn. What is left out is as the service has it by default.
@@ -152,6 +216,9 @@ pub(crate) struct Ask {
     pub(crate) arguments: serde_json::Value,
     /// Why somebody is asked.
     pub(crate) why: String,
+    /// Until when they may answer, in milliseconds since 1970; without an answer by then it does not run. Null: as long as they like.
+    #[serde(default)]
+    pub(crate) until_ms: Option<u64>,
 }
 
 /// Whether a call may run.
@@ -162,6 +229,13 @@ pub(crate) struct Approval {
     pub(crate) call: String,
     /// Whether it may.
     pub(crate) allowed: bool,
+    /// Whether the same command, file or tool is allowed for the rest of the session, without asking again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) always: bool,
+    /// Who says so, for the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "anna")]
+    pub(crate) by: Option<String>,
 }
 
 /// A session.
@@ -228,6 +302,7 @@ impl From<SessionInfo> for Session {
                 tool: ask.call.name,
                 arguments: ask.call.arguments,
                 why: ask.why,
+                until_ms: ask.until_ms,
             }),
             memory: info.memory,
             turns: info.turns,

@@ -6,4 +6,5 @@ mod crash;
 mod poison;
 mod remembering;
 mod rewinding;
+mod rules;
 mod sessions;

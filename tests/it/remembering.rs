@@ -209,7 +209,8 @@ async fn what_cannot_be_taken_back_waits_for_a_person_over_a_restart_too() {
     assert_eq!(info.status, Status::Asking);
     let ask = info.asks.unwrap();
     assert_eq!((ask.call.name.as_str(), ask.why.as_str()), ("forget", "it cannot be taken back"));
-    let answer = |call: &str, allowed| Command::Approve { call: call.to_string(), allowed };
+    let answer =
+        |call: &str, allowed| Command::Approve { call: call.to_string(), allowed, always: false, by: None };
     let wrong = service.agent.submit(&id, answer("c9.9", true)).await.unwrap_err();
     assert!(matches!(&wrong, Error::NotAsked { asked: Some(asked), .. } if *asked == ask.call.id), "{wrong}");
     service.agent.submit(&id, answer(&ask.call.id, false)).await.unwrap();
@@ -267,7 +268,11 @@ async fn a_session_reaches_no_notes_but_its_own_scopes() {
     let id = service.session().await;
     service.say(&id, "What is the launch code?").await;
     let ask = service.agent.get(&id).unwrap().asks.unwrap();
-    service.agent.submit(&id, Command::Approve { call: ask.call.id, allowed: true }).await.unwrap();
+    service
+        .agent
+        .submit(&id, Command::Approve { call: ask.call.id, allowed: true, always: false, by: None })
+        .await
+        .unwrap();
     let events = service.rest(&id).await;
     let all = serde_json::to_string(&events).unwrap();
     assert!(!all.contains("code is 7") && all.contains("There is no note n1 here."), "{all}");

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{
@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};
 use memory::{Journal, Memory, NoteId, Seq};
 use tools::checkpoint::{Difference, How, Tree};
+use tools::rules::{Level, Rule, Rules, Verdict};
 use tools::{Call, Outcome, Reach, Replay, Spec};
 
 /// What the mind says: its nth reply of the session, whatever it is asked.
@@ -46,6 +47,10 @@ pub struct Stage {
     kept: Option<Mutex<BTreeMap<Tree, BTreeMap<String, String>>>>,
     /// How long a thought or a call takes, so that others can come in between.
     pub takes: std::time::Duration,
+    /// Which calls may run, as whoever runs the service says.
+    pub rules: Mutex<Vec<Rule>>,
+    /// How long somebody may take to approve of a call. Milliseconds; 0 as long as they like.
+    pub approval_ms: AtomicU64,
 }
 
 /// Files by their paths, shared by the lives of a service.
@@ -78,6 +83,8 @@ impl Stage {
             files: Files::default(),
             kept: None,
             takes: std::time::Duration::ZERO,
+            rules: Mutex::default(),
+            approval_ms: AtomicU64::default(),
         })
     }
 
@@ -93,6 +100,8 @@ impl Stage {
             files: Files::default(),
             kept: None,
             takes,
+            rules: Mutex::default(),
+            approval_ms: AtomicU64::default(),
         })
     }
 
@@ -146,6 +155,8 @@ impl Stage {
             memory: false,
             checkpoints: false,
             told: Vec::new(),
+            rules: Vec::new(),
+            repository_rules: Vec::new(),
         }
     }
 
@@ -290,6 +301,16 @@ impl World for Seat {
 
     fn replay(&self, tool: &str) -> Replay {
         if tool.starts_with("safe") || Notebook::has(tool) { Replay::Safe } else { Replay::Unsafe }
+    }
+
+    fn judge(&self, call: &Call) -> Option<Verdict> {
+        let written = self.stage.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = Rules::new(Level::Operator, &written).expect("tests write rules that can be read");
+        tools::rules::judge(&[(Level::Operator, &rules)], call, None, Path::new("/nowhere"))
+    }
+
+    fn approval_ms(&self) -> Option<u64> {
+        Some(self.stage.approval_ms.load(Ordering::SeqCst)).filter(|wait| *wait > 0)
     }
 
     async fn think(

@@ -19,6 +19,7 @@ mod files;
 pub mod outline;
 mod output;
 mod policy;
+pub mod rules;
 mod sandbox;
 mod secrets;
 pub mod sources;

@@ -173,12 +173,14 @@ impl<'a> Follower<'a> {
             return Ok(false);
         }
         self.screen.quiet();
-        self.screen.text(&self.screen.ink(Ink::Warn, &format!("? let {tool} run? {why} [y/N] ")));
+        self.screen.text(&self.screen.ink(Ink::Warn, &format!("? let {tool} run? {why} [y/N/always] ")));
         let mut line = String::new();
         let read = tokio::task::spawn_blocking(move || std::io::stdin().read_line(&mut line).map(|_| line));
         let said = read.await.ok().and_then(Result::ok).unwrap_or_default();
-        let allowed = matches!(said.trim().to_lowercase().as_str(), "y" | "yes");
-        let approval = wire::Approval { call: call.to_string(), allowed };
+        let said = said.trim().to_lowercase();
+        let always = matches!(said.as_str(), "a" | "always");
+        let allowed = always || matches!(said.as_str(), "y" | "yes");
+        let approval = wire::Approval { call: call.to_string(), allowed, always, by: super::who() };
         self.client.approve(self.id, &approval).await?;
         Ok(true)
     }

@@ -13,6 +13,7 @@ mod plan;
 mod reach;
 mod render;
 mod resume;
+mod rules;
 mod run;
 mod sandbox;
 mod sessions;
@@ -74,6 +75,8 @@ enum Command {
     /// Search, show, add, forget and measure what is remembered.
     #[command(subcommand)]
     Memory(memory::Args),
+    /// Hold rules about which calls may run against what sessions have called.
+    Rules(rules::Args),
     /// Add, list and remove tenants: teams that share a service and nothing else.
     #[command(subcommand)]
     Tenants(tenants::Args),
@@ -130,6 +133,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Resume(args) => resume::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
         Command::Memory(args) => memory::run(args).await,
+        Command::Rules(args) => rules::run(args).await,
         Command::Tenants(args) => tenants::run(args).await,
         Command::Model(args) => model::run(args).await,
         Command::Demo(args) => demo::run(args).await,
@@ -163,6 +167,16 @@ fn log(command: &Command) {
         )
         .with_target(false)
         .try_init();
+}
+
+/// Who sits at this terminal, for the record of who has answered.
+fn who() -> Option<String> {
+    Some(
+        std::env::var("USER")
+            .ok()
+            .filter(|name| !name.trim().is_empty())
+            .unwrap_or_else(|| "somebody".into()),
+    )
 }
 
 /// The folders of this machine and the settings in its file.

@@ -36,6 +36,15 @@ pub(crate) struct Args {
     /// Most steps in a turn.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps_max: Option<u32>,
+    /// A call that may run without asking: TOOL, exec:COMMAND, fetch:HOST or TOOL:PATH (repeatable).
+    #[arg(long, value_name = "WHAT", value_parser = allow)]
+    allow: Vec<tools::rules::Rule>,
+    /// A call that you are asked about first, such as "exec:git push *" (repeatable).
+    #[arg(long, value_name = "WHAT", value_parser = ask)]
+    ask: Vec<tools::rules::Rule>,
+    /// A call that does not run, such as "edit:migrations/**" (repeatable).
+    #[arg(long, value_name = "WHAT", value_parser = deny)]
+    deny: Vec<tools::rules::Rule>,
     /// Recall nothing of earlier work, and write down nothing of this.
     #[arg(long)]
     no_memory: bool,
@@ -68,6 +77,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         id: None,
         budget,
         memory: args.no_memory.then_some(false),
+        rules: args.allow.into_iter().chain(args.ask).chain(args.deny).map(wire::Rule::from).collect(),
     };
     let done = work(&reached, &new, &task, args.json, &screen).await;
     reached.leave().await;
@@ -122,6 +132,18 @@ pub(crate) fn exit_code(followed: &Followed) -> u8 {
         Followed::Asks
         | Followed::Ended(End::Budget { .. } | End::ContextFull { .. } | End::Failed { .. }) => EXIT_NO,
     }
+}
+
+fn allow(text: &str) -> Result<tools::rules::Rule, String> {
+    tools::rules::short(tools::rules::Effect::Allow, text)
+}
+
+fn ask(text: &str) -> Result<tools::rules::Rule, String> {
+    tools::rules::short(tools::rules::Effect::Ask, text)
+}
+
+fn deny(text: &str) -> Result<tools::rules::Rule, String> {
+    tools::rules::short(tools::rules::Effect::Deny, text)
 }
 
 /// The folder to work in, with every link followed.

@@ -42,6 +42,9 @@ pub(crate) enum Args {
     Approve {
         /// The session, as `saga sessions list` shows it.
         id: String,
+        /// Allow the same command, file or tool for the rest of the session.
+        #[arg(long)]
+        always: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -135,8 +138,8 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
                 }
             }
         }
-        Args::Approve { id, server } => answer(&id, true, &server).await?,
-        Args::Deny { id, server } => answer(&id, false, &server).await?,
+        Args::Approve { id, always, server } => answer(&id, true, always, &server).await?,
+        Args::Deny { id, server } => answer(&id, false, false, &server).await?,
         Args::Checkpoints { id, json, server } => {
             let source = Source::open(&server, &folders).await?;
             let state = State::fold(&source.events(&id).await?);
@@ -275,7 +278,7 @@ fn short(tree: &tools::checkpoint::Tree) -> String {
 
 /// Tells a session whether the call may run that it asks about. Without a service nobody drives the session while this process
 /// has its memory open, so the answer is written down here and taken up by `saga resume`.
-async fn answer(id: &str, allowed: bool, server: &Server) -> Result<(), Failure> {
+async fn answer(id: &str, allowed: bool, always: bool, server: &Server) -> Result<(), Failure> {
     let (folders, _) = super::settings()?;
     let none = || {
         Failure::new(format!("session {id} asks about nothing"))
@@ -284,14 +287,16 @@ async fn answer(id: &str, allowed: bool, server: &Server) -> Result<(), Failure>
     let (what, next) = match Source::open(server, &folders).await? {
         Source::Service(client) => {
             let ask = client.session(id).await?.asks.ok_or_else(none)?;
-            client.approve(id, &wire::Approval { call: ask.call, allowed }).await?;
+            let by = super::who();
+            client.approve(id, &wire::Approval { call: ask.call, allowed, always, by }).await?;
             (ask.tool, "the session goes on".to_string())
         }
         source @ Source::Memory(_) => {
             let events = source.events(id).await?;
             let state = State::fold(&events);
-            let (call, _) = state.asks().ok_or_else(none)?;
-            let (what, event) = (call.name.clone(), Event::ApprovalGiven { id: call.id.clone(), allowed });
+            let call = state.asks().ok_or_else(none)?.call;
+            let (what, asked) = (call.name.clone(), call.id.clone());
+            let event = Event::ApprovalGiven { id: asked, allowed, always, by: super::who() };
             let Source::Memory(memory) = source else { return Ok(()) };
             let now_ms =
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
@@ -316,13 +321,13 @@ fn no_session(id: &str) -> Failure {
 }
 
 /// Where sessions are read from.
-enum Source {
+pub(super) enum Source {
     Service(Client),
     Memory(Memory),
 }
 
 impl Source {
-    async fn open(server: &Server, folders: &Folders) -> Result<Source, Failure> {
+    pub(super) async fn open(server: &Server, folders: &Folders) -> Result<Source, Failure> {
         match server.running(folders).await? {
             Some(client) => Ok(Source::Service(client)),
             None => Ok(Source::Memory(open_memory(&folders.memory()).await?)),
@@ -330,7 +335,7 @@ impl Source {
     }
 
     /// Every session, newest first.
-    async fn list(&self) -> Result<Vec<wire::Session>, Failure> {
+    pub(super) async fn list(&self) -> Result<Vec<wire::Session>, Failure> {
         match self {
             Source::Service(client) => {
                 let mut all = Vec::new();
@@ -367,7 +372,7 @@ impl Source {
         }
     }
 
-    async fn events(&self, id: &str) -> Result<Vec<Recorded>, Failure> {
+    pub(super) async fn events(&self, id: &str) -> Result<Vec<Recorded>, Failure> {
         match self {
             Source::Service(client) => {
                 let mut all = Vec::new();
@@ -536,9 +541,17 @@ fn line(recorded: &Recorded) -> String {
         Event::Recalled { notes, .. } if notes.is_empty() => "nothing remembered bears on it".to_string(),
         Event::Recalled { notes, .. } => format!("recalled {}", numbers(notes.iter().map(|note| note.id))),
         Event::StepStarted { step } => format!("step {step}"),
-        Event::ApprovalAsked { id, why } => format!("call {id} waits for your approval: {why}"),
-        Event::ApprovalGiven { id, allowed: true } => format!("call {id} was approved"),
-        Event::ApprovalGiven { id, allowed: false } => format!("call {id} was not approved"),
+        Event::CallDenied { id, why } => format!("call {id} was not run: {why}"),
+        Event::ApprovalAsked { id, why, .. } => format!("call {id} waits for your approval: {why}"),
+        Event::ApprovalGiven { id, allowed, always, by } => {
+            let how = match (allowed, always) {
+                (true, true) => "approved, and others like it",
+                (true, false) => "approved",
+                (false, _) => "not approved",
+            };
+            let by = by.as_ref().map_or(" in time".to_string(), |by| format!(" by {by}"));
+            format!("call {id} was {how}{by}")
+        }
         Event::Reply { text, calls, usage, .. } => {
             let calls: Vec<String> = calls.iter().map(|call| format!("[{}]", in_words(call, 80))).collect();
             format!("{} {} ({} tokens)", text.trim(), calls.join(" "), usage.output_tokens)

@@ -106,6 +106,8 @@ impl Worlds for Echo {
             memory: false,
             checkpoints: false,
             told: Vec::new(),
+            rules: Vec::new(),
+            repository_rules: Vec::new(),
         })
     }
 

@@ -16,9 +16,10 @@ use crate::Limits;
 /// How many entries are counted at most.
 const ENTRIES_MAX: u64 = 5_000_000;
 
-/// Counting may take this share of the time, and is not done more often than the least.
+/// Counting may take this share of the time, and is not done more often than the least. What others free meanwhile hides how much room
+/// is lost, and a fast disk takes more than a gigabyte in a second.
 const REST: u32 = 20;
-const REST_LEAST: Duration = Duration::from_secs(2);
+const REST_LEAST: Duration = Duration::from_millis(300);
 
 /// Room that the file system loses before the workspace is counted again, as a part of what the session may take.
 const PART: u64 = 16;
