@@ -1,5 +1,6 @@
 //! All sessions: make, submit, watch, recover, delete.
 
+mod gauge;
 mod rewinding;
 
 use std::collections::BTreeMap;
@@ -16,9 +17,11 @@ use crate::Error;
 use crate::decide::Action;
 use crate::drive::{Order, drive, in_full};
 use crate::event::{Budget, Created, End, Event, Recorded, SessionId, Usage};
+use crate::plan::Task;
 use crate::state::State;
 use crate::world::{Said, Sink, World, Worlds};
 
+pub use gauge::{Gauge, Segment, SegmentKind};
 pub use rewinding::Rewinding;
 
 /// How the agent treats its sessions.
@@ -78,6 +81,13 @@ pub enum Command {
     },
     /// Stop the running turn.
     Interrupt,
+    /// Leave older messages out of the prompt.
+    Compact {
+        /// What is to be kept most of all, in words.
+        focus: Option<String>,
+    },
+    /// Show the model again what was left out last.
+    Uncompact,
 }
 
 /// That a command is durable.
@@ -128,6 +138,14 @@ pub struct SessionInfo {
     pub turns: u32,
     /// Steps started.
     pub steps: u32,
+    /// The plan that the model keeps.
+    pub plan: Vec<Task>,
+    /// Tokens of the prompt with the last reply.
+    pub prompt_tokens: u64,
+    /// Tokens that the model's context holds, as far as they are known.
+    pub context_tokens: Option<u64>,
+    /// How often older messages were left out.
+    pub compactions: usize,
     /// Inputs the model has not been shown.
     pub waiting: usize,
     /// Calls that have ended.
@@ -187,6 +205,10 @@ impl SessionInfo {
             memory: created.is_some_and(|c| c.memory),
             turns: state.turn(),
             steps: state.step(),
+            plan: state.plan().to_vec(),
+            prompt_tokens: state.prompt_tokens(),
+            context_tokens: state.window(),
+            compactions: state.compactions().len(),
             waiting: state.waiting(),
             tool_calls,
             tool_errors,
@@ -255,7 +277,9 @@ impl Agent {
                 continue;
             }
             let late = state.asks().is_some_and(|asked| asked.until_ms.is_some());
-            let busy = trouble.is_none() && (late || state.next() != Action::Rest);
+            // Making room can wait until somebody comes: nobody's model is opened for it.
+            let under_way = !matches!(state.next(), Action::Rest | Action::Compact);
+            let busy = trouble.is_none() && (late || under_way);
             let slot = agent.insert(&id, SessionInfo::of(&id, &state, trouble));
             if busy {
                 tracing::info!(session = %id, "going on with what was under way");
@@ -319,6 +343,8 @@ impl Agent {
                     Order::Approve { call, allowed, always, by, done }
                 }
                 Command::Interrupt => Order::Interrupt { done },
+                Command::Compact { focus } => Order::Compact { focus, done },
+                Command::Uncompact => Order::Uncompact { done },
             };
             if orders.send(order).await.is_err() {
                 continue;

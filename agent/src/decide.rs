@@ -45,6 +45,8 @@ pub enum Action {
     },
     /// Keep what the workspace holds.
     Checkpoint,
+    /// Leave older messages out of the prompt.
+    Compact,
     /// Write down that the model repeats itself.
     Notice(Loop),
     /// End the turn.
@@ -70,7 +72,12 @@ impl State {
             if let Some(diary) = self.learning() {
                 return Action::Learn { turn: diary.turn() };
             }
-            return if self.waiting() == 0 { Action::Rest } else { Action::Begin { turn: turn + 1 } };
+            return match self.waiting() {
+                // Nobody waits for an answer, so this is the time to make room for the next one.
+                0 if self.cramped() => Action::Compact,
+                0 => Action::Rest,
+                _ => Action::Begin { turn: turn + 1 },
+            };
         }
         if let Some(what) = self.looping() {
             return Action::Notice(what.clone());
@@ -118,6 +125,12 @@ impl State {
             return end(End::Budget {
                 limit: format!("{} sampled tokens in a turn", budget.output_tokens_max),
             });
+        }
+        if let Some((asked, limit)) = self.full() {
+            return end(End::ContextFull { asked, limit });
+        }
+        if self.cramped() {
+            return Action::Compact;
         }
         if self.unwritten().is_some() {
             return Action::Learn { turn };

@@ -11,9 +11,13 @@ use tools::rules::Effect;
 use tools::{Outcome, Reach, Replay};
 
 use crate::agent::Admitted;
+use crate::compact;
+use crate::context::Message;
 use crate::decide::Action;
-use crate::event::{End, Event, Loop, Recorded, Refused, Stop};
+use crate::dialect::Shape;
+use crate::event::{Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::learn::Lessons;
+use crate::plan;
 use crate::state::{Settled, State};
 use crate::world::{Cancel, Manner, Progress, Sink, World};
 use crate::{Error, SessionId};
@@ -48,6 +52,18 @@ pub enum Order {
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
+    /// Leave older messages out of the prompt, as soon as nothing is under way.
+    Compact {
+        /// What is to be kept most of all, in words.
+        focus: Option<String>,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Show the model again what was left out last.
+    Uncompact {
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
 }
 
 /// Where a driver receives orders.
@@ -55,6 +71,10 @@ pub type Inbox = mpsc::Receiver<Order>;
 
 /// Inputs that may wait for a turn; more are refused with [`Error::Busy`].
 const WAITING_MAX: usize = 64;
+
+/// What a model may write to sum up a session, and the room that this and its question need. Tokens.
+const SUMMARY_TOKENS_MAX: u32 = 600;
+const SUMMARY_ROOM: u64 = 1_200;
 
 /// Repetitions noticed in a reply that may wait to be written down.
 const NOTICES_MAX: usize = 16;
@@ -135,6 +155,7 @@ impl Driver<'_> {
                 Err(error) => self.end(End::Failed { error: in_full(&error) }).await?,
             },
             Action::Checkpoint => self.checkpoint().await?,
+            Action::Compact => self.compact().await?,
             Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
             Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
         }
@@ -159,6 +180,87 @@ impl Driver<'_> {
             Err(error) => (None, Some(in_full(&error))),
         };
         self.record(Event::Checkpoint { tree, trouble }).await
+    }
+
+    /// Makes room. What cannot be counted or summed up is no reason to stop; that there is no room left is.
+    async fn compact(&mut self) -> Result<(), Error> {
+        let created = self.state.created().expect("only a created session has a prompt").clone();
+        let conversation = self.state.conversation().clone();
+        let weights = match self.world.weigh(&conversation, &created).await {
+            Ok(weights) => weights,
+            Err(Error::Stopping) => return Err(Error::Stopping),
+            Err(error) => return self.record(Event::NotCompacted { why: in_full(&error) }).await,
+        };
+        let (pressed, focus) = self.state.pressed();
+        let focus = focus.map(str::to_string);
+        let window = weights.window.or(self.state.window()).unwrap_or_default();
+        let head = self.state.head();
+        let Some(cut) = compact::cut(&conversation, &weights.tokens, window, head, pressed) else {
+            let why = "what could be left out is less than what would have to be computed again".to_string();
+            return self.record(Event::NotCompacted { why }).await;
+        };
+        let summary = match !created.led && cut.before + SUMMARY_ROOM < window {
+            true => self.summary(&conversation, &created, focus.as_deref()).await?,
+            false => None,
+        };
+        if self.closing {
+            return Ok(());
+        }
+        let left_out = self.state.left_out_with(cut.messages);
+        let (summary, usage) =
+            summary.map_or((None, None), |(text, usage)| (compact::honest(&text, &left_out), Some(usage)));
+        let past =
+            compact::Past { left_out: &left_out, outcomes: self.state.outcomes(), plan: self.state.plan() };
+        let digest = compact::digest(&past, summary.as_deref(), cut.digest_chars);
+        if let Some(missing) = compact::missing(&past, &digest, &conversation[head + cut.messages..]) {
+            let why = format!("the digest would have lost {missing}");
+            return self.record(Event::NotCompacted { why }).await;
+        }
+        let shown = [conversation[0].clone(), Message::User { text: digest.clone() }];
+        let after_tokens = match self.world.weigh(&shown, &created).await {
+            Ok(weights) => cut.kept - weights.tokens[0].min(cut.kept) + weights.tokens.iter().sum::<u64>(),
+            Err(Error::Stopping) => return Err(Error::Stopping),
+            Err(error) => return self.record(Event::NotCompacted { why: in_full(&error) }).await,
+        };
+        let (messages, before_tokens) = (cut.messages, cut.before);
+        self.record(Event::Compacted { messages, digest, before_tokens, after_tokens, usage }).await
+    }
+
+    /// What the model itself wants to keep. Its prompt is the conversation as it is, so that next to nothing of it has to be computed.
+    async fn summary(
+        &mut self,
+        conversation: &[Message],
+        created: &Created,
+        focus: Option<&str>,
+    ) -> Result<Option<(String, Usage)>, Error> {
+        let mut asked = conversation.to_vec();
+        asked.push(Message::User { text: compact::question(focus) });
+        let mut created = created.clone();
+        created.budget.reply_tokens_max = SUMMARY_TOKENS_MAX;
+        let manner = Manner {
+            sampling: created.sampling.clone(),
+            shape: Shape::Free,
+            without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
+            bounds: Vec::new(),
+        };
+        let (switch, cancel) = Cancel::pair();
+        let (_, mut none) = mpsc::channel(1);
+        let (world, quiet) = (self.world, Sink::none());
+        let thought = world.think(&asked, &created, &manner, &cancel, &quiet);
+        let Some(thought) = self.until(thought, &switch, Abandon::Yes, &mut none).await? else {
+            return Ok(None);
+        };
+        match thought {
+            Ok(thought) if thought.stop != Some(Stop::Interrupted) && !thought.text.trim().is_empty() => {
+                Ok(Some((thought.text, thought.usage)))
+            }
+            Ok(_) => Ok(None),
+            Err(Error::Stopping) => Err(Error::Stopping),
+            Err(error) => {
+                tracing::warn!(session = %self.id, error = %in_full(&error), "a session could not be summed up by its model");
+                Ok(None)
+            }
+        }
     }
 
     async fn learn(&mut self, turn: u32) -> Result<(), Error> {
@@ -231,7 +333,7 @@ impl Driver<'_> {
                 })
                 .await
             }
-            Err(Error::ContextFull { asked, limit }) => self.end(End::ContextFull { asked, limit }).await,
+            Err(Error::ContextFull { asked, limit }) => self.record(Event::Full { asked, limit }).await,
             Err(Error::Stopping) => Err(Error::Stopping),
             Err(error) => self.end(End::Failed { error: in_full(&error) }).await,
         }
@@ -281,6 +383,9 @@ impl Driver<'_> {
         let (switch, cancel) = Cancel::pair();
         let (world, out, external) = (self.world, self.out, self.state.external());
         let outcome = async {
+            if plan::has(&call.name) {
+                return Ok((plan::outcome(&call), Vec::new()));
+            }
             match world.consults(&call.name) {
                 true => world.consult(&call, external).await,
                 false => world.act(&call, &cancel, out).await.map(|outcome| (outcome, Vec::new())),
@@ -371,6 +476,20 @@ impl Driver<'_> {
                 };
                 let _ = done.send(answer);
             }
+            Order::Compact { focus, done } => match self.write(Event::CompactionAsked { focus }).await {
+                Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
+                Err(error) => return refuse(done, error),
+            },
+            Order::Uncompact { done } if self.state.compactions().is_empty() => {
+                let _ = done.send(Err(Error::BadRequest(
+                    "nothing is left out of this session's prompt, so there is nothing to take back"
+                        .to_string(),
+                )));
+            }
+            Order::Uncompact { done } => match self.write(Event::Uncompacted).await {
+                Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
+                Err(error) => return refuse(done, error),
+            },
             Order::Interrupt { done } => {
                 let fresh = self.state.running() && !self.state.interrupted();
                 let seq = if fresh {

@@ -167,6 +167,40 @@ pub enum Event {
         /// What is repeated.
         what: Loop,
     },
+    /// The prompt does not fit the model's context: room is to be made before the model is asked again.
+    Full {
+        /// Tokens the prompt needs.
+        asked: u64,
+        /// Tokens the context holds.
+        limit: u64,
+    },
+    /// Somebody wants room to be made.
+    CompactionAsked {
+        /// What they want to be kept most of all, in words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        focus: Option<String>,
+    },
+    /// Older messages are left out of the prompt from now on, and a digest stands for them. They stay in the journal.
+    Compacted {
+        /// How many: those that come first after the system prompt and an earlier digest.
+        messages: usize,
+        /// What the model is shown in their place, and in the place of an earlier digest.
+        digest: String,
+        /// Tokens of the prompt before …
+        before_tokens: u64,
+        /// … and after, counted when it was written.
+        after_tokens: u64,
+        /// What the model's own part of the digest has cost, where it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+    /// Room could not be made.
+    NotCompacted {
+        /// Why.
+        why: String,
+    },
+    /// Somebody has taken the last compaction back: the model is shown the messages again.
+    Uncompacted,
     /// Somebody asked the running turn to stop.
     Interrupted,
     /// The agent rests.
@@ -218,6 +252,9 @@ pub struct Created {
     /// The notes that the system prompt tells.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<NoteId>,
+    /// Tokens the model's context holds; nothing where that was not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<u64>,
     /// Which calls may run, by whoever made the session …
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,

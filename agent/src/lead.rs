@@ -354,6 +354,7 @@ mod tests {
                 memory: false,
                 checkpoints: false,
                 told: Vec::new(),
+                context_tokens: None,
                 rules: Vec::new(),
                 repository_rules: Vec::new(),
             })));

@@ -479,6 +479,7 @@ mod tests {
                 memory: true,
                 checkpoints: false,
                 told: Vec::new(),
+                context_tokens: None,
                 rules: Vec::new(),
                 repository_rules: Vec::new(),
             };

@@ -15,6 +15,7 @@
 mod agent;
 mod check;
 pub mod code;
+mod compact;
 mod context;
 mod decide;
 pub mod dialect;
@@ -28,14 +29,15 @@ mod learn;
 mod live;
 pub mod mind;
 mod notebook;
+mod plan;
 mod recall;
 mod sayings;
 mod state;
 mod world;
 
 pub use agent::{
-    Admitted, Agent, Ask, Command, Config, NewSession, Rewinding, SessionInfo, Status, Watch, encode,
-    read_journal,
+    Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Rewinding, Segment, SegmentKind, SessionInfo,
+    Status, Watch, encode, read_journal,
 };
 pub use context::{Answer, Message};
 pub use decide::Action;
@@ -47,6 +49,7 @@ pub use event::{
 pub use learn::Lessons;
 pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
+pub use plan::{Task, TaskState};
 pub use recall::Recollection;
-pub use state::{Asked, Checkpoint, State};
-pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, World, Worlds};
+pub use state::{Asked, Checkpoint, Compaction, State};
+pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, Weights, World, Worlds};

@@ -24,10 +24,11 @@ use crate::dialect::Dialect;
 use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
 use crate::lead;
 use crate::learn::Lessons;
-use crate::mind::LocalMind;
+use crate::mind::{LocalMind, weigh};
 use crate::notebook::{Files, Notebook};
+use crate::plan;
 use crate::recall::{self, Recollection};
-use crate::world::{Cancel, Manner, Progress, Sink, Thought, World, Worlds};
+use crate::world::{Cancel, Manner, Progress, Sink, Thought, Weights, World, Worlds};
 
 /// What the real world is made of.
 #[derive(Debug, Clone)]
@@ -360,6 +361,7 @@ impl Worlds for Arc<Live> {
         let memory_on = new.memory.unwrap_or(self.options.memory);
         if !led {
             tools.push(code::spec());
+            tools.push(plan::spec());
         }
         if memory_on && !led {
             // A small model is told what bears on its work; that it would ask by itself was not seen.
@@ -392,6 +394,7 @@ impl Worlds for Arc<Live> {
             memory: memory_on,
             checkpoints: self.options.checkpoints.is_some(),
             told,
+            context_tokens: Some(facts.context_tokens as u64),
             rules: new.rules.clone(),
             repository_rules,
         })
@@ -560,6 +563,24 @@ impl World for LiveWorld {
 
     fn approval_ms(&self) -> Option<u64> {
         self.live.options.approval_ms
+    }
+
+    async fn weigh(&self, conversation: &[Message], created: &Created) -> Result<Weights, Error> {
+        let guessed = || Weights::guessed(conversation, created.context_tokens);
+        let path = engine::catalog::resolve(&created.model, &self.live.options.models)?;
+        // No model is opened to count what is said to it.
+        let engines = self.live.shared.engines.try_lock().ok();
+        let Some(engine) = engines.and_then(|engines| engines.get(&path).cloned()) else {
+            return Ok(guessed());
+        };
+        let Some(dialect) = Dialect::named(&created.dialect) else { return Ok(guessed()) };
+        let window = Some(engine.model().context_tokens as u64);
+        let conversation = conversation.to_vec();
+        blocking(move || {
+            let tokens = weigh(dialect, engine.tokenizer(), &conversation)?;
+            Ok(Weights { tokens, window, counted: true })
+        })
+        .await
     }
 
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {

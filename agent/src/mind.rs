@@ -3,3 +3,4 @@
 mod local;
 
 pub use local::LocalMind;
+pub(crate) use local::weigh;

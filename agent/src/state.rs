@@ -13,12 +13,14 @@ use tools::checkpoint::Tree;
 use tools::{Call, Outcome, Reach, Replay};
 
 use crate::check;
+use crate::compact;
 use crate::context::{Answer, Message};
 use crate::dialect::{Bound, Shape};
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 use crate::learn::Diary;
+use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
 
 /// A session as its journal tells it.
@@ -75,10 +77,51 @@ pub struct State {
     /// Repetitions that are not written down yet.
     looping: Vec<Loop>,
     conversation: Arc<Vec<Message>>,
+    room: Room,
+    plan: Vec<Task>,
+    /// What came of calls, by their ids: whether they went well, and in a line.
+    outcomes: BTreeMap<String, (bool, String)>,
     usage: Usage,
     calls_done: u32,
     calls_failed: u32,
     ended: Option<End>,
+}
+
+/// What is known of the room in the model's context, and what was done to make some.
+#[derive(Debug, Clone, Default)]
+struct Room {
+    /// Tokens the context holds; 0 while that is not known.
+    window: u64,
+    /// Tokens of the prompt with the last reply, as far as they were counted.
+    prompt: u64,
+    /// What the model of the last step said that it asked for and there was no room for.
+    full: Option<(u64, u64)>,
+    /// Somebody wants room to be made; perhaps they said what matters to them.
+    asked: Option<Option<String>>,
+    /// Messages that are left out, oldest first, and what was done about it.
+    left_out: Vec<Message>,
+    compactions: Vec<Compaction>,
+    /// Whether nothing was replied since room was made or could not be made: then trying again would lead nowhere.
+    tried: bool,
+    /// Whether somebody wants to see it all, as long as there is room.
+    reluctant: bool,
+}
+
+/// Messages that were left out together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compaction {
+    /// The place of the event.
+    pub seq: Seq,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// How many messages of the conversation.
+    pub messages: usize,
+    /// Tokens of the prompt before …
+    pub before_tokens: u64,
+    /// … and after.
+    pub after_tokens: u64,
+    /// What the model is shown in their place, and in the place of an earlier digest.
+    pub digest: String,
 }
 
 /// Which of a journal's events hold: all but those that were wound back.
@@ -200,6 +243,7 @@ impl State {
                     let system = Message::System { text: created.system.clone(), tools };
                     Arc::make_mut(&mut self.conversation).push(system);
                     self.shown.extend(&created.told);
+                    self.room.window = created.context_tokens.unwrap_or_default();
                     self.created = Some(Arc::from(created.clone()));
                     self.created_ms = recorded.at_ms;
                 }
@@ -220,6 +264,9 @@ impl State {
                 self.running = true;
                 self.interrupted = false;
                 self.answered = false;
+                // What somebody says now may be worth another try.
+                self.room.full = None;
+                self.room.tried = false;
                 self.turn_steps = 0;
                 self.turn_output_tokens = 0;
                 self.tried.clear();
@@ -262,6 +309,8 @@ impl State {
                 self.step = *step;
                 self.turn_output_tokens += usage.output_tokens;
                 self.usage = self.usage.plus(*usage);
+                self.room.prompt = usage.prompt_tokens + usage.output_tokens;
+                self.room.tried = false;
                 self.calls = calls.iter().map(|call| (call.clone(), Settled::Waiting)).collect();
                 self.refused = refused.clone();
                 self.repeats(calls);
@@ -315,6 +364,10 @@ impl State {
                 self.calls_failed += u32::from(!outcome.ok);
                 let call = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
                 if let Some(call) = call {
+                    if let (true, Ok(tasks)) = (plan::has(&call.name), plan::read(&call)) {
+                        self.plan = tasks;
+                    }
+                    self.outcomes.insert(id.clone(), (outcome.ok, outcome.summary.clone()));
                     self.lead.ended(&call.name, &call.arguments, outcome);
                     let workspace = self.created.as_ref().map(|created| created.workspace.as_path());
                     self.known.ended(
@@ -355,6 +408,31 @@ impl State {
                 self.attempt = None;
                 kept.iter().for_each(|path| self.known.forget(path));
             }
+            Event::Full { asked, limit } => {
+                self.room.window = *limit;
+                self.room.full = Some((*asked, *limit));
+                self.room.reluctant = false;
+            }
+            Event::CompactionAsked { focus } => {
+                self.room.asked = Some(focus.clone());
+                self.room.reluctant = false;
+            }
+            Event::Compacted { messages, digest, before_tokens, after_tokens, usage } => {
+                self.usage = self.usage.plus(usage.unwrap_or_default());
+                self.compacted(Compaction {
+                    seq: recorded.seq,
+                    at_ms: recorded.at_ms,
+                    messages: *messages,
+                    before_tokens: *before_tokens,
+                    after_tokens: *after_tokens,
+                    digest: digest.clone(),
+                });
+            }
+            Event::NotCompacted { .. } => {
+                self.room.asked = None;
+                self.room.tried = true;
+            }
+            Event::Uncompacted => self.uncompacted(),
             Event::Looping { what, .. } => self.looping.retain(|known| known != what),
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {
@@ -369,6 +447,45 @@ impl State {
             Event::Learned { .. } if self.running => self.diary.wrote(),
             Event::Learned { .. } => self.learning = None,
         }
+    }
+
+    /// Messages are left out of the conversation, and a digest stands for them.
+    fn compacted(&mut self, compaction: Compaction) {
+        let head = self.head();
+        let conversation = Arc::make_mut(&mut self.conversation);
+        if conversation.len() < head + compaction.messages {
+            return;
+        }
+        self.room.left_out.extend(conversation.drain(head..head + compaction.messages));
+        conversation.drain(1.min(conversation.len())..head);
+        conversation.insert(1.min(conversation.len()), Message::User { text: compaction.digest.clone() });
+        // An attempt that goes on longer than there is room for is kept as it is.
+        self.attempt = None;
+        self.room.prompt = compaction.after_tokens;
+        self.room.full = None;
+        self.room.asked = None;
+        self.room.tried = true;
+        self.room.compactions.push(compaction);
+    }
+
+    fn uncompacted(&mut self) {
+        let head = self.head();
+        let Some(last) = self.room.compactions.pop() else { return };
+        let from = self.room.left_out.len().saturating_sub(last.messages);
+        let back = self.room.left_out.split_off(from);
+        let conversation = Arc::make_mut(&mut self.conversation);
+        let digest = self.room.compactions.last().map(|before| Message::User { text: before.digest.clone() });
+        conversation.splice(1.min(conversation.len())..head, digest.into_iter().chain(back));
+        self.room.prompt = last.before_tokens;
+        self.room.asked = None;
+        // Whoever wants to see it all again does not want it to be left out at once.
+        self.room.reluctant = true;
+        self.room.tried = false;
+    }
+
+    /// How many messages at the front of the conversation are its system prompt and a digest.
+    pub(crate) fn head(&self) -> usize {
+        (1 + usize::from(!self.room.compactions.is_empty())).min(self.conversation.len())
     }
 
     /// Nothing is under way any more.
@@ -398,6 +515,8 @@ impl State {
         self.learning = None;
         self.changed = false;
         self.ended = None;
+        self.room.full = None;
+        self.room.asked = None;
     }
 
     /// The session is shown notes.
@@ -753,6 +872,77 @@ impl State {
             ),
             Reach::Outside | Reach::Workspace => None,
         }
+    }
+
+    /// Whether room has to be made before the model is asked again; between turns also when it will be needed soon.
+    pub(crate) fn cramped(&self) -> bool {
+        let room = &self.room;
+        if room.asked.is_some() {
+            return true;
+        }
+        if room.tried || room.reluctant {
+            return false;
+        }
+        // What the model has not been shown yet comes on top of what was counted. Four bytes are about a token.
+        let untold: usize = self
+            .calls
+            .iter()
+            .map(|(_, settled)| match settled {
+                Settled::Answered(answer) => answer.text.len() / 4,
+                Settled::Waiting | Settled::Asked { .. } | Settled::Allowed | Settled::Started(_) => 0,
+            })
+            .sum();
+        let mid_turn = self.running && self.turn_steps > 0;
+        room.full.is_some()
+            || self.attempt.is_none() && compact::due(room.prompt + untold as u64, room.window, mid_turn)
+    }
+
+    /// Why the model cannot be asked again: there is no room, and making some was of no use.
+    pub(crate) fn full(&self) -> Option<(u64, u64)> {
+        self.room.full.filter(|_| self.room.tried)
+    }
+
+    /// Whether room has to be made at any price, and what somebody wants to be kept most of all.
+    pub(crate) fn pressed(&self) -> (bool, Option<&str>) {
+        let asked = self.room.asked.as_ref();
+        (asked.is_some() || self.room.full.is_some(), asked.and_then(|focus| focus.as_deref()))
+    }
+
+    /// What a digest is made of, if `messages` more are left out.
+    pub(crate) fn left_out_with(&self, messages: usize) -> Vec<Message> {
+        let head = self.head();
+        let more = self.conversation.get(head..head + messages).unwrap_or_default();
+        self.room.left_out.iter().chain(more).cloned().collect()
+    }
+
+    /// What came of calls, by their ids.
+    pub(crate) fn outcomes(&self) -> &BTreeMap<String, (bool, String)> {
+        &self.outcomes
+    }
+
+    /// The times that messages were left out and that hold, oldest first.
+    pub fn compactions(&self) -> &[Compaction] {
+        &self.room.compactions
+    }
+
+    /// Messages that the model is not shown any more, oldest first.
+    pub fn left_out(&self) -> &[Message] {
+        &self.room.left_out
+    }
+
+    /// Tokens that the model's context holds, as far as they are known.
+    pub fn window(&self) -> Option<u64> {
+        Some(self.room.window).filter(|window| *window > 0)
+    }
+
+    /// Tokens of the prompt with the last reply, as they were counted then.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.room.prompt
+    }
+
+    /// The plan that the model keeps.
+    pub fn plan(&self) -> &[Task] {
+        &self.plan
     }
 
     /// How far the effects of a call reach, if there is a tool of its name.

@@ -54,6 +54,11 @@ pub trait World: Send + Sync {
         out: &Sink,
     ) -> Result<Thought, Error>;
 
+    /// Counts the tokens of each message of a conversation.
+    async fn weigh(&self, conversation: &[Message], created: &Created) -> Result<Weights, Error> {
+        Ok(Weights::guessed(conversation, created.context_tokens))
+    }
+
     /// Runs one call. Ends early, with an outcome that says so, once `cancel` is set.
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error>;
 
@@ -139,6 +144,41 @@ pub struct Manner {
     pub without: BTreeSet<String>,
     /// What the arguments of its calls are bound to besides the tools' schemas.
     pub bounds: Vec<Bound>,
+}
+
+/// What a conversation takes of a model's context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weights {
+    /// Tokens of each message, with the marks around it.
+    pub tokens: Vec<u64>,
+    /// Tokens the context holds; nothing where that is not known.
+    pub window: Option<u64>,
+    /// Whether they were counted, and not guessed from the length of the text.
+    pub counted: bool,
+}
+
+impl Weights {
+    /// Weights by the length of the text: a reply's tokens are known, of anything else four bytes are about one.
+    pub fn guessed(conversation: &[Message], window: Option<u64>) -> Weights {
+        let tokens = conversation.iter().map(|message| {
+            let (tokens, bytes) = match message {
+                Message::System { text, tools } => (
+                    0,
+                    text.len()
+                        + tools
+                            .iter()
+                            .map(|tool| tool.description.len() + tool.parameters.to_string().len())
+                            .sum::<usize>(),
+                ),
+                Message::User { text } => (0, text.len()),
+                Message::Assistant { tokens, .. } => (tokens.len(), 0),
+                Message::Results { answers } => (0, answers.iter().map(|answer| answer.text.len()).sum()),
+            };
+            // A mark before a message and one after it.
+            (tokens + bytes / 4 + 5) as u64
+        });
+        Weights { tokens: tokens.collect(), window, counted: false }
+    }
 }
 
 /// Makes the [`World`] of each session.

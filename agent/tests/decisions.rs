@@ -101,6 +101,7 @@ fn created() -> Created {
         memory: false,
         checkpoints: false,
         told: Vec::new(),
+        context_tokens: None,
         rules: Vec::new(),
         repository_rules: Vec::new(),
     }
@@ -157,6 +158,7 @@ fn say(action: &Action) -> String {
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),
         Action::Undo { files, note } => format!("undo {} files: {note}", files.len()),
+        Action::Compact => "compact".into(),
         Action::Checkpoint => "checkpoint".into(),
         Action::Notice(what) => format!("notice {}", serde_json::to_string(what).unwrap()),
         Action::End { turn, end } => format!("end turn {turn}: {}", serde_json::to_string(end).unwrap()),

@@ -39,6 +39,7 @@ fn created(folder: &Path) -> Created {
         memory: false,
         checkpoints: false,
         told: Vec::new(),
+        context_tokens: None,
         rules: Vec::new(),
         repository_rules: Vec::new(),
     }

@@ -6,6 +6,7 @@
 mod auth;
 mod checkpoints;
 mod config;
+mod context;
 
 mod error;
 mod health;

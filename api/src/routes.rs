@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::error::Problem;
 use crate::service::Service;
-use crate::{checkpoints, health, memories, metrics, sessions, stream};
+use crate::{checkpoints, context, health, memories, metrics, sessions, stream};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -43,6 +43,9 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(checkpoints::changes))
         .routes(routes!(checkpoints::rewind))
         .routes(routes!(checkpoints::fork))
+        .routes(routes!(context::get))
+        .routes(routes!(context::compact))
+        .routes(routes!(context::uncompact))
         .routes(routes!(stream::events))
         .routes(routes!(memories::create, memories::page))
         .routes(routes!(memories::find))

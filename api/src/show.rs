@@ -195,7 +195,12 @@ impl Show {
             Event::CallFinished { id, outcome, .. } => {
                 let line = self.call_line(id, Some(outcome));
                 screen.line(&line);
-                self.calls.remove(id);
+                let call = self.calls.remove(id);
+                let plan = call.filter(|call| call.name == "todo" && outcome.ok);
+                let plan = plan.as_ref().and_then(|call| call.arguments["plan"].as_str()).unwrap_or_default();
+                for task in plan.lines().filter(|task| !task.trim().is_empty()) {
+                    screen.line(&format!("  {}", one_line(task, screen.width().saturating_sub(2))));
+                }
                 self.do_now(Doing::Waiting);
             }
             Event::CallLost { id } => {
@@ -226,6 +231,17 @@ impl Show {
             Event::Forked { from, at } => {
                 let line = format!("↪ goes on from event {} of session {from}", at.0);
                 screen.line(&screen.ink(Ink::Dim, &line));
+            }
+            Event::Full { .. } | Event::CompactionAsked { .. } => {}
+            Event::Compacted { messages, before_tokens, after_tokens, .. } => {
+                let line = compacted_in_words(*messages, *before_tokens, *after_tokens);
+                screen.line(&screen.ink(Ink::Dim, &format!("⇲ {line}")));
+            }
+            Event::NotCompacted { why } => {
+                screen.line(&screen.ink(Ink::Warn, &format!("no room was made: {}", clean(why))));
+            }
+            Event::Uncompacted => {
+                screen.line(&screen.ink(Ink::Dim, "⇱ the model is shown again what was left out last"));
             }
             Event::Looping { what, .. } => {
                 let what = loop_in_words(what, screen.width().saturating_sub(60).max(24));
@@ -293,6 +309,15 @@ impl Show {
             }
         })
     }
+}
+
+/// What a compaction has done.
+pub(crate) fn compacted_in_words(messages: usize, before_tokens: u64, after_tokens: u64) -> String {
+    format!(
+        "{messages} older messages are left out of the prompt: {} tokens became {}",
+        count(before_tokens),
+        count(after_tokens)
+    )
 }
 
 /// Notes by their numbers.

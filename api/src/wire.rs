@@ -238,6 +238,38 @@ pub(crate) struct Approval {
     pub(crate) by: Option<String>,
 }
 
+/// One thing that is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Task {
+    /// What, in the model's words.
+    pub(crate) text: String,
+    /// How far it is.
+    pub(crate) state: TaskState,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TaskState {
+    /// Not begun.
+    Open,
+    /// Under way.
+    Doing,
+    /// Done.
+    Done,
+}
+
+impl From<agent::Task> for Task {
+    fn from(task: agent::Task) -> Task {
+        let state = match task.state {
+            agent::TaskState::Open => TaskState::Open,
+            agent::TaskState::Doing => TaskState::Doing,
+            agent::TaskState::Done => TaskState::Done,
+        };
+        Task { text: task.text, state }
+    }
+}
+
 /// A session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Session {
@@ -266,6 +298,18 @@ pub(crate) struct Session {
     pub(crate) turns: u32,
     /// Steps started.
     pub(crate) steps: u32,
+    /// The plan that the model keeps: what is to be done, in order.
+    #[serde(default)]
+    pub(crate) plan: Vec<Task>,
+    /// Tokens of the prompt with the last reply.
+    #[serde(default)]
+    pub(crate) prompt_tokens: u64,
+    /// Tokens that the model's context holds; null while that is not known.
+    #[serde(default)]
+    pub(crate) context_tokens: Option<u64>,
+    /// How often older messages were left out of the prompt.
+    #[serde(default)]
+    pub(crate) compactions: usize,
     /// Inputs the model has not been shown.
     pub(crate) waiting: usize,
     /// Calls that have ended.
@@ -307,6 +351,10 @@ impl From<SessionInfo> for Session {
             memory: info.memory,
             turns: info.turns,
             steps: info.steps,
+            plan: info.plan.into_iter().map(Task::from).collect(),
+            prompt_tokens: info.prompt_tokens,
+            context_tokens: info.context_tokens,
+            compactions: info.compactions,
             waiting: info.waiting,
             tool_calls: info.tool_calls,
             tool_errors: info.tool_errors,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;
+mod hours;
 mod poison;
 mod remembering;
 mod rewinding;

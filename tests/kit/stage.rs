@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{
     Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Message, NewSession,
-    Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, World, Worlds,
+    Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, Weights, World, Worlds,
 };
 use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};
@@ -51,6 +51,10 @@ pub struct Stage {
     pub rules: Mutex<Vec<Rule>>,
     /// How long somebody may take to approve of a call. Milliseconds; 0 as long as they like.
     pub approval_ms: AtomicU64,
+    /// Tokens that the mind's context holds; 0 for no end of them.
+    pub window: AtomicU64,
+    /// How often the mind was asked, where its context has an end.
+    thoughts: AtomicUsize,
 }
 
 /// Files by their paths, shared by the lives of a service.
@@ -85,6 +89,8 @@ impl Stage {
             takes: std::time::Duration::ZERO,
             rules: Mutex::default(),
             approval_ms: AtomicU64::default(),
+            window: AtomicU64::default(),
+            thoughts: AtomicUsize::default(),
         })
     }
 
@@ -102,6 +108,8 @@ impl Stage {
             takes,
             rules: Mutex::default(),
             approval_ms: AtomicU64::default(),
+            window: AtomicU64::default(),
+            thoughts: AtomicUsize::default(),
         })
     }
 
@@ -155,6 +163,7 @@ impl Stage {
             memory: false,
             checkpoints: false,
             told: Vec::new(),
+            context_tokens: None,
             rules: Vec::new(),
             repository_rules: Vec::new(),
         }
@@ -316,15 +325,30 @@ impl World for Seat {
     async fn think(
         &self,
         conversation: &[Message],
-        _: &Created,
+        created: &Created,
         manner: &Manner,
         cancel: &Cancel,
         out: &Sink,
     ) -> Result<Thought, Error> {
-        let said = conversation.iter().filter(|message| matches!(message, Message::Assistant { .. })).count();
+        let asked: u64 = Weights::guessed(conversation, None).tokens.iter().sum();
+        let limit = self.stage.window.load(Ordering::SeqCst);
+        if limit > 0 && asked > limit {
+            return self.stage.effect(|| Err(Error::ContextFull { asked, limit }));
+        }
+        if manner.without.len() == created.tools.len() {
+            return self.stage.effect(|| Ok(says("All is well in src/here.rs.")));
+        }
+        let said = match limit {
+            0 => conversation.iter().filter(|message| matches!(message, Message::Assistant { .. })).count(),
+            // Replies may be left out of the conversation, so they are counted here, and the script begins again at its end.
+            _ => self.stage.thoughts.fetch_add(1, Ordering::SeqCst) % self.stage.script.0.len(),
+        };
         let mut thought = self
             .stage
             .effect(|| Ok(self.stage.script.0.get(said).cloned().unwrap_or_else(|| says("Done."))))?;
+        if limit > 0 {
+            thought.usage = Usage { prompt_tokens: asked, ..thought.usage };
+        }
         // An attempt after one that was undone is sampled with another seed, and is better here.
         if manner.sampling.seed > 0 {
             for call in thought.calls.iter_mut().filter(|call| call.name == "edit") {
@@ -343,6 +367,11 @@ impl World for Seat {
             () = tokio::time::sleep(self.stage.takes) => Ok(thought),
             () = cancel.set() => Ok(Thought { stop: Some(Stop::Interrupted), ..Thought::default() }),
         }
+    }
+
+    async fn weigh(&self, conversation: &[Message], _: &Created) -> Result<Weights, Error> {
+        let window = Some(self.stage.window.load(Ordering::SeqCst)).filter(|window| *window > 0);
+        self.stage.effect(|| Ok(Weights::guessed(conversation, window)))
     }
 
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
@@ -429,7 +458,10 @@ impl World for Seat {
         if call.name.ends_with("fails") {
             return Ok(Outcome::refused("it does not work"));
         }
-        Ok(Outcome { ok: true, ..Outcome::refused(format!("{} went well", call.name)) })
+        // As long as it was asked to be.
+        let length = call.arguments["bytes"].as_u64().unwrap_or_default() as usize;
+        let text = format!("{} went well{}", call.name, "x".repeat(length));
+        Ok(Outcome { ok: true, summary: "went well".to_string(), ..Outcome::refused(text) })
     }
 }
 
@@ -439,10 +471,11 @@ pub struct Theatre(pub Arc<Stage>);
 #[async_trait]
 impl Worlds for Theatre {
     async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
+        let context_tokens = Some(self.0.window.load(Ordering::SeqCst)).filter(|window| *window > 0);
         if new.memory == Some(true) {
-            return Ok(Stage::remembering(&new.workspace));
+            return Ok(Created { context_tokens, ..Stage::remembering(&new.workspace) });
         }
-        Ok(Created { checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) })
+        Ok(Created { context_tokens, checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) })
     }
 
     async fn open(&self, id: &SessionId, _: &Created) -> Result<Arc<dyn World>, Error> {

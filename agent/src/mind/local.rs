@@ -171,6 +171,33 @@ impl LocalMind {
     }
 }
 
+/// Counts the tokens of each message of a conversation: they add up to its prompt.
+pub(crate) fn weigh(
+    dialect: Dialect,
+    tokenizer: &Tokenizer,
+    conversation: &[Message],
+) -> Result<Vec<u64>, Error> {
+    let whole = tokens_of(&dialect.render(conversation), tokenizer)?.len() as u64;
+    let Some(first) = conversation.get(..1) else { return Ok(Vec::new()) };
+    let mut tokens = vec![tokens_of(&dialect.render(first), tokenizer)?.len() as u64];
+    for message in &conversation[1..] {
+        let count = |text: &str| Ok::<_, Error>(tokenizer.encode(text)?.len() as u64);
+        tokens.push(match message {
+            Message::System { text, .. } | Message::User { text } => count(text)?,
+            Message::Assistant { tokens, .. } => tokens.len() as u64,
+            Message::Results { answers } => {
+                answers.iter().map(|answer| count(&answer.text)).sum::<Result<u64, _>>()?
+            }
+        });
+    }
+    // What is left are the marks around the messages.
+    let (marks, others) = (whole.saturating_sub(tokens.iter().sum()), tokens.len() as u64 - 1);
+    for (n, tokens) in tokens.iter_mut().skip(1).enumerate() {
+        *tokens += marks / others + u64::from((n as u64) < marks % others);
+    }
+    Ok(tokens)
+}
+
 /// A stretch that a reply repeats, for people.
 fn looping(repeat: Repeat, reply: &[Token], tokenizer: &Tokenizer) -> Loop {
     /// Enough to see what it is.

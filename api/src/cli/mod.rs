@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod context;
 mod demo;
 mod doctor;
 mod experts;

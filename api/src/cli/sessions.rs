@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
-use crate::show::{end_in_words, in_words, loop_in_words, numbers};
+use crate::show::{compacted_in_words, end_in_words, in_words, loop_in_words, numbers};
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
 
@@ -75,6 +75,33 @@ pub(crate) enum Args {
         /// The other; the last when left out.
         #[arg(long, value_name = "SEQ")]
         to: Option<u64>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Show what fills a session's prompt, and what was left out of it.
+    Context {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Leave older messages out of a session's prompt; a digest stands for them.
+    Compact {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// What is to be kept most of all.
+        #[arg(long, value_name = "TEXT")]
+        focus: Option<String>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Show the model again what was left out last.
+    Uncompact {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
         #[command(flatten)]
         server: Server,
     },
@@ -160,6 +187,25 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             let files = changes?.files;
             let nothing = || "nothing changed".to_string();
             say(&if files.is_empty() { nothing() } else { files_in_words(&files, usize::MAX) });
+        }
+        Args::Context { id, json, server } => {
+            let reached = reach(&id, &server, None).await?;
+            let context = reached.client.context(&id).await;
+            reached.leave().await;
+            super::context::show(&context?, json);
+        }
+        Args::Compact { id, focus, server } => {
+            let reached = reach(&id, &server, None).await?;
+            let done = super::context::compact(&reached.client, &id, focus).await;
+            reached.leave().await;
+            return done;
+        }
+        Args::Uncompact { id, server } => {
+            let reached = reach(&id, &server, None).await?;
+            let done = reached.client.uncompact(&id).await;
+            reached.leave().await;
+            done?;
+            say("the model is shown again what was left out last");
         }
         Args::Rewind { id, at, yes, server } => {
             let reached = reach(&id, &server, None).await?;
@@ -472,6 +518,10 @@ fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
         memory: false,
         turns: 0,
         steps: 0,
+        plan: Vec::new(),
+        prompt_tokens: 0,
+        context_tokens: None,
+        compactions: 0,
         waiting: 0,
         tool_calls: 0,
         tool_errors: 0,
@@ -566,6 +616,18 @@ fn line(recorded: &Recorded) -> String {
         Event::Checkpoint { .. } => "the workspace was not kept".to_string(),
         Event::Rewound { to, .. } => format!("wound back to {}", to.0),
         Event::Forked { from, at } => format!("goes on from {} of session {from}", at.0),
+        Event::Full { asked, limit } => {
+            format!("no room: the prompt needs {asked} tokens, the context holds {limit}")
+        }
+        Event::CompactionAsked { focus: Some(focus) } => {
+            format!("room is to be made, keeping most of all: {focus}")
+        }
+        Event::CompactionAsked { .. } => "room is to be made".to_string(),
+        Event::Compacted { messages, before_tokens, after_tokens, .. } => {
+            compacted_in_words(*messages, *before_tokens, *after_tokens)
+        }
+        Event::NotCompacted { why } => format!("no room was made: {why}"),
+        Event::Uncompacted => "the model is shown again what was left out last".to_string(),
         Event::Looping { what, .. } => loop_in_words(what, 200),
         Event::Interrupted => "interrupted".to_string(),
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),

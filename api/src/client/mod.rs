@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::auth::Key;
+use crate::context::{Context, NewCompaction};
 use crate::error::ProblemBody;
 use crate::failure::Failure;
 use crate::wire;
@@ -161,6 +162,21 @@ impl Client {
     /// Makes a session that goes on from where another one stood.
     pub(crate) async fn fork(&self, id: &str, wish: &wire::NewFork) -> Result<wire::Session, Refusal> {
         self.ask(Method::POST, &session_path(id, "/fork"), Some(json(wish))).await
+    }
+
+    /// What fills a session's prompt.
+    pub(crate) async fn context(&self, id: &str) -> Result<Context, Refusal> {
+        self.ask(Method::GET, &session_path(id, "/context"), None).await
+    }
+
+    /// Has older messages left out of the prompt.
+    pub(crate) async fn compact(&self, id: &str, wish: &NewCompaction) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/compact"), Some(json(wish))).await
+    }
+
+    /// Has the model shown again what was left out last.
+    pub(crate) async fn uncompact(&self, id: &str) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/uncompact"), None).await
     }
 
     /// What changed in a session's workspace.

@@ -384,11 +384,14 @@ fn every_route_is_in_the_document() {
         POST   /v1/sessions/{id}/approvals approve
         GET    /v1/sessions/{id}/changes changes
         GET    /v1/sessions/{id}/checkpoints list
+        POST   /v1/sessions/{id}/compact compact
+        GET    /v1/sessions/{id}/context get
         GET    /v1/sessions/{id}/events events
         POST   /v1/sessions/{id}/fork fork
         POST   /v1/sessions/{id}/inputs input
         POST   /v1/sessions/{id}/interrupt interrupt
         POST   /v1/sessions/{id}/rewind rewind
+        POST   /v1/sessions/{id}/uncompact uncompact
         GET    /version version
     "#]]
     .assert_eq(&table);

@@ -106,6 +106,7 @@ impl Worlds for Echo {
             memory: false,
             checkpoints: false,
             told: Vec::new(),
+            context_tokens: None,
             rules: Vec::new(),
             repository_rules: Vec::new(),
         })
