@@ -304,6 +304,8 @@ impl Driver<'_> {
         let Some(thought) = self.until(thought, &switch, Abandon::Yes, &mut notices).await? else {
             return Ok(());
         };
+        // Else the fold would copy all of it to add the reply.
+        drop(conversation);
         while let Ok(what) = notices.try_recv() {
             self.record(Event::Looping { step, what }).await?;
         }

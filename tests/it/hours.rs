@@ -40,7 +40,7 @@ impl Service {
     async fn say(&self, id: &SessionId, text: &str) -> End {
         let turns = self.agent.get(id).unwrap().turns;
         self.submit(id, Command::Input { id: format!("{turns}"), text: text.into() }).await;
-        for _ in 0..5_000 {
+        for _ in 0..60_000 {
             let info = self.agent.get(id).unwrap();
             if info.turns > turns
                 && info.status != Status::Running
@@ -185,4 +185,72 @@ async fn a_restart_makes_no_room_by_itself_and_a_rewound_compaction_never_was() 
     let cut = events.iter().position(|recorded| matches!(recorded.event, Event::Compacted { .. })).unwrap();
     assert!(State::fold(&events[..cut]).compactions().is_empty());
     assert!(service.folder.path().exists());
+}
+
+/// Bytes that this process has in memory.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: `cargo test -p tests --release --test it -- --ignored --nocapture twelve_hours`"]
+async fn twelve_hours_in_one_session_keep_its_first_words_and_stay_quick() {
+    // 130 turns of 38 looks of 4 KB: 20,000 events, five million tokens through a context of one million.
+    let mut script: Vec<agent::Thought> = (0..38).map(|_| look(4_300)).collect();
+    script.push(says("Seen."));
+    let service = Service::new(1_048_576, script).await;
+    let id = service.session().await;
+    let mut turn =
+        "Mind that the deploy key is called blue-heron, and write the report at the end.".to_string();
+    let (mut events, mut n) = (0, 0);
+    while events < 20_000 {
+        assert_eq!(service.say(&id, &turn).await, End::Done);
+        n += 1;
+        turn = format!("Look again, number {n}.");
+        events = service.agent.get(&id).unwrap().last.0;
+    }
+    let all = service.events(&id).await;
+    let rss = resident_bytes();
+    let state = State::fold(&all);
+    let through: u64 = state
+        .left_out()
+        .iter()
+        .chain(state.conversation().iter())
+        .map(|message| match message {
+            Message::Results { answers } => answers.iter().map(|answer| answer.text.len() as u64 / 4).sum(),
+            Message::System { .. } | Message::User { .. } | Message::Assistant { .. } => 0,
+        })
+        .sum();
+    let prompt = prompt(&state);
+    assert!(prompt.contains("blue-heron") && prompt.contains("write the report at the end"));
+    assert!(compactions(&all) >= 4, "{}", compactions(&all));
+    // Between a call's start and its end nothing is waited for but the disk, twice.
+    let began = std::time::Instant::now();
+    let journal = service.memory.journal(id.as_str()).unwrap();
+    let mut appends: Vec<Duration> = (0..500)
+        .map(|_| {
+            let began = std::time::Instant::now();
+            let event = Event::StepStarted { step: 1 };
+            journal.append(&agent::encode(0, &event)).unwrap();
+            began.elapsed()
+        })
+        .collect();
+    appends.sort();
+    println!("500 appends in {:?}: p50 {:?}, p99 {:?}", began.elapsed(), appends[250], appends[494]);
+    service.agent.stop().await;
+    let began = std::time::Instant::now();
+    let worlds = Arc::new(Theatre(service.stage.clone()));
+    let agent = Agent::open(Config::default(), service.memory.clone(), worlds).await.unwrap();
+    let opened = began.elapsed();
+    let began = std::time::Instant::now();
+    assert_eq!(agent.events(&id, Seq(0), 500).await.unwrap().len(), 500);
+    let page = began.elapsed();
+    println!(
+        "{} events, {} compactions, {through} tokens of results; {} MB resident; opened in {opened:?}; the first 500 events in {page:?}",
+        all.len(),
+        compactions(&all),
+        rss / 1_000_000
+    );
 }
