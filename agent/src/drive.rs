@@ -191,6 +191,7 @@ impl Driver<'_> {
             Err(Error::Stopping) => return Err(Error::Stopping),
             Err(error) => return self.record(Event::NotCompacted { why: in_full(&error) }).await,
         };
+        let weights = weights.scaled(self.state.prompt_tokens());
         let (pressed, focus) = self.state.pressed();
         let focus = focus.map(str::to_string);
         let window = weights.window.or(self.state.window()).unwrap_or_default();

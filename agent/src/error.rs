@@ -90,6 +90,16 @@ pub enum Error {
         /// Tokens there are.
         limit: u64,
     },
+    /// A mind on another machine cannot be asked.
+    #[error("the mind {name} at {url} cannot be asked: {why}")]
+    Remote {
+        /// What it is called here.
+        name: String,
+        /// Where it is.
+        url: String,
+        /// What is wrong, and what to do about it.
+        why: String,
+    },
     /// The memory failed.
     #[error(transparent)]
     Memory(#[from] memory::Error),

@@ -24,7 +24,7 @@ use crate::dialect::Dialect;
 use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
 use crate::lead;
 use crate::learn::Lessons;
-use crate::mind::{LocalMind, weigh};
+use crate::mind::{LocalMind, Remote, RemoteMind, remote, weigh};
 use crate::notebook::{Files, Notebook};
 use crate::plan;
 use crate::recall::{self, Recollection};
@@ -73,6 +73,8 @@ pub struct LiveOptions {
     pub secret: Option<Secret>,
     /// Where the workspaces of sessions are kept, before each turn and after each step that may have changed them.
     pub checkpoints: Option<Checkpoints>,
+    /// Models on other machines.
+    pub minds: Vec<Remote>,
     /// Which calls may run, as whoever runs the service says.
     pub rules: Vec<Rule>,
     /// How long somebody may take to approve of a call. Milliseconds; nothing: as long as they like.
@@ -116,10 +118,10 @@ const LED_GUIDE_CHARS_MAX: usize = 1_500;
 const GUIDE_BYTES_MAX: u64 = 1 << 20;
 /// Whether a model is told of a tool. Small models are led and have no use for what runs beside them, and given the choice they look
 /// around and never begin; patches are for those that were trained to write them.
-fn offered(tool: &str, led: bool, dialect: Dialect) -> bool {
+fn offered(tool: &str, led: bool, dialect: Option<Dialect>) -> bool {
     match tool {
         "process" | "symbols" => !led,
-        "apply_patch" => !led && dialect == Dialect::Harmony,
+        "apply_patch" => !led && dialect == Some(Dialect::Harmony),
         _ => true,
     }
 }
@@ -141,8 +143,23 @@ fn plain(spec: &Spec) -> Spec {
 /// A session's mind once it has one, and when it was used last.
 #[derive(Default)]
 struct Thinking {
-    mind: Mutex<Option<LocalMind>>,
+    mind: Mutex<Option<Mind>>,
     used: AtomicU64,
+}
+
+/// What a session thinks with.
+enum Mind {
+    Local(Box<LocalMind>),
+    Remote(Box<RemoteMind>),
+}
+
+/// What a session has to know of its model.
+struct Facts {
+    dialect: String,
+    /// Where the model is here; one that is elsewhere makes its own prompts.
+    format: Option<Dialect>,
+    led: bool,
+    context_tokens: u64,
 }
 
 impl Live {
@@ -281,6 +298,52 @@ impl Live {
         Ok(engine)
     }
 
+    /// The model on another machine that a session names; nothing when it names one of this machine.
+    pub fn remote(&self, model: &str) -> Result<Option<&Remote>, Error> {
+        let Some(name) = model.strip_prefix(remote::PREFIX) else { return Ok(None) };
+        let found = self.options.minds.iter().find(|mind| mind.name == name);
+        found.map(Some).ok_or_else(|| {
+            let known: Vec<&str> = self.options.minds.iter().map(|mind| mind.name.as_str()).collect();
+            Error::BadRequest(match known.is_empty() {
+                true => format!(
+                    "there is no mind {name:?}; the settings name none, see `[minds.{name}]` in the manual"
+                ),
+                false => format!("there is no mind {name:?}; the settings name {}", known.join(", ")),
+            })
+        })
+    }
+
+    /// What a session has to know of a model, which is opened for that if it is here.
+    async fn facts(&self, model: &str) -> Result<Facts, Error> {
+        if let Some(remote) = self.remote(model)? {
+            return Ok(Facts {
+                dialect: remote::DIALECT.to_string(),
+                format: None,
+                led: remote.led,
+                context_tokens: remote.context_tokens,
+            });
+        }
+        let engine = self.engine(model, &Sink::none()).await?;
+        let facts = engine.model();
+        let dialect = Dialect::of_model(facts.chat_template.as_deref(), &facts.architecture).ok_or_else(|| {
+            Error::BadRequest(match facts.chat_template {
+                Some(_) => format!(
+                    "the model {model} uses a chat format that is not supported; use an instruct model with one of {}",
+                    Dialect::ALL.map(Dialect::name).join(", ")
+                ),
+                None => format!(
+                    "the model {model} carries no chat template, so it cannot hold a conversation; use an instruct model"
+                ),
+            })
+        })?;
+        Ok(Facts {
+            dialect: dialect.name().to_string(),
+            format: Some(dialect),
+            led: facts.parameters < LED_BELOW,
+            context_tokens: facts.context_tokens as u64,
+        })
+    }
+
     /// What sessions have computed that lies on disk.
     pub fn snapshots(&self) -> Option<&Snapshots> {
         self.options.snapshots.as_ref()
@@ -311,7 +374,7 @@ impl Live {
         for thinking in resting.iter().rev() {
             // One that is thinking just now is locked, and counts when it comes here itself.
             let Ok(mut mind) = thinking.mind.try_lock() else { continue };
-            let Some(mind) = mind.as_mut() else { continue };
+            let Some(Mind::Local(mind)) = mind.as_mut() else { continue };
             held += mind.kv_bytes();
             if held > self.options.kv_bytes_max && !Arc::ptr_eq(thinking, current) {
                 mind.forget();
@@ -330,25 +393,12 @@ impl Worlds for Arc<Live> {
     async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
         let workspace = workspace(&new.workspace, &self.options.roots)?;
         let model = new.model.clone().unwrap_or_else(|| self.options.model.clone());
-        let engine = self.engine(&model, &Sink::none()).await?;
-        let facts = engine.model();
-        let dialect = Dialect::of_model(facts.chat_template.as_deref(), &facts.architecture).ok_or_else(|| {
-            Error::BadRequest(match facts.chat_template {
-                Some(_) => format!(
-                    "the model {model} uses a chat format that is not supported; use an instruct model with one of {}",
-                    Dialect::ALL.map(Dialect::name).join(", ")
-                ),
-                None => format!(
-                    "the model {model} carries no chat template, so it cannot hold a conversation; use an instruct model"
-                ),
-            })
-        })?;
-        let led = facts.parameters < LED_BELOW;
+        let Facts { dialect, format, led, context_tokens } = self.facts(&model).await?;
         let mut tools: Vec<Spec> = self
             .toolbox
             .specs()
             .into_iter()
-            .filter(|spec| offered(&spec.name, led, dialect))
+            .filter(|spec| offered(&spec.name, led, format))
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
         if self.options.lowered.iter().any(|layer| layer == "network") {
@@ -385,7 +435,7 @@ impl Worlds for Arc<Live> {
             ),
             workspace,
             model,
-            dialect: dialect.name().to_string(),
+            dialect,
             tools,
             budget: new.budget.unwrap_or(self.options.budget),
             sampling: self.options.sampling.clone(),
@@ -394,7 +444,7 @@ impl Worlds for Arc<Live> {
             memory: memory_on,
             checkpoints: self.options.checkpoints.is_some(),
             told,
-            context_tokens: Some(facts.context_tokens as u64),
+            context_tokens: Some(context_tokens),
             rules: new.rules.clone(),
             repository_rules,
         })
@@ -542,13 +592,19 @@ impl World for LiveWorld {
         let thought = async {
             let mind = match &mut *mind {
                 Some(mind) => mind,
-                none => {
-                    let engine = self.live.engine(&created.model, out).await?;
-                    let secret = self.live.options.secret.clone();
-                    none.insert(LocalMind::new(engine, created, self.slot.clone(), secret)?)
-                }
+                none => none.insert(match self.live.remote(&created.model)? {
+                    Some(remote) => Mind::Remote(Box::new(RemoteMind::new(remote.clone())?)),
+                    None => {
+                        let engine = self.live.engine(&created.model, out).await?;
+                        let secret = self.live.options.secret.clone();
+                        Mind::Local(Box::new(LocalMind::new(engine, created, self.slot.clone(), secret)?))
+                    }
+                }),
             };
-            mind.think(conversation, created, manner, cancel, out).await
+            match mind {
+                Mind::Local(mind) => mind.think(conversation, created, manner, cancel, out).await,
+                Mind::Remote(mind) => mind.think(conversation, created, manner, cancel, out).await,
+            }
         }
         .await;
         drop(mind);
@@ -567,6 +623,9 @@ impl World for LiveWorld {
 
     async fn weigh(&self, conversation: &[Message], created: &Created) -> Result<Weights, Error> {
         let guessed = || Weights::guessed(conversation, created.context_tokens);
+        if let Some(remote) = self.live.remote(&created.model)? {
+            return Ok(Weights::guessed(conversation, Some(remote.context_tokens)));
+        }
         let path = engine::catalog::resolve(&created.model, &self.live.options.models)?;
         // No model is opened to count what is said to it.
         let engines = self.live.shared.engines.try_lock().ok();

@@ -1,6 +1,8 @@
-//! Minds: what thinks. Today the embedded engine; a cluster behind an HTTP API is another file beside it.
+//! Minds: what thinks. The embedded engine, or a server somewhere else.
 
 mod local;
+pub mod remote;
 
 pub use local::LocalMind;
 pub(crate) use local::weigh;
+pub use remote::{Remote, RemoteMind};

@@ -158,6 +158,15 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Guessed weights, corrected by what the whole prompt is known to take.
+    pub fn scaled(mut self, prompt_tokens: u64) -> Weights {
+        let guessed: u64 = self.tokens.iter().sum();
+        if !self.counted && prompt_tokens > guessed && guessed > 0 {
+            self.tokens.iter_mut().for_each(|tokens| *tokens = (*tokens * prompt_tokens).div_ceil(guessed));
+        }
+        self
+    }
+
     /// Weights by the length of the text: a reply's tokens are known, of anything else four bytes are about one.
     pub fn guessed(conversation: &[Message], window: Option<u64>) -> Weights {
         let tokens = conversation.iter().map(|message| {

@@ -68,6 +68,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         snapshots: Some(snapshots(folder)),
         secret,
         checkpoints: None,
+        minds: Vec::new(),
         rules: Vec::new(),
         approval_ms: None,
         memory: false,

@@ -1,11 +1,14 @@
 //! What an operator may turn: one TOML file, then the environment, then flags; the later wins.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent::Budget;
+use agent::mind::Remote;
+use agent::mind::remote::Key;
 use serde::{Deserialize, Serialize};
 use tools::Policy;
 use tools::rules::{Level, Rule, Rules};
@@ -62,6 +65,9 @@ pub struct Config {
     pub budget: BudgetConfig,
     /// The sandbox that commands run in.
     pub sandbox: SandboxConfig,
+    /// Models on other machines, by the names that sessions call them by after `remote:`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub minds: BTreeMap<String, MindConfig>,
     /// Which calls may run, which somebody is asked about first, and which do not.
     pub rules: Vec<Rule>,
 }
@@ -91,6 +97,76 @@ pub struct SandboxConfig {
     /// By how much a session's workspace may grow, in place of 2 GiB. Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace_bytes: Option<u64>,
+}
+
+/// A model on another machine, behind an API like OpenAI's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MindConfig {
+    /// Where its API is, up to and with `/v1`.
+    pub url: String,
+    /// The model, as the server calls it.
+    pub model: String,
+    /// Tokens its context holds.
+    pub context_tokens: u64,
+    /// The environment variable that holds the key …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_env: Option<String>,
+    /// … or the file that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// A file of certificates (PEM) that the server's is held against, in place of the usual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Whether it is led from step to step, as models of less than about 7 billion parameters need to be.
+    #[serde(default)]
+    pub led: bool,
+}
+
+impl MindConfig {
+    fn check(&self, name: &str) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("the mind {name}: {what}"));
+        if !(self.url.starts_with("http://") || self.url.starts_with("https://")) {
+            return wrong("its url must begin with http:// or https://, such as http://gpu1:8000/v1");
+        }
+        if self.model.trim().is_empty() {
+            return wrong("its model is empty; name it as its server does");
+        }
+        if self.context_tokens < 2_048 {
+            return wrong(
+                "its context_tokens are fewer than a session needs; give what its server holds, 2048 at the least",
+            );
+        }
+        if self.key_env.is_some() && self.key_file.is_some() {
+            return wrong("key_env and key_file are both given; keep one");
+        }
+        Ok(())
+    }
+
+    fn remote(&self, name: &str) -> Result<Remote, Failure> {
+        let key = match (&self.key_env, &self.key_file) {
+            (Some(variable), _) => Some(std::env::var(variable).map_err(|_| {
+                Failure::new(format!("the mind {name}: the environment variable {variable} is not set"))
+                    .next("set it where saga is started, or name a key_file")
+            })?),
+            (None, Some(file)) => Some(std::fs::read_to_string(file).map_err(|error| {
+                Failure::new(format!(
+                    "the mind {name}: its key cannot be read from {}: {error}",
+                    file.display()
+                ))
+            })?),
+            (None, None) => None,
+        };
+        Ok(Remote {
+            name: name.to_string(),
+            url: self.url.trim_end_matches('/').to_string(),
+            model: self.model.clone(),
+            key: key.as_deref().map(Key::new),
+            context_tokens: self.context_tokens,
+            led: self.led,
+            ca_file: self.ca_file.clone(),
+        })
+    }
 }
 
 impl SandboxConfig {
@@ -132,6 +208,7 @@ impl Default for Config {
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
+            minds: BTreeMap::new(),
             rules: Vec::new(),
         }
     }
@@ -201,7 +278,13 @@ impl Config {
         if let Some(root) = self.workspace_roots.iter().find(|root| !root.is_absolute()) {
             return Err(format!("the workspace root {} is not absolute; write it from / on", root.display()));
         }
+        self.minds.iter().try_for_each(|(name, mind)| mind.check(name))?;
         Rules::new(Level::Operator, &self.rules).map(drop)
+    }
+
+    /// The models on other machines, with their keys.
+    pub(crate) fn minds(&self) -> Result<Vec<Remote>, Failure> {
+        self.minds.iter().map(|(name, mind)| mind.remote(name)).collect()
     }
 
     /// The file this configuration would be read from.
@@ -500,7 +583,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `rules`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`; `saga config print` shows every setting with its value"
             ],
         );
         check(

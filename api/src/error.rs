@@ -149,6 +149,7 @@ impl From<agent::Error> for Problem {
             E::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             E::NotWritten(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_written"),
             E::Unreadable { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "unreadable"),
+            E::Remote { .. } => (StatusCode::BAD_GATEWAY, "remote"),
             E::ContextFull { .. } => (StatusCode::BAD_REQUEST, "context_full"),
             E::Memory(error) => return Problem::from_memory(error),
             // A model that cannot be had or opened is the request's (or the operator's) choice, not a defect.

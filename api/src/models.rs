@@ -30,6 +30,14 @@ pub(crate) fn state(model: &str, folders: &Folders) -> State {
 }
 
 /// The file of `model`, which is pulled when it is known and not there.
+/// Pulls a model that is not here yet. One on another machine is left where it is.
+pub(crate) async fn ready(model: &str, folders: &Folders, screen: &Screen) -> Result<(), Failure> {
+    if model.starts_with(agent::mind::remote::PREFIX) {
+        return Ok(());
+    }
+    ensure(model, folders, screen).await.map(drop)
+}
+
 pub(crate) async fn ensure(model: &str, folders: &Folders, screen: &Screen) -> Result<PathBuf, Failure> {
     match catalog::resolve(model, &folders.models) {
         Err(engine::Error::NotPulled { id }) => pull(&id, folders, screen).await,

@@ -74,6 +74,7 @@ pub(crate) async fn open(
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,
         secret: config.snapshot_key.as_deref().map(Secret::read).transpose()?,
         checkpoints: open_checkpoints(&folders.data.join("checkpoints"), config.checkpoint_bytes).await,
+        minds: config.minds()?,
         rules: config.rules.clone(),
         approval_ms: (config.approval_secs > 0).then(|| config.approval_secs.saturating_mul(1000)),
         memory: config.memory,
@@ -226,6 +227,14 @@ impl Preloader {
     /// Loads it. The service is ready afterwards, or says why it is not.
     pub(crate) async fn load(self) -> Result<(), Failure> {
         let Preloader { live, model, readiness } = self;
+        if let Some(remote) = live.remote(&model).inspect_err(|error| {
+            readiness.send_replace(Readiness::Failed(in_full(error)));
+        })? {
+            // Whether it answers is seen when it is asked; a cluster that restarts is no reason to be away oneself.
+            tracing::info!(mind = remote.name, url = remote.url, "thinking is done elsewhere");
+            readiness.send_replace(Readiness::Ready);
+            return Ok(());
+        }
         readiness.send_replace(Readiness::Starting(format!("loading the model {model}")));
         let (said, name) = (readiness.clone(), model.clone());
         let sink = agent::Sink::new(move |progress| {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use agent::mind::RemoteMind;
 use serde::Serialize;
 
 use crate::auth::write_private;
@@ -84,6 +85,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let mut saga = vec![config_finding, data_folder(&folders.data)];
     saga.push(disk(&folders.models));
     saga.push(model(&config.model, &folders));
+    saga.extend(minds(&config));
     saga.push(pip());
     let sandbox = sandbox(&config);
     let machine = vec![cpu(), memory()];
@@ -226,7 +228,35 @@ fn disk(models: &Path) -> Finding {
     Finding::good("disk", detail)
 }
 
+/// Whether the models on other machines can be asked.
+fn minds(config: &Config) -> Vec<Finding> {
+    let minds = match config.minds() {
+        Ok(minds) => minds,
+        Err(failure) => {
+            return vec![Finding::bad("minds", failure.to_string(), "mend the settings, or remove the mind")];
+        }
+    };
+    let look = |mind: &agent::mind::Remote| {
+        let name = format!("remote:{}", mind.name);
+        match RemoteMind::new(mind.clone()).and_then(|asked| asked.models()) {
+            Err(error) => Finding::bad(&name, error.to_string(), "start its server, or mend its url and key"),
+            Ok(models) if models.is_empty() || models.contains(&mind.model) => {
+                Finding::good(&name, format!("{} at {}", mind.model, mind.url))
+            }
+            Ok(models) => Finding::note(
+                &name,
+                format!("{} does not list {}", mind.url, mind.model),
+                format!("it lists {}", models.iter().take(5).cloned().collect::<Vec<_>>().join(", ")),
+            ),
+        }
+    };
+    minds.iter().map(look).collect()
+}
+
 fn model(model: &str, folders: &Folders) -> Finding {
+    if model.starts_with(agent::mind::remote::PREFIX) {
+        return Finding::good("model", format!("{model}, on another machine"));
+    }
     match models::state(model, folders) {
         models::State::There { path, verified: true } => {
             Finding::good("model", format!("{model}: {} (checked)", path.display()))

@@ -54,7 +54,7 @@ impl Server {
         if let Some(client) = self.running(folders).await? {
             return Ok(Reached { client, inside: None });
         }
-        models::ensure(&config.model, folders, screen).await?;
+        models::ready(&config.model, folders, screen).await?;
         Reached::start(config, folders, &folders.memory(), roots, screen).await
     }
 }

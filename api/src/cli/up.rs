@@ -73,7 +73,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         tokio::spawn(async move {
             readiness
                 .send_replace(Readiness::Starting(format!("the model {} is being pulled", config.model)));
-            let done = match models::ensure(&config.model, &folders, &screen).await {
+            let done = match models::ready(&config.model, &folders, &screen).await {
                 Ok(_) => opened_model.load().await,
                 Err(failure) => {
                     readiness.send_replace(Readiness::Failed(failure.to_string()));
