@@ -130,7 +130,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let case = &CASES[usize::from(args.case) - 1];
     let dim = |text: &str| screen.line(&screen.ink(Ink::Dim, text));
 
-    let place = fresh_folder(&folders)?;
+    let place = fresh_folder(&folders, "demo")?;
     let sample = place.join(format!("case{}", args.case));
     case.write(&sample)?;
     dim(&format!("sample project: {} ({})", sample.display(), case.about));
@@ -262,9 +262,9 @@ impl Case {
 }
 
 /// A new folder for this run.
-fn fresh_folder(folders: &Folders) -> Result<PathBuf, Failure> {
+pub(super) fn fresh_folder(folders: &Folders, of: &str) -> Result<PathBuf, Failure> {
     let secs = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
-    let demos = folders.data.join("demo");
+    let demos = folders.data.join(of);
     make_folder(&demos)?;
     // Runs that begin in the same second get numbers.
     for n in 0..100 {
@@ -281,7 +281,7 @@ fn fresh_folder(folders: &Folders) -> Result<PathBuf, Failure> {
 
 /// Makes the sample a git repository if there is a git, as projects are. Nobody's own settings, hooks or templates take
 /// part; without git the sample is a plain folder.
-fn git_init(dir: &Path) {
+pub(super) fn git_init(dir: &Path) {
     let git = |args: &[&str]| {
         Process::new("git")
             .args([

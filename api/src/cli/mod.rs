@@ -5,6 +5,7 @@ mod config;
 mod context;
 mod demo;
 mod doctor;
+mod eval;
 mod experts;
 mod follow;
 mod logits;
@@ -76,6 +77,9 @@ enum Command {
     /// Search, show, add, forget and measure what is remembered.
     #[command(subcommand)]
     Memory(memory::Args),
+    /// Let a model do tasks that are judged by commands.
+    #[command(subcommand)]
+    Eval(eval::Args),
     /// Hold rules about which calls may run against what sessions have called.
     Rules(rules::Args),
     /// Add, list and remove tenants: teams that share a service and nothing else.
@@ -134,6 +138,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Resume(args) => resume::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
         Command::Memory(args) => memory::run(args).await,
+        Command::Eval(args) => eval::run(args).await,
         Command::Rules(args) => rules::run(args).await,
         Command::Tenants(args) => tenants::run(args).await,
         Command::Model(args) => model::run(args).await,
