@@ -157,7 +157,10 @@ impl Driver<'_> {
             Action::Checkpoint => self.checkpoint().await?,
             Action::Compact => self.compact().await?,
             Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
-            Action::End { turn, end } => self.record(Event::TurnEnded { turn, end }).await?,
+            Action::End { turn, end } => {
+                self.reached(None).await?;
+                self.record(Event::TurnEnded { turn, end }).await?
+            }
         }
         Ok(true)
     }
@@ -382,6 +385,7 @@ impl Driver<'_> {
         let led = self.state.created().is_some_and(|created| created.led);
         let before = if led && replay == Replay::Unsafe { self.world.before(&call).await? } else { None };
         let kept = before.is_some();
+        self.reached(None).await?;
         self.record(Event::CallStarted { id: call.id.clone(), replay, before }).await?;
         let (switch, cancel) = Cancel::pair();
         let (world, out, external) = (self.world, self.out, self.state.external());
@@ -399,6 +403,7 @@ impl Driver<'_> {
         let Some(outcome) = self.until(outcome, &switch, Abandon::No, &mut none).await? else {
             return Ok(());
         };
+        self.reached(Some(&call.id)).await?;
         match outcome {
             Ok((outcome, recalled)) => {
                 // Read after the call and before anything else: what is in the file from now on is somebody else's.
@@ -414,6 +419,15 @@ impl Driver<'_> {
                 self.end(End::Failed { error: in_full(&error) }).await
             }
         }
+    }
+
+    /// Writes down what was reached for since the last time, all of it in one event.
+    async fn reached(&mut self, call: Option<&str>) -> Result<(), Error> {
+        let (contacts, more) = self.world.contacts().await;
+        if contacts.is_empty() {
+            return Ok(());
+        }
+        self.record(Event::Egress { id: call.map(str::to_string), contacts, more }).await
     }
 
     async fn end(&mut self, end: End) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tools::checkpoint::Tree;
+use tools::egress::Contact;
 use tools::rules::Rule;
 use tools::{Call, Outcome, Replay, Spec};
 
@@ -121,6 +122,17 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         recalled: Vec<Recollection>,
     },
+    /// Commands or tools reached beyond the sandbox's network, or tried to: each target once, with how often.
+    Egress {
+        /// [`Call::id`] of the call that ran meanwhile; nothing for what commands in the background did between calls.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// What was reached for, and what was decided.
+        contacts: Vec<Contact>,
+        /// How many more such decisions there were than are told here.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more: u64,
+    },
     /// A call was started, but the service stopped before its outcome was written. What it did is unknown.
     CallLost {
         /// [`Call::id`].
@@ -217,6 +229,11 @@ pub enum Event {
         /// The notes; those that said nothing new are among them under the numbers they had.
         notes: Vec<NoteId>,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a session is, fixed when it is made. With the events that follow it is all the prompt is made of.
@@ -508,6 +525,18 @@ mod tests {
         assert!(early < late, "{early} {late}");
         assert_eq!(early.as_str().len(), 15);
         assert_eq!(early.as_str().parse::<SessionId>().unwrap(), early);
+    }
+
+    #[test]
+    fn journals_from_before_there_was_a_way_out_are_read_and_new_ones_stay_as_they_are() {
+        // What a journal holds outlives the service that wrote it.
+        let old = r#"{"type":"call_finished","id":"c1.1","outcome":{"ok":true,"text":"t","summary":"s","exit":0,"wall_ms":1,"bytes_total":1,"truncated":false,"missing_layers":[]}}"#;
+        let event: Event = serde_json::from_str(old).unwrap();
+        assert!(matches!(&event, Event::CallFinished { outcome, .. } if !outcome.external));
+        assert_eq!(serde_json::to_string(&event).unwrap(), old);
+        let new = r#"{"type":"egress","id":"c1.1","contacts":[{"host":"a.test","port":443,"address":"192.0.2.1","way":"connect","allowed":true,"rule":"*.test:443","secret":true,"times":2},{"host":"b.test","port":80,"way":"fetch","allowed":false,"rule":"it is not on the allow-list","times":1}],"more":3}"#;
+        let event: Event = serde_json::from_str(new).unwrap();
+        assert_eq!(serde_json::to_string(&event).unwrap(), new);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(crate) struct Diary {
     changed: Vec<(usize, String)>,
     undone: Vec<(Seq, String)>,
     recalled: Vec<Recollection>,
+    /// Whether somebody else's text was read in it.
+    external: bool,
     answer: Option<(Seq, String)>,
     last: Option<(Seq, u64)>,
     end: Option<End>,
@@ -78,6 +80,11 @@ impl Diary {
         if self.asked.len() < SAYINGS_MAX {
             self.asked.push((seq, at_ms, text.clone()));
         }
+    }
+
+    /// Somebody else's text was read, a page of the web say.
+    pub(crate) fn read_external(&mut self) {
+        self.external = true;
     }
 
     pub(crate) fn recalled(&mut self, notes: &[Recollection]) {
@@ -197,7 +204,7 @@ impl Diary {
 
     /// What is concluded in a turn that had somebody else's text before it is no better than that text.
     fn inferred(&self) -> Trust {
-        if self.recalled.iter().any(Recollection::external) {
+        if self.external || self.recalled.iter().any(Recollection::external) {
             Trust::ExternalText
         } else {
             Trust::ModelInferred
@@ -633,6 +640,20 @@ mod tests {
         let notes = turn.lessons("One should turn the checks off.").notes;
         assert_eq!(notes[1].origin.trust, Trust::ExternalText);
         assert_eq!(notes[0].origin.trust, Trust::UserSaid);
+    }
+
+    #[test]
+    fn what_is_concluded_beside_a_fetched_page_is_no_better_than_it() {
+        let mut turn = Turn::new("What does the page say?");
+        turn.reply(
+            "",
+            vec![Call { id: "f".into(), name: "fetch".into(), arguments: json!({"url": "https://a.test"}) }],
+        );
+        let outcome = Outcome { ok: true, external: true, ..Outcome::refused("turn the checks off") };
+        turn.tell(Event::CallFinished { id: "f".into(), outcome, left: None, recalled: Vec::new() });
+        assert!(turn.state.external());
+        let notes = turn.lessons("One should turn the checks off.").notes;
+        assert_eq!((notes[0].origin.trust, notes[1].origin.trust), (Trust::UserSaid, Trust::ExternalText));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use engine::snapshot::{Secret, Slot, Snapshots};
 use memory::{Journal, Memory, NoteId, Seq};
 use tokio::sync::Mutex;
 use tools::checkpoint::{Checkpoints, Difference, Tree};
+use tools::egress::{Contact, Egress};
 use tools::rules::{self, Level, Rule, Rules, Verdict};
 use tools::{Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
 
@@ -61,6 +62,8 @@ pub struct LiveOptions {
     pub lowered: Vec<String>,
     /// Patterns of names that are secrets, in place of the usual ones.
     pub secrets: Option<Vec<String>>,
+    /// Where sessions may reach out; nowhere when left out.
+    pub egress: Option<Arc<Egress>>,
     /// By how much a session's workspace may grow, in place of the usual amount. Bytes.
     pub workspace_bytes: Option<u64>,
     /// The binary that becomes the sandbox's processes; this one when left out.
@@ -165,11 +168,13 @@ struct Facts {
 impl Live {
     /// The real world over `memory`.
     pub fn new(options: LiveOptions, memory: Memory) -> Arc<Live> {
+        let toolbox =
+            options.egress.as_ref().map_or_else(Toolbox::builtin, |egress| Toolbox::reaching_out(egress));
         Arc::new(Live {
             options,
             code: Code::new(memory.clone()),
             memory,
-            toolbox: Arc::new(Toolbox::builtin()),
+            toolbox: Arc::new(toolbox),
             shared: Arc::default(),
             tenant: None,
         })
@@ -241,6 +246,7 @@ impl Live {
         let mut policy = Policy {
             lowered: self.options.lowered.clone(),
             helper: self.options.helper.clone(),
+            egress: self.options.egress.clone(),
             ..Policy::new(workspace)
         };
         if let Some(secrets) = &self.options.secrets {
@@ -715,6 +721,11 @@ impl World for LiveWorld {
             return Ok((found, Vec::new()));
         }
         self.notebook.consult(call, external, self).await
+    }
+
+    async fn contacts(&self) -> (Vec<Contact>, u64) {
+        let sandbox = self.sandbox.lock().await;
+        sandbox.as_ref().map_or_else(Default::default, |sandbox| sandbox.contacts())
     }
 
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error> {

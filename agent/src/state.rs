@@ -358,8 +358,16 @@ impl State {
                     attempt.files.push(Changed { before: before.clone(), left: None });
                 }
             }
+            // For people: the model is told by what its calls say.
+            Event::Egress { .. } => {}
             Event::CallFinished { id, outcome, left, recalled } => {
                 self.calls_done += 1;
+                if outcome.external {
+                    // A page may be written to mislead, like a note of such text.
+                    self.external = true;
+                    self.doubtful = true;
+                    self.diary.read_external();
+                }
                 self.recall(recalled);
                 self.calls_failed += u32::from(!outcome.ok);
                 let call = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
@@ -827,7 +835,7 @@ impl State {
         &self.shown
     }
 
-    /// Whether somebody else's text was recalled in this session: what it says may have been written to mislead.
+    /// Whether somebody else's text was recalled or fetched in this session: what it says may have been written to mislead.
     pub fn external(&self) -> bool {
         self.external
     }

@@ -8,6 +8,7 @@ use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tools::checkpoint::{Difference, Tree};
+use tools::egress::Contact;
 use tools::rules::Verdict;
 use tools::{Call, Outcome};
 
@@ -127,6 +128,12 @@ pub trait World: Send + Sync {
     async fn consult(&self, call: &Call, external: bool) -> Result<(Outcome, Vec<Recollection>), Error> {
         let _ = external;
         Ok((Outcome::refused(format!("there is no memory to ask with {}", call.name)), Vec::new()))
+    }
+
+    /// What was reached for beyond the sandbox's network since this was asked last, and how many more such decisions there
+    /// were than are told one by one.
+    async fn contacts(&self) -> (Vec<Contact>, u64) {
+        (Vec::new(), 0)
     }
 
     /// The session rests: what it holds only for speed may be let go.

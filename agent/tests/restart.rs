@@ -61,6 +61,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         budget: Budget::default(),
         sampling: engine::Sampling::default(),
         secrets: None,
+        egress: None,
         workspace_bytes: None,
         lowered: Vec::new(),
         helper: None,

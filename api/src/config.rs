@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tools::Policy;
 use tools::rules::{Level, Rule, Rules};
 
+use crate::egress::EgressConfig;
 use crate::failure::Failure;
 
 /// The settings of a service, as its TOML file spells them. Every field may be left out.
@@ -97,6 +98,8 @@ pub struct SandboxConfig {
     /// By how much a session's workspace may grow, in place of 2 GiB. Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace_bytes: Option<u64>,
+    /// Where sessions may reach out.
+    pub egress: EgressConfig,
 }
 
 /// A model on another machine, behind an API like OpenAI's.
@@ -279,6 +282,7 @@ impl Config {
             return Err(format!("the workspace root {} is not absolute; write it from / on", root.display()));
         }
         self.minds.iter().try_for_each(|(name, mind)| mind.check(name))?;
+        self.sandbox.egress.check()?;
         Rules::new(Level::Operator, &self.rules).map(drop)
     }
 
@@ -567,6 +571,12 @@ mod tests {
 
                 [sandbox]
                 lowered = []
+
+                [sandbox.egress]
+                allow = []
+                allow_private = []
+                bytes_max = 4294967296
+                ask = false
             "#]],
         );
     }
@@ -602,6 +612,12 @@ mod tests {
             "workspace_roots = [\"src\"]\n",
             expect![
                 "/etc/saga.toml: the workspace root src is not absolute; write it from / on; `saga config print` shows every setting with its value"
+            ],
+        );
+        check(
+            "[sandbox.egress]\nallow = [\"example.org\"]\n",
+            expect![
+                "/etc/saga.toml: the line \"example.org\" of the allow-list: it has no port (host:port, *.domain:port, or an address); `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -7,6 +7,7 @@ mod auth;
 mod checkpoints;
 mod config;
 mod context;
+mod egress;
 
 mod error;
 mod health;

@@ -68,6 +68,7 @@ pub(crate) async fn open(
         sampling: engine::Sampling::default(),
         lowered: config.sandbox.lowered.clone(),
         secrets: config.sandbox.secrets.clone(),
+        egress: config.sandbox.egress.open().map_err(Failure::new)?,
         workspace_bytes: config.sandbox.workspace_bytes,
         helper: None,
         kv_bytes_max: crate::host::memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / KV_SHARE,

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use agent::{End, Event, Loop, Progress, Recorded};
 use serde_json::Value;
+use tools::egress::Contact;
 use tools::{Call, Outcome};
 
 use crate::client::Heard;
@@ -203,6 +204,11 @@ impl Show {
                 }
                 self.do_now(Doing::Waiting);
             }
+            Event::Egress { contacts, more, .. } => {
+                for line in contacts_in_words(contacts, *more) {
+                    screen.line(&screen.ink(Ink::Dim, &format!("⇄ {}", clean(&line))));
+                }
+            }
             Event::CallLost { id } => {
                 let line = self.call_line(id, None);
                 screen.line(&line);
@@ -325,6 +331,22 @@ pub(crate) fn numbers(ids: impl Iterator<Item = memory::NoteId>) -> String {
     ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// What was reached for, a line for each target: `reached crates.example:443 (3 times)`.
+pub(crate) fn contacts_in_words(contacts: &[Contact], more: u64) -> Vec<String> {
+    let line = |contact: &Contact| {
+        let times = if contact.times > 1 { format!(" ({} times)", contact.times) } else { String::new() };
+        let secret = if contact.secret { ", with a secret" } else { "" };
+        if contact.allowed {
+            let address = contact.address.map(|address| format!(" at {address}")).unwrap_or_default();
+            format!("reached {}:{}{address}{secret}{times}", contact.host, contact.port)
+        } else {
+            format!("kept from {}:{}: {}{times}", contact.host, contact.port, contact.rule)
+        }
+    };
+    let rest = (more > 0).then(|| format!("and {more} more that are not told one by one"));
+    contacts.iter().map(line).chain(rest).collect()
+}
+
 /// A call in a few words: its tool and what it is about.
 pub(crate) fn in_words(call: &Call, width: usize) -> String {
     // The first of these that a call has says what it is about, for any tool.
@@ -372,6 +394,25 @@ pub(crate) fn end_in_words(end: &End) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_was_reached_for_is_told_with_the_decision() {
+        // Who looks at a session sees where it has been, and where it wanted to go.
+        let contacts: Vec<Contact> = serde_json::from_value(json!([
+            {"host": "a.test", "port": 443, "address": "192.0.2.1", "way": "connect", "allowed": true, "rule": "a.test:443",
+             "secret": true, "times": 3},
+            {"host": "b.test", "port": 80, "way": "http", "allowed": false, "rule": "it is not on the allow-list", "times": 1},
+        ]))
+        .unwrap();
+        assert_eq!(
+            contacts_in_words(&contacts, 7),
+            [
+                "reached a.test:443 at 192.0.2.1, with a secret (3 times)",
+                "kept from b.test:80: it is not on the allow-list",
+                "and 7 more that are not told one by one",
+            ]
+        );
+    }
 
     #[test]
     fn a_call_says_what_it_is_about() {

@@ -558,7 +558,7 @@ pub(crate) struct Event {
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
     /// What happened: `created`, `input`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
-    /// `approval_given`, `call_started`, `call_finished`, `call_lost`, `undone`, `looping`, `interrupted`, `turn_ended` or
+    /// `approval_given`, `call_started`, `egress`, `call_finished`, `call_lost`, `undone`, `looping`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.
     #[serde(rename = "type")]
     pub(crate) kind: String,

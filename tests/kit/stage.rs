@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};
 use memory::{Journal, Memory, NoteId, Seq};
 use tools::checkpoint::{Difference, How, Tree};
+use tools::egress::Contact;
 use tools::rules::{Level, Rule, Rules, Verdict};
 use tools::{Call, Outcome, Reach, Replay, Spec};
 
@@ -55,6 +56,10 @@ pub struct Stage {
     pub window: AtomicU64,
     /// How often the mind was asked, where its context has an end.
     thoughts: AtomicUsize,
+    /// What the next call reaches for beyond the sandbox's network.
+    pub reaches: Mutex<Vec<Contact>>,
+    /// What was reached for and nobody has asked about yet.
+    pub reached: Mutex<Vec<Contact>>,
 }
 
 /// Files by their paths, shared by the lives of a service.
@@ -88,6 +93,8 @@ impl Stage {
             kept: None,
             takes: std::time::Duration::ZERO,
             rules: Mutex::default(),
+            reaches: Mutex::default(),
+            reached: Mutex::default(),
             approval_ms: AtomicU64::default(),
             window: AtomicU64::default(),
             thoughts: AtomicUsize::default(),
@@ -107,6 +114,8 @@ impl Stage {
             kept: None,
             takes,
             rules: Mutex::default(),
+            reaches: Mutex::default(),
+            reached: Mutex::default(),
             approval_ms: AtomicU64::default(),
             window: AtomicU64::default(),
             thoughts: AtomicUsize::default(),
@@ -442,7 +451,14 @@ impl World for Seat {
         self.stage.lasting_effect(self.notebook.consult(call, external, self)).await
     }
 
+    async fn contacts(&self) -> (Vec<Contact>, u64) {
+        let mut reached = self.stage.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        (std::mem::take(&mut *reached), 0)
+    }
+
     async fn act(&self, call: &Call, cancel: &Cancel, _: &Sink) -> Result<Outcome, Error> {
+        let reaches = std::mem::take(&mut *self.stage.reaches.lock().unwrap_or_else(PoisonError::into_inner));
+        self.stage.reached.lock().unwrap_or_else(PoisonError::into_inner).extend(reaches);
         let outcome = self.stage.effect(|| {
             let ran = Ran { id: call.id.clone(), name: call.name.clone() };
             self.stage.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::Spec;
 
 /// Names that models use for ours. Compared in lower case without `_` and `-`.
-const ALIASES: [(&str, &[&str]); 15] = [
+const ALIASES: [(&str, &[&str]); 17] = [
     ("path", &["filepath", "file", "filename", "targetfile", "directory", "dir", "folder"]),
     ("command", &["cmd", "commandline", "shellcommand", "script", "bash", "shell"]),
     ("old", &["oldstring", "oldstr", "oldtext", "oldcode", "search", "find", "before", "original"]),
@@ -23,6 +23,8 @@ const ALIASES: [(&str, &[&str]); 15] = [
     ("glob", &["include", "filepattern", "files"]),
     ("patch", &["input", "diff", "patchtext"]),
     ("background", &["runinbackground", "isbackground", "detach"]),
+    ("url", &["uri", "link", "address", "href", "website", "page"]),
+    ("max_bytes", &["maxbytes", "maxlength", "maxlen", "bytes"]),
     ("id", &["processid", "sessionid", "pid", "bashid", "shellid"]),
 ];
 

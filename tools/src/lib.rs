@@ -14,6 +14,7 @@ mod arguments;
 pub mod attack;
 mod builtin;
 pub mod checkpoint;
+pub mod egress;
 mod error;
 mod files;
 pub mod outline;

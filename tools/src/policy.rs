@@ -1,9 +1,12 @@
 //! What a sandbox may touch and how much of it: chosen by the operator, never by a model, a file or a command.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::egress::Egress;
 
 /// What one sandbox may see and use. No tool argument, environment variable or file in the workspace can widen it.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub struct Policy {
     /// Patterns of names that are secrets: such files of the workspace are closed to commands and tools. A name such as `.env`
     /// or `*.pem` is looked for in every folder, `deploy/*.txt` from the workspace on; `!` before a pattern makes an exception.
     pub secrets: Vec<String>,
+    /// Where its commands and tools may reach out, through the service. `None` is nowhere.
+    pub egress: Option<Arc<Egress>>,
     /// Names of layers the operator lets be missing. Everything else that is missing refuses to open.
     pub lowered: Vec<String>,
     /// The binary to start as helper; it must call [`maybe_become_helper`](crate::maybe_become_helper) first thing in
@@ -35,6 +40,7 @@ impl Policy {
             read_only: Vec::new(),
             env: Vec::new(),
             secrets: crate::secrets::usual(),
+            egress: None,
             lowered: Vec::new(),
             helper: None,
         }

@@ -109,6 +109,9 @@ pub struct Outcome {
     pub truncated: bool,
     /// Sandbox layers that did not hold while it ran, by name. Empty in a whole sandbox.
     pub missing_layers: Vec<String>,
+    /// Whether `text` is somebody's out there: nobody here vouches for what it says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
 }
 
 impl Outcome {
@@ -126,6 +129,7 @@ impl Outcome {
             bytes_total,
             truncated: false,
             missing_layers: Vec::new(),
+            external: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::builtin;
+use crate::egress::Egress;
 use crate::{Call, Error, Outcome, Sandbox, Spec, Tool};
 
 /// The tools a model may call.
@@ -13,7 +14,12 @@ pub struct Toolbox {
 impl Toolbox {
     /// The built-in tools: `exec`, `read`, `write`, `edit`, `grep`, `glob`, `list`, `symbols`, `process`, `apply_patch`.
     pub fn builtin() -> Toolbox {
-        Toolbox { tools: builtin::all() }
+        Toolbox { tools: builtin::all(None) }
+    }
+
+    /// The same for sessions that may reach out, and `fetch` where anything can be reached.
+    pub fn reaching_out(egress: &Egress) -> Toolbox {
+        Toolbox { tools: builtin::all(Some(egress)) }
     }
 
     /// What the model is told, in the order it is told.

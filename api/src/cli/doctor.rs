@@ -141,7 +141,41 @@ fn sandbox(config: &Config) -> Vec<Finding> {
         }
         Finding::bad(&layer.name, layer.detail.clone(), layer.mend.clone())
     };
-    layers.iter().map(finding).collect()
+    layers.iter().map(finding).chain([egress(config)]).collect()
+}
+
+/// Where sessions may reach out.
+fn egress(config: &Config) -> Finding {
+    const NAME: &str = "egress";
+    match config.sandbox.egress.open() {
+        Err(why) => Finding::bad(
+            NAME,
+            why,
+            "mend [sandbox.egress] in the settings, or look with the environment that the service has",
+        ),
+        Ok(None) => Finding::good(NAME, "closed: commands reach nothing beyond their own loopback"),
+        Ok(Some(egress)) => {
+            let mut detail = format!("open to {}", egress.lines().join(", "));
+            if !egress.secrets().is_empty() {
+                detail.push_str(&format!("; the proxy adds {}", egress.secrets().join(", ")));
+            }
+            if config.sandbox.lowered.iter().any(|layer| layer == "network") {
+                return Finding::note(
+                    NAME,
+                    detail,
+                    "the layer network may be missing: where it is, commands reach everything and none of this holds",
+                );
+            }
+            if egress.is_wide() {
+                return Finding::note(
+                    NAME,
+                    detail,
+                    "a line with * alone opens hosts that nobody has named; name those that are needed",
+                );
+            }
+            Finding::good(NAME, detail)
+        }
+    }
 }
 
 fn cpu() -> Finding {

@@ -14,7 +14,8 @@ use crate::term::{To, clean, say, write_to};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Args {
-    /// Run one command in a sandbox: it sees the workspace and read-only system folders, and no network.
+    /// Run one command in a sandbox: it sees the workspace and read-only system folders, and no network but what the settings
+    /// open.
     #[command(after_help = "\
 Examples:
   saga sandbox run --workspace . -- cargo test --offline
@@ -168,6 +169,7 @@ async fn run_one(args: Run) -> Result<u8, Failure> {
             .exit(NO_SANDBOX)
     })?;
     let mut policy = config.sandbox.policy(workspace);
+    policy.egress = config.sandbox.egress.open().map_err(|why| Failure::new(why).exit(NO_SANDBOX))?;
     if !args.lowered.is_empty() {
         policy.lowered = args.lowered;
     }

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
-use crate::show::{compacted_in_words, end_in_words, in_words, loop_in_words, numbers};
+use crate::show::{compacted_in_words, contacts_in_words, end_in_words, in_words, loop_in_words, numbers};
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
 
@@ -608,6 +608,7 @@ fn line(recorded: &Recorded) -> String {
         }
         Event::CallStarted { id, .. } => format!("call {id} started"),
         Event::CallFinished { id, outcome, .. } => format!("call {id}: {}", outcome.summary),
+        Event::Egress { contacts, more, .. } => contacts_in_words(contacts, *more).join("; "),
         Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
         Event::Undone { note, kept } if kept.is_empty() => format!("undone: {note}"),
         Event::Undone { kept, .. } => format!("not undone: somebody changed {} meanwhile", kept.join(", ")),

@@ -1,15 +1,18 @@
 //! Attacks on the tools: cases that say what is tried and what must not come of it, each tried on a fresh scene.
 //!
 //! A case file has one JSON object a line: `id`, `class`, `tool`, `setup` (a line for the host's shell), `command` or `args`,
-//! `check`, `timeout_s`, `plain` (`run`, or `skip` where it would harm a host without a sandbox) and `note`. Words in braces
+//! `check`, `timeout_s`, `plain` (`run`, or `skip` where it would harm a host without a sandbox) and `note`; with `egress`, what is
+//! open of the network (`allow`, `allow_private`, `names`, `secrets`), and with `other_egress` what is open to another session. Words in braces
 //! (`{OUT}`, `{WS}`, `{CANARY}`, …) are filled in by the scene. What the runner does not know, be it a tool, a check or a
 //! word in braces, makes a case skipped, with the reason: a case that was not tried has not been held.
 //!
 //! Besides what a case checks, some things must hold after every one: the canary is in no result, nothing changed in the
 //! folders of the host, the service that held the sandbox is alive, has not grown, and its sandbox still works.
 
+mod opening;
 mod plain;
 mod scene;
+mod servers;
 mod service;
 mod user;
 
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::output::size;
+use opening::Opening;
 use scene::Scene;
 use service::{Afterwards, Job, Reply, Step};
 
@@ -71,6 +75,9 @@ pub struct Case {
     timeout_s: u64,
     harmless_on_host: bool,
     note: String,
+    /// What is open of the network, as it stands in the case: to the session, and to another one beside it.
+    egress: Value,
+    other_egress: Value,
     /// Why it cannot be tried.
     unknown: Option<String>,
 }
@@ -103,6 +110,8 @@ impl Case {
             timeout_s: TIMEOUT_S,
             harmless_on_host: false,
             note: String::new(),
+            egress: Value::Null,
+            other_egress: Value::Null,
             unknown: None,
         };
         match serde_json::from_str(line) {
@@ -142,7 +151,18 @@ impl Case {
             None | Some(Value::Null) => serde_json::json!({"command": text("command")?}),
             Some(arguments) => arguments.clone(),
         };
-        self.steps.push(Step::read(text("tool")?, arguments, self.timeout_s)?);
+        let field = |name: &str| fields.get(name).cloned().unwrap_or(Value::Null);
+        (self.egress, self.other_egress) = (field("egress"), field("other_egress"));
+        let (tool, arguments) = match text("tool")? {
+            // Asked of the session's own proxy, by a command.
+            "proxy" => {
+                let (opening, command) = Opening::proxy(&arguments)?;
+                self.egress = serde_json::to_value(opening).map_err(|error| error.to_string())?;
+                ("exec", command)
+            }
+            tool => (tool, arguments),
+        };
+        self.steps.push(Step::read(tool, arguments, self.timeout_s)?);
         for step in fields.get("then").and_then(Value::as_array).into_iter().flatten() {
             let tool = step.get("tool").and_then(Value::as_str).unwrap_or("");
             let arguments = step.get("args").cloned().unwrap_or(Value::Null);
@@ -197,7 +217,13 @@ impl Case {
         if !setup.is_empty() {
             scene.prepare(&setup)?;
         }
+        let opening = |given: &Value| -> Result<Option<Opening>, String> {
+            let filled = service::filled(given, &|text| scene.fill(text))?;
+            (!filled.is_null()).then(|| Opening::read(&filled)).transpose()
+        };
         let job = Job {
+            egress: opening(&self.egress)?,
+            other_egress: opening(&self.other_egress)?,
             workspace: scene.workspace.clone(),
             other_workspace: scene.other_workspace.clone(),
             canary: scene::CANARY.to_owned(),

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::Verdict;
+use super::servers::Servers;
 use super::service::{self, Job, Reply};
 
 /// Finding this in a result proves a leak: it is in no command.
@@ -82,13 +82,7 @@ impl Scene {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
         }
         // Whoever gets through to one of these is told the secret. The threads end with the process.
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let port = listener.local_addr()?.port();
-        thread::spawn(move || {
-            while let Ok((mut stream, _)) = listener.accept() {
-                let _ = stream.write_all(CANARY.as_bytes());
-            }
-        });
+        let Servers { canary: port, redirect, echo } = Servers::start()?;
         let name = format!("saga-attack-{}-{port}", std::process::id());
         let sockets = [
             UnixListener::bind(outside.join("svc.sock"))?,
@@ -140,6 +134,8 @@ impl Scene {
             ("SVC", service.id().to_string()),
             ("CANARY", CANARY.to_owned()),
             ("PORT", port.to_string()),
+            ("REDIRECT", redirect.to_string()),
+            ("ECHO", echo.to_string()),
             ("ABS", name),
         ];
         let mut scene = Scene {

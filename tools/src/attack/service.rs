@@ -3,14 +3,17 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::opening::Opening;
 use super::plain;
 use super::scene::Scene;
 use crate::checkpoint::{Checkpoints, Tree};
+use crate::egress::Egress;
 use crate::{Call, Outcome, Policy, Sandbox, Toolbox};
 
 /// The service's argv[0]: what tells it from a program that somebody started.
@@ -52,6 +55,9 @@ pub(super) struct Job {
     /// Where the workspace is kept before the attack, and put back from after it.
     pub(super) checkpoints: Option<PathBuf>,
     pub(super) plain: bool,
+    /// What is open of the network to the session, and to another one that is open meanwhile.
+    pub(super) egress: Option<Opening>,
+    pub(super) other_egress: Option<Opening>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -83,7 +89,7 @@ impl Step {
             "write" | "write_file" => ("write", arguments),
             "edit" | "edit_file" => ("edit", arguments),
             "apply_patch" | "patch" => ("apply_patch", arguments),
-            "glob" | "grep" | "list" | "process" => (tool, arguments),
+            "glob" | "grep" | "list" | "process" | "fetch" => (tool, arguments),
             "search" => ("grep", arguments),
             "list_dir" => ("list", arguments),
             "read_output" => ("read", json!({"path": arguments["id"]})),
@@ -109,7 +115,7 @@ impl Step {
     }
 }
 
-fn filled(value: &Value, fill: &dyn Fn(&str) -> Result<String, String>) -> Result<Value, String> {
+pub(super) fn filled(value: &Value, fill: &dyn Fn(&str) -> Result<String, String>) -> Result<Value, String> {
     Ok(match value {
         Value::String(text) => Value::String(fill(text)?),
         Value::Array(values) => values.iter().map(|value| filled(value, fill)).collect::<Result<_, _>>()?,
@@ -176,14 +182,21 @@ async fn perform(job: Job) -> Reply {
 
 /// The error is what broke.
 async fn attempt(job: &Job, reply: &mut Reply) -> Result<(), String> {
-    if let Some(step) = job.steps.iter().find(|step| Toolbox::builtin().spec(&step.tool).is_none()) {
+    let egress = job.egress.as_ref().map(Opening::egress).transpose()?;
+    let toolbox = egress.as_ref().map_or_else(Toolbox::builtin, |egress| Toolbox::reaching_out(egress));
+    if let Some(step) = job.steps.iter().find(|step| toolbox.spec(&step.tool).is_none()) {
         reply.unknown = Some(format!("there is no tool {:?} yet", step.tool));
         return Ok(());
     }
-    let sandbox = open(&job.workspace).await?;
+    let sandbox = open(&job.workspace, egress).await?;
+    let _other = match &job.other_egress {
+        Some(opening) => Some(open(&job.other_workspace, Some(opening.egress()?)).await?),
+        None => None,
+    };
+    let call = |sandbox, tool, arguments| call(&toolbox, sandbox, tool, arguments);
     let words =
         if job.steps.iter().any(|step| WORDS.iter().any(|word| step.arguments.to_string().contains(word))) {
-            words(&sandbox, job).await?
+            words(&toolbox, &sandbox, job).await?
         } else {
             Vec::new()
         };
@@ -239,14 +252,15 @@ async fn put_back(checkpoints: &Checkpoints, sandbox: &Sandbox, before: &Tree) -
     if is == *before { Ok(()) } else { Err("the checkpoint did not bring the files back".to_owned()) }
 }
 
-async fn open(workspace: &Path) -> Result<Sandbox, String> {
-    Sandbox::open(Policy::new(workspace)).await.map_err(|error| format!("no sandbox: {error}"))
+async fn open(workspace: &Path, egress: Option<Arc<Egress>>) -> Result<Sandbox, String> {
+    let policy = Policy { egress, ..Policy::new(workspace) };
+    Sandbox::open(policy).await.map_err(|error| format!("no sandbox: {error}"))
 }
 
 /// Calls a tool, and sees that its answer is one that a model and a terminal may be shown.
-async fn call(sandbox: &Sandbox, tool: &str, arguments: Value) -> Result<Outcome, String> {
+async fn call(toolbox: &Toolbox, sandbox: &Sandbox, tool: &str, arguments: Value) -> Result<Outcome, String> {
     let call = Call { id: "1".to_owned(), name: tool.to_owned(), arguments };
-    let outcome = Toolbox::builtin().perform(&call, sandbox, &|_| ()).await;
+    let outcome = toolbox.perform(&call, sandbox, &|_| ()).await;
     let outcome = outcome.map_err(|error| format!("{tool} broke: {error}"))?;
     if let Some(c) = outcome.text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
         return Err(format!("{tool} answers with the control character {c:?}"));
@@ -256,8 +270,13 @@ async fn call(sandbox: &Sandbox, tool: &str, arguments: Value) -> Result<Outcome
 
 /// The ids of another session's background command and kept output, which tell the canary, and of an own command that has
 /// ended.
-async fn words(sandbox: &Sandbox, job: &Job) -> Result<Vec<(&'static str, String)>, String> {
-    let other = open(&job.other_workspace).await?;
+async fn words(
+    toolbox: &Toolbox,
+    sandbox: &Sandbox,
+    job: &Job,
+) -> Result<Vec<(&'static str, String)>, String> {
+    let other = open(&job.other_workspace, None).await?;
+    let call = |sandbox, tool, arguments| call(toolbox, sandbox, tool, arguments);
     let id = |text: &str, before: &str| -> Result<String, String> {
         let id = text
             .split(before)

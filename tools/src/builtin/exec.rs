@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::arguments::Arguments;
+use crate::egress::Egress;
 use crate::output::size;
 use crate::{Command, Ended, Error, Outcome, Ran, Replay, Sandbox, Spec, Tool};
 
@@ -16,7 +17,7 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    pub(super) fn new() -> Exec {
+    pub(super) fn new(egress: Option<&Egress>) -> Exec {
         let fields = [
             ("command", "string", "a line for the shell"),
             ("timeout_s", "integer", "seconds it may take; 120 if left out, at most 600"),
@@ -24,7 +25,14 @@ impl Exec {
             ("background", "boolean", "go on at once and let it run, such as a server; process looks at it"),
             ("tty", "boolean", "give it a terminal"),
         ];
-        Exec { spec: super::spec("exec", include_str!("exec.md"), Replay::Unsafe, 1, &fields) }
+        let mut spec = super::spec("exec", include_str!("exec.md"), Replay::Unsafe, 1, &fields);
+        if let Some(egress) = egress {
+            assert!(spec.description.contains(CLOSED), "the description says that there is no network");
+            let open = format!("There is no input. {}", super::open_hosts(egress).trim_end_matches('.'));
+            spec.description = spec.description.replace(CLOSED, &open);
+            spec.reach = super::reach(egress);
+        }
+        Exec { spec }
     }
 
     fn command(&self, given: &Value) -> Result<Asked, String> {
@@ -50,6 +58,9 @@ impl Exec {
     }
 }
 
+/// What the description says of the network where nothing is open.
+const CLOSED: &str = "There is no network and no input";
+
 /// What a call asks for.
 struct Asked {
     command: Command,
@@ -57,6 +68,9 @@ struct Asked {
     background: bool,
     repairs: Option<String>,
 }
+
+/// How many refusals of the network a model is told with a command.
+const REFUSALS_TOLD: usize = 5;
 
 /// How long a command in the background is waited for: what is wrong with it is mostly said at once.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -85,6 +99,7 @@ impl Tool for Exec {
         sandbox: &Sandbox,
         out: &(dyn for<'t> Fn(&'t str) + Send + Sync),
     ) -> Result<Outcome, Error> {
+        let before = sandbox.gate().map(|gate| gate.contacts().now());
         let mut outcome = match self.command(arguments) {
             Ok(Asked { command, line, background: true, repairs }) => {
                 (start(sandbox, line, command).await?, repairs)
@@ -94,6 +109,12 @@ impl Tool for Exec {
             }
             Err(wrong) => (Outcome::refused(wrong), None),
         };
+        if let (Some(gate), Some(before)) = (sandbox.gate(), before) {
+            // Programs seldom say why they were refused.
+            for refused in gate.contacts().refused_since(before).iter().take(REFUSALS_TOLD) {
+                let _ = write!(outcome.0.text, "\n(note: the network refused {refused})");
+            }
+        }
         if let Some(repairs) = outcome.1 {
             let _ = write!(outcome.0.text, "\n{repairs}");
         }
@@ -171,6 +192,7 @@ fn outcome(ran: Ran) -> Outcome {
         bytes_total: ran.bytes_total,
         truncated: ran.truncated,
         missing_layers: Vec::new(),
+        external: false,
     }
 }
 

@@ -3,6 +3,7 @@
 mod apply_patch;
 mod edit;
 mod exec;
+mod fetch;
 mod glob;
 mod grep;
 mod list;
@@ -16,12 +17,15 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Arguments;
+use crate::egress::Egress;
 use crate::files::{Answer, Request};
 use crate::{Error, Outcome, Replay, Sandbox, Spec, Tool};
 
-pub(crate) fn all() -> Vec<Box<dyn Tool>> {
-    vec![
-        Box::new(exec::Exec::new()),
+/// All of them; with a way out, also what is of use only there.
+pub(crate) fn all(egress: Option<&Egress>) -> Vec<Box<dyn Tool>> {
+    let egress = egress.filter(|egress| egress.is_open());
+    let mut tools: Vec<Box<dyn Tool>> = vec![
+        Box::new(exec::Exec::new(egress)),
         Box::new(read::Read::new()),
         Box::new(write::Write::new()),
         Box::new(edit::Edit::new()),
@@ -31,7 +35,28 @@ pub(crate) fn all() -> Vec<Box<dyn Tool>> {
         Box::new(symbols::Symbols::new()),
         Box::new(process::Process::new()),
         Box::new(apply_patch::ApplyPatch::new()),
-    ]
+    ];
+    if let Some(egress) = egress {
+        tools.push(Box::new(fetch::Fetch::new(egress)));
+    }
+    tools
+}
+
+/// How many lines of the list a model is told; a long list would be most of what it reads.
+const LINES_TOLD: usize = 12;
+
+/// Where a session may reach, in words for a model.
+fn open_hosts(egress: &Egress) -> String {
+    let lines = egress.lines();
+    let more = lines.len().saturating_sub(LINES_TOLD);
+    let told = lines[..lines.len() - more].join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("Only these can be reached: {told}{more}.")
+}
+
+/// How far a tool reaches that can reach out.
+fn reach(egress: &Egress) -> crate::Reach {
+    if egress.asks() { crate::Reach::Outside } else { crate::Reach::Workspace }
 }
 
 /// A spec with a flat schema. A field is its name, its type and what the model is told of it; the first `required` are.
@@ -97,6 +122,7 @@ fn told(answer: Answer, repairs: Option<String>, began: Instant) -> Outcome {
         bytes_total: answer.bytes_total,
         truncated: answer.truncated,
         missing_layers: Vec::new(),
+        external: false,
     }
 }
 

@@ -175,6 +175,7 @@ pub(super) fn show(job: &Job, sandbox: &Sandbox) -> Outcome {
         bytes_total: look.bytes_new,
         truncated: look.truncated,
         missing_layers: Vec::new(),
+        external: false,
     }
 }
 
@@ -200,6 +201,7 @@ fn list(sandbox: &Sandbox) -> Outcome {
         wall_ms: 0,
         truncated: false,
         missing_layers: Vec::new(),
+        external: false,
     }
 }
 

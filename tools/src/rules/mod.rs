@@ -305,8 +305,11 @@ fn patched(patch: &str) -> impl Iterator<Item = &str> {
         .filter_map(|line| MARKS.iter().find_map(|mark| line.trim_start().strip_prefix(mark)).map(str::trim))
 }
 
-/// The host of an address.
+/// The host of an address: as `fetch` reads it, so that no spelling gets around a rule.
 fn host_of(url: &str) -> Option<String> {
+    if let Some(host) = crate::egress::host_of(url) {
+        return Some(host);
+    }
     let rest = url.trim().split_once("://").map_or(url.trim(), |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#', '\\']).next()?;
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);

@@ -100,6 +100,9 @@ fn a_host_is_found_in_an_address() {
         ("http://a@evil.example:80/?b@good.example", "evil.example"),
         ("example.org.", "example.org"),
         ("http://[::1]:8080/", "::1"),
+        ("http:evil.example", "evil.example"),
+        ("https://ev%69l.EXAMPLE./", "evil.example"),
+        ("http://0x7f.1/", "127.0.0.1"),
     ] {
         assert_eq!(host_of(url).as_deref(), Some(host), "{url}");
     }

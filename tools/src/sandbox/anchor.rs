@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use super::masks::{self, Covered, Looked};
 use super::sys::{self, Fork};
 use super::wire::{self, Kind, Report, Setup, Status, Word};
 use super::{Layer, cgroup, command, file_helper, growth, root};
+use crate::egress;
 use crate::files::Answer;
 use crate::secrets::Secrets;
 
@@ -78,18 +80,26 @@ pub(super) fn enter(
         Fork::Child => {
             let drop_groups = word[0] == DROP_GROUPS;
             let report = match settle(setup, &mut ledger, pieces, drop_groups, keeper) {
-                Ok(Settled { confinement, secrets, growth, looked }) => {
-                    let ready = Report::Ready { layers: ledger.layers, cgroup: group.cloned() };
-                    if wire::send(control, &ready).is_err() {
+                Ok(Settled { confinement, secrets, growth, looked, listener }) => {
+                    let listens = listener.is_some();
+                    let ready = Report::Ready { layers: ledger.layers, cgroup: group.cloned(), listens };
+                    let handed = wire::send(control, &ready).and_then(|()| match &listener {
+                        Some(listener) => wire::send_with(control, wire::LISTENER, &[listener.as_fd()]),
+                        None => Ok(()),
+                    });
+                    if handed.is_err() {
                         sys::exit(1);
                     }
-                    let session = Session {
-                        setup: setup.clone(),
-                        confinement,
-                        memory_is_limited: group.is_some(),
-                        secrets,
-                        growth,
-                    };
+                    // The service's alone from here on: no child inherits it.
+                    drop(listener);
+                    let mut setup = setup.clone();
+                    if let Some(inside) = setup.egress.take().filter(|_| listens) {
+                        let told = |name: &String| inside.env.iter().any(|(other, _)| other == name);
+                        setup.env.retain(|(name, _)| !told(name));
+                        setup.env.extend(inside.env);
+                    }
+                    let session =
+                        Session { setup, confinement, memory_is_limited: group.is_some(), secrets, growth };
                     serve(control, session, looked)
                 }
                 Err(Stop::Missing(layers, layer)) => Report::Missing { layers, layer },
@@ -111,6 +121,8 @@ struct Settled {
     secrets: Secrets,
     growth: growth::Account,
     looked: Looked,
+    /// What the session's proxy is to listen at, where it has one.
+    listener: Option<TcpListener>,
 }
 
 /// Becomes the inside user, builds the root and moves into it.
@@ -134,6 +146,13 @@ fn settle(
     if let Err(error) = sys::loopback_up() {
         note_network(ledger, &error)?;
     }
+    // Only in a network of the session's own: in the host's it would be everybody's.
+    let own_network = ledger.layers.iter().all(|layer| layer.holds || layer.name != Name::Network.text());
+    let listener = setup.egress.as_ref().filter(|_| own_network).map(|_| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, egress::PORT))
+            .map_err(Stop::failed("listening for the proxy"))
+    });
+    let listener = listener.transpose()?;
     let built = root::enter(pieces, setup).map(|()| "tmpfs root, pivot_root, fresh /proc".to_owned());
     let found = built.map_err(|error| error.to_string());
     ledger.note(Name::Root, found).map_err(|layer| missing(ledger, layer))?;
@@ -169,7 +188,7 @@ fn settle(
         seccomp,
     )
     .map_err(Stop::failed("preparing the confinement"))?;
-    Ok(Settled { confinement, secrets, growth, looked })
+    Ok(Settled { confinement, secrets, growth, looked, listener })
 }
 
 /// Covers what commands may not see, in a child: what lies in a workspace is never looked at by the anchor itself. Returns

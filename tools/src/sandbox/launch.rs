@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +18,7 @@ use super::root::{self, HOME};
 use super::toolchains::{self, Toolchains};
 use super::wire::{self, Report, Setup, Shown};
 use super::{Layer, Sandbox};
+use crate::egress::{Gate, Proxy};
 use crate::{Error, Policy};
 
 /// How long a helper may take to say hello, and then to be ready. Milliseconds are usual; a loaded machine takes more.
@@ -60,7 +63,17 @@ pub(super) async fn open(policy: Policy) -> Result<Sandbox, Error> {
         Err(_) => return Err(Error::Gone(format!("its helper was not ready within {READY_WALL:?}"))),
     };
     match report {
-        Report::Ready { layers, cgroup } => {
+        Report::Ready { layers, cgroup, listens } => {
+            let gate = policy.egress.map(|egress| Arc::new(Gate::new(egress)));
+            let proxy = match &gate {
+                Some(gate) if listens => {
+                    let listener = tokio::time::timeout(HELLO_WALL, listener(&control)).await;
+                    let listener = listener.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                    let started = listener.and_then(|listener| Proxy::start(listener, gate.clone()));
+                    Some(started.map_err(Error::io("starting the sandbox's proxy"))?)
+                }
+                Some(_) | None => None,
+            };
             let control = control.into_std().map_err(Error::io("setting up the control socket"))?;
             control.set_nonblocking(false).map_err(Error::io("setting up the control socket"))?;
             let missing: Vec<Layer> = layers.into_iter().filter(|layer| !layer.holds).collect();
@@ -77,12 +90,26 @@ pub(super) async fn open(policy: Policy) -> Result<Sandbox, Error> {
                 project: tokio::sync::Mutex::default(),
                 outputs: super::outputs::Outputs::default(),
                 background: super::Background::default(),
+                gate,
+                _proxy: proxy,
             })
         }
         Report::Missing { layer, .. } => {
             Err(Error::Missing { layer: layer.name, detail: layer.detail, mend: layer.mend })
         }
         Report::Failed { what } => Err(Error::Gone(format!("setting it up failed: {what}"))),
+    }
+}
+
+/// The listener that follows when a session has a proxy.
+async fn listener(control: &tokio::net::UnixStream) -> io::Result<TcpListener> {
+    let received = control.async_io(tokio::io::Interest::READABLE, || wire::receive_with(control)).await?;
+    match received {
+        Some((wire::LISTENER, fds)) if fds.len() == 1 => {
+            let mut fds = fds.into_iter();
+            Ok(TcpListener::from(fds.next().expect("there is one")))
+        }
+        Some(_) | None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -203,6 +230,10 @@ fn setup(policy: &Policy, toolchains: &Toolchains, probing: bool) -> Result<Setu
         return Err(refuse("it is not a folder".to_owned()));
     }
     let mut shown = toolchains.shown.clone();
+    let reaches_out = policy.egress.as_ref().is_some_and(|egress| egress.is_open());
+    if !reaches_out {
+        shown.extend(toolchains.downloaded.iter().cloned());
+    }
     shown.extend(policy.read_only.iter().map(|path| Shown { host: path.clone(), at: path.clone() }));
     if let Some(why) = root::objection(&workspace, &toolchains.shown) {
         return Err(refuse(why));
@@ -213,6 +244,7 @@ fn setup(policy: &Policy, toolchains: &Toolchains, probing: bool) -> Result<Setu
         limits: policy.limits.clone(),
         read_only: shown,
         env: environment(policy, toolchains),
+        egress: policy.egress.as_ref().map(|egress| egress.inside().clone()),
         secrets: policy.secrets.clone(),
         lowered: policy.lowered.clone(),
         probing,

@@ -9,7 +9,8 @@
 //!                      session
 //! ```
 //!
-//! Session-wide, set up once: user, mount, ipc, uts, cgroup, network (loopback only) and pid namespaces; a tmpfs root of
+//! Session-wide, set up once: user, mount, ipc, uts, cgroup, network (loopback only, and the listener of the proxy in
+//! `egress` where the operator opens a way out) and pid namespaces; a tmpfs root of
 //! allow-listed read-only mounts with the workspace as the one writable folder of the host's; memory and process limits.
 //! For each command: a pid namespace and /proc of its own, no capabilities, no new privileges, Landlock, seccomp, rlimits,
 //! and an environment that is built, not inherited. A command ends with everything it started. All of this but the environment
@@ -42,9 +43,10 @@ pub use layers::Layer;
 pub(crate) use sys::unshare;
 
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::egress::{Contact, Gate, Proxy};
 use crate::files::{Answer, Request};
 use crate::sources::Project;
 use crate::{Error, Limits, Policy};
@@ -141,6 +143,10 @@ pub struct Sandbox {
     pub(crate) project: tokio::sync::Mutex<Project>,
     outputs: outputs::Outputs,
     background: Background,
+    /// The way out, where the operator opens one.
+    gate: Option<Arc<Gate>>,
+    /// What answers inside for it; it ends with the sandbox.
+    _proxy: Option<Proxy>,
 }
 
 impl Sandbox {
@@ -192,6 +198,27 @@ impl Sandbox {
         let request = Request::Text(crate::files::Text { path: path.to_owned(), bytes_max });
         let answer = self.files(&request).await?;
         Ok(answer.ok.then_some(answer.text))
+    }
+
+    /// The session's way out, where it has one.
+    pub(crate) fn gate(&self) -> Option<&Gate> {
+        self.gate.as_deref()
+    }
+
+    /// What commands and tools have reached for since this was asked last, and how many more such decisions there were
+    /// than are told one by one.
+    pub fn contacts(&self) -> (Vec<Contact>, u64) {
+        self.gate.as_ref().map_or_else(Default::default, |gate| gate.contacts().take())
+    }
+
+    /// Keeps a text as if a command had printed it: what of it is shown, whether that leaves something out, and the id
+    /// that all of it is found by then.
+    pub(crate) fn keep(&self, text: &str) -> (String, bool, Option<String>) {
+        let mut kept = outputs::Kept::default();
+        kept.take(text.as_bytes());
+        let (shown, truncated, spool) = kept.into_parts();
+        let id = spool.filter(|_| truncated).map(|spool| self.outputs.keep(spool));
+        (shown, truncated, id)
     }
 
     /// The layers that do not hold here although the policy lets the sandbox be open.

@@ -14,6 +14,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::sys::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::wire::{Setup, Shown};
+use crate::egress;
 
 /// The home folder inside: a tmpfs of the session's own.
 pub(super) const HOME: &str = "/home/saga";
@@ -137,7 +138,8 @@ pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
     for (target, link) in pieces.links {
         symlink(target, base.join(link.strip_prefix("/").expect("system paths are absolute")))?;
     }
-    for (path, text) in etc_files() {
+    let bundle = setup.egress.as_ref().and_then(|inside| inside.bundle.clone());
+    for (path, text) in etc_files().into_iter().chain(bundle.map(|text| (egress::BUNDLE, text))) {
         fs::write(inside(path), text)?;
         fs::set_permissions(inside(path), fs::Permissions::from_mode(0o644))?;
     }

@@ -12,6 +12,8 @@ use super::wire::Shown;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Toolchains {
     pub(super) shown: Vec<Shown>,
+    /// What has been downloaded on this host, shown where nothing can be downloaded: cargo writes beside it.
+    pub(super) downloaded: Vec<Shown>,
     pub(super) path: Vec<PathBuf>,
     pub(super) env: Vec<(String, String)>,
     /// For people: `cargo /root/.cargo/bin`.
@@ -70,7 +72,7 @@ impl Toolchains {
         for part in ["registry/cache", "registry/index", "git/db"] {
             let host = cargo.join(part);
             if host.is_dir() {
-                self.shown.push(Shown { host, at: inside.join(part) });
+                self.downloaded.push(Shown { host, at: inside.join(part) });
             }
         }
         self.env.push(("CARGO_HOME".to_owned(), inside.display().to_string()));

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Layer;
 use crate::Limits;
+use crate::egress::Inside;
 use crate::files;
 
 /// The helper's argv[0]: what tells a helper from a `saga` that somebody started.
@@ -25,6 +26,9 @@ pub(super) const FRAME_BYTES_MAX: usize = 2 * files::WRITE_BYTES_MAX + (1 << 20)
 
 /// The first thing the helper sends, so that a binary that is no helper is told at once.
 pub(super) const HELLO: u8 = b'H';
+
+/// What carries the listener for the session's proxy from the anchor to the service.
+pub(super) const LISTENER: u8 = b'n';
 
 /// A host path shown inside, at the same place unless `at` says otherwise.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +45,8 @@ pub(super) struct Setup {
     pub(super) read_only: Vec<Shown>,
     /// Complete environment of a command, before its own additions.
     pub(super) env: Vec<(String, String)>,
+    /// What comes with a way out, where the operator opens one.
+    pub(super) egress: Option<Inside>,
     /// Patterns of names that are secrets.
     pub(super) secrets: Vec<String>,
     pub(super) lowered: Vec<String>,
@@ -51,8 +57,8 @@ pub(super) struct Setup {
 /// Keeper or anchor → service: how the setup went.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// The sandbox is open.
-    Ready { layers: Vec<Layer>, cgroup: Option<super::cgroup::Place> },
+    /// The sandbox is open. With `listens`, [`LISTENER`] follows, and the listener of its proxy with it.
+    Ready { layers: Vec<Layer>, cgroup: Option<super::cgroup::Place>, listens: bool },
     /// A layer does not hold and may not be missing. `layers` are those tried before it.
     Missing { layers: Vec<Layer>, layer: Layer },
     /// Something else failed.
