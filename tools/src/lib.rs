@@ -16,6 +16,7 @@ mod builtin;
 pub mod checkpoint;
 mod error;
 mod files;
+pub mod mcp;
 pub mod outline;
 mod output;
 mod policy;

@@ -36,10 +36,12 @@ mod syscalls;
 mod terminal;
 mod toolchains;
 mod wire;
+mod wired;
 
 pub(crate) use background::{Background, Job};
 pub use layers::Layer;
 pub(crate) use sys::unshare;
+pub(crate) use wired::{Ends, Wired};
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -192,6 +194,19 @@ impl Sandbox {
         let request = Request::Text(crate::files::Text { path: path.to_owned(), bytes_max });
         let answer = self.files(&request).await?;
         Ok(answer.ok.then_some(answer.text))
+    }
+
+    /// Starts a command that the service talks with over its standard streams, for as long as what is returned is held.
+    pub(crate) async fn wire(&self, command: Command) -> Result<(Wired, Ends), Error> {
+        wired::start(self, command).await
+    }
+
+    /// A text as a model is shown it: harmless and capped. What is left out can be read and searched by the id.
+    pub(crate) fn shown(&self, text: &[u8]) -> (String, bool, Option<String>) {
+        let mut kept = outputs::Kept::default();
+        kept.take(text);
+        let (shown, truncated, spool) = kept.into_parts();
+        (shown, truncated, spool.filter(|_| truncated).map(|spool| self.outputs.keep(spool)))
     }
 
     /// The layers that do not hold here although the policy lets the sandbox be open.
