@@ -5,11 +5,13 @@
 
 mod auth;
 mod checkpoints;
+mod code;
 mod config;
 mod context;
 
 mod error;
 mod health;
+pub mod mcp;
 mod memories;
 mod metrics;
 mod routes;

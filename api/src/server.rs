@@ -69,6 +69,7 @@ pub(crate) async fn open(
         lowered: config.sandbox.lowered.clone(),
         secrets: config.sandbox.secrets.clone(),
         workspace_bytes: config.sandbox.workspace_bytes,
+        servers: crate::mcp::config::servers(&config.mcp).map_err(Failure::new)?,
         helper: None,
         kv_bytes_max: crate::host::memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / KV_SHARE,
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,
