@@ -27,6 +27,10 @@ fuzz seconds="600":
 deepseek:
     .ci/deepseek
 
+# The official conformance suite of the Model Context Protocol, fetched from npm, against our client and server.
+conformance:
+    .ci/conformance
+
 # The kernels of aarch64 against the specification, emulated with qemu-aarch64 on any machine.
 arm:
     .ci/arm

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::Message;
+use crate::equipped;
 use crate::lead;
 use crate::plan::{self, Task};
 
@@ -154,7 +155,7 @@ pub(crate) fn digest(past: &Past<'_>, summary: Option<&str>, chars_max: usize) -
         .left_out
         .iter()
         .filter_map(|message| match message {
-            Message::User { text } => Some(text.trim()),
+            Message::User { text } => Some(equipped::said(text).trim()),
             _ => None,
         })
         .collect();
@@ -266,7 +267,7 @@ pub(crate) fn missing(past: &Past<'_>, digest: &str, tail: &[Message]) -> Option
         .left_out
         .iter()
         .filter_map(|message| match message {
-            Message::User { text } => Some(begins(text)),
+            Message::User { text } => Some(begins(equipped::said(text))),
             _ => None,
         })
         .collect();

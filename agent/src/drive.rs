@@ -142,7 +142,7 @@ impl Driver<'_> {
                     }
                 }
             }
-            Action::Begin { turn } => self.record(Event::TurnStarted { turn }).await?,
+            Action::Begin { turn } => self.begin(turn).await?,
             Action::Recall { said } => self.recall(&said).await?,
             Action::Learn { turn } => self.learn(turn).await?,
             Action::Ask { call, why } => self.gate(call, Some(why)).await?,
@@ -163,6 +163,25 @@ impl Driver<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Begins a turn with the tools there are now. Servers that cannot be asked, and a sandbox that cannot be opened, are no reason
+    /// to keep people waiting: the first call says what is wrong.
+    async fn begin(&mut self, turn: u32) -> Result<(), Error> {
+        let known = self.state.equipment().clone();
+        let (switch, _) = Cancel::pair();
+        let (_, mut none) = mpsc::channel(1);
+        let (world, out) = (self.world, self.out);
+        match self.until(world.equip(&known, out), &switch, Abandon::Yes, &mut none).await? {
+            None => return Ok(()),
+            Some(Ok(servers)) if servers.is_empty() => {}
+            Some(Ok(servers)) => self.record(Event::Equipped { servers }).await?,
+            Some(Err(Error::Stopping)) => return Err(Error::Stopping),
+            Some(Err(error)) => {
+                tracing::warn!(session = %self.id, error = %in_full(&error), "the servers of tools cannot be asked");
+            }
+        }
+        self.record(Event::TurnStarted { turn }).await
     }
 
     /// A memory that cannot be asked is no reason to keep people waiting: the turn goes on without it, and says so.
@@ -381,7 +400,10 @@ impl Driver<'_> {
     }
 
     async fn act(&mut self, call: tools::Call) -> Result<(), Error> {
-        let replay = self.world.replay(&call.name);
+        let replay = match self.state.foreign(&call.name) {
+            Some(spec) => spec.replay,
+            None => self.world.replay(&call.name),
+        };
         let led = self.state.created().is_some_and(|created| created.led);
         let before = if led && replay == Replay::Unsafe { self.world.before(&call).await? } else { None };
         let kept = before.is_some();

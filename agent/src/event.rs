@@ -11,6 +11,7 @@ use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tools::checkpoint::Tree;
 use tools::egress::Contact;
+use tools::mcp::Equipment;
 use tools::rules::Rule;
 use tools::{Call, Outcome, Replay, Spec};
 
@@ -29,6 +30,12 @@ pub enum Event {
         id: String,
         /// What was said.
         text: String,
+    },
+    /// Servers that the operator has configured give tools from now on, or give others than before. Written before a turn, never
+    /// within one.
+    Equipped {
+        /// Those that are new or have changed; of the others holds what was written last.
+        servers: Vec<Equipment>,
     },
     /// The agent took up the inputs that were waiting.
     TurnStarted {

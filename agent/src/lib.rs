@@ -20,6 +20,7 @@ mod context;
 mod decide;
 pub mod dialect;
 mod drive;
+mod equipped;
 mod error;
 mod event;
 mod focus;

@@ -13,6 +13,7 @@ use memory::{Journal, Memory, NoteId, Seq};
 use tokio::sync::Mutex;
 use tools::checkpoint::{Checkpoints, Difference, Tree};
 use tools::egress::{Contact, Egress};
+use tools::mcp::{self, Equipment};
 use tools::rules::{self, Level, Rule, Rules, Verdict};
 use tools::{Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
 
@@ -66,6 +67,8 @@ pub struct LiveOptions {
     pub egress: Option<Arc<Egress>>,
     /// By how much a session's workspace may grow, in place of the usual amount. Bytes.
     pub workspace_bytes: Option<u64>,
+    /// The servers whose tools sessions have besides their own.
+    pub servers: Vec<mcp::Server>,
     /// The binary that becomes the sandbox's processes; this one when left out.
     pub helper: Option<PathBuf>,
     /// Bytes of KV that resting sessions may hold together.
@@ -168,8 +171,7 @@ struct Facts {
 impl Live {
     /// The real world over `memory`.
     pub fn new(options: LiveOptions, memory: Memory) -> Arc<Live> {
-        let toolbox =
-            options.egress.as_ref().map_or_else(Toolbox::builtin, |egress| Toolbox::reaching_out(egress));
+        let toolbox = Toolbox::new(options.egress.as_deref(), &[]);
         Arc::new(Live {
             options,
             code: Code::new(memory.clone()),
@@ -350,6 +352,26 @@ impl Live {
         })
     }
 
+    /// Finds code in a folder, as the tool `search_code` of a session does.
+    ///
+    /// # Errors
+    /// [`Error::OutsideRoots`] when the folder lies outside of the roots; [`Error::Tools`] when it cannot be looked into.
+    pub async fn search_code(
+        &self,
+        folder: &Path,
+        query: &str,
+        below: Option<&str>,
+    ) -> Result<Outcome, Error> {
+        let workspace = workspace(folder, &self.options.roots)?;
+        let sandbox = Arc::new(Sandbox::open(self.policy(&workspace)).await?);
+        let mut arguments = serde_json::json!({ "query": query });
+        if let Some(below) = below {
+            arguments["path"] = below.into();
+        }
+        let call = Call { id: String::new(), name: code::spec().name, arguments };
+        self.code.search(&sandbox, &call).await
+    }
+
     /// What sessions have computed that lies on disk.
     pub fn snapshots(&self) -> Option<&Snapshots> {
         self.options.snapshots.as_ref()
@@ -478,6 +500,9 @@ impl Worlds for Arc<Live> {
             .map(|(level, rules)| Ok((level, Rules::new(level, rules).map_err(Error::BadRequest)?)))
             .collect::<Result<_, Error>>()?,
             led: created.led,
+            model: created.model.clone(),
+            dialect: Dialect::named(&created.dialect),
+            toolbox: Toolbox::new(self.options.egress.as_deref(), &self.options.servers),
             id: id.clone(),
             notebook: Notebook::new(self.memory.clone(), id, &created.workspace),
             slot: self.options.snapshots.as_ref().map(|snapshots| snapshots.slot(&self.slot_name(id))),
@@ -543,6 +568,10 @@ struct LiveWorld {
     rules: Vec<(Level, Rules)>,
     /// Whether the session's model is led.
     led: bool,
+    model: String,
+    dialect: Option<Dialect>,
+    /// The tools, with servers of this session's own.
+    toolbox: Toolbox,
     id: SessionId,
     notebook: Notebook,
     /// Where its timeline is kept on disk.
@@ -559,6 +588,39 @@ impl LiveWorld {
         let opened = Arc::new(Sandbox::open(self.policy.clone()).await?);
         *sandbox = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// A server's tools as this session's model can call them: with schemas that its grammar can be made of.
+    async fn fit(&self, equipment: &mut Equipment, out: &Sink) {
+        let server = self.live.options.servers.iter().find(|server| server.name == equipment.server);
+        let asks = server.is_none_or(|server| server.approve.is_none());
+        if asks && self.live.options.lowered.iter().any(|layer| layer == "network") {
+            // Then a server in the sandbox may send anything anywhere.
+            let inside = equipment.tools.iter_mut().filter(|spec| spec.reach == Reach::Workspace);
+            inside.for_each(|spec| spec.reach = Reach::Outside);
+        }
+        if self.led {
+            equipment.tools = equipment.tools.iter().map(plain).collect();
+        }
+        // Only the embedded engine binds a model by a grammar; what cannot be loaded is said where it is to think.
+        let Some(dialect) = self.dialect else { return };
+        let Ok(engine) = self.live.engine(&self.model, out).await else { return };
+        let special = |name: &str| engine.tokenizer().special(name);
+        let makes_a_grammar = |spec: &Spec| {
+            engine.grammar(&dialect.grammar(&[spec], crate::dialect::Shape::Free, &[], special)).map(drop)
+        };
+        let mut notes = Vec::new();
+        equipment.tools.retain_mut(|spec| {
+            let Err(error) = makes_a_grammar(spec) else { return true };
+            *spec = mcp::plainer(spec);
+            let kept = makes_a_grammar(spec).is_ok();
+            notes.push(match kept {
+                true => format!("{}: any value is taken for its arguments: {error}", spec.name),
+                false => format!("{}: left out: {error}", spec.name),
+            });
+            kept
+        });
+        equipment.notes.extend(notes);
     }
 }
 
@@ -583,6 +645,19 @@ impl World for LiveWorld {
     fn replay(&self, tool: &str) -> Replay {
         // A tool nobody knows does nothing, so its refusal may be given again. To remember or to forget twice is to do it once.
         self.live.toolbox.spec(tool).map_or(Replay::Safe, |spec| spec.replay)
+    }
+
+    async fn equip(&self, known: &BTreeMap<String, Equipment>, out: &Sink) -> Result<Vec<Equipment>, Error> {
+        if self.live.options.servers.is_empty() && known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut servers = self.toolbox.equip(&self.sandbox().await?, known).await?;
+        for server in &mut servers {
+            self.fit(server, out).await;
+        }
+        // What had to be made simpler may be what it was made into before.
+        servers.retain(|now| known.get(&now.server).is_none_or(|before| now.differs(before)));
+        Ok(servers)
     }
 
     async fn think(
@@ -734,7 +809,7 @@ impl World for LiveWorld {
         let show = move |text: &str| sink.say(Progress::Output { call: id.clone(), text: text.to_string() });
         let done = tokio::select! {
             biased;
-            done = self.live.toolbox.perform(call, &sandbox, &show) => done,
+            done = self.toolbox.perform(call, &sandbox, &show) => done,
             // Dropping the call kills what it started.
             () = cancel.set() => return Ok(Outcome::refused("stopped: the turn was interrupted while this was running")),
         };

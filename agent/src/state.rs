@@ -10,12 +10,14 @@ use std::sync::Arc;
 use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tools::checkpoint::Tree;
-use tools::{Call, Outcome, Reach, Replay};
+use tools::mcp::{self, Equipment};
+use tools::{Call, Outcome, Reach, Replay, Spec};
 
 use crate::check;
 use crate::compact;
 use crate::context::{Answer, Message};
 use crate::dialect::{Bound, Shape};
+use crate::equipped;
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
@@ -26,7 +28,11 @@ use crate::recall::{self, Recollection};
 /// A session as its journal tells it.
 #[derive(Debug, Clone, Default)]
 pub struct State {
+    /// As it was made, but with the tools of servers as they are now.
     created: Option<Arc<Created>>,
+    /// What the servers give, by their names, and those of their tools that the model was told of.
+    equipment: BTreeMap<String, Equipment>,
+    told: Vec<Spec>,
     last: Option<Seq>,
     created_ms: u64,
     updated_ms: u64,
@@ -259,6 +265,7 @@ impl State {
                 self.waiting.push(text);
                 self.answered = false;
             }
+            Event::Equipped { servers } => self.equip(servers),
             Event::TurnStarted { turn } => {
                 self.turn = *turn;
                 self.running = true;
@@ -376,6 +383,12 @@ impl State {
                         self.plan = tasks;
                     }
                     self.outcomes.insert(id.clone(), (outcome.ok, outcome.summary.clone()));
+                    if mcp::server_of(&call.name).is_some() {
+                        // Whatever a server answers, somebody else wrote it.
+                        self.external = true;
+                        self.doubtful = true;
+                        self.diary.read_external();
+                    }
                     self.lead.ended(&call.name, &call.arguments, outcome);
                     let workspace = self.created.as_ref().map(|created| created.workspace.as_path());
                     self.known.ended(
@@ -474,6 +487,8 @@ impl State {
         self.room.asked = None;
         self.room.tried = true;
         self.room.compactions.push(compaction);
+        // Where the model was told of tools may be left out now, and the prompt is computed anew in any case.
+        self.place_tools();
     }
 
     fn uncompacted(&mut self) {
@@ -494,6 +509,33 @@ impl State {
     /// How many messages at the front of the conversation are its system prompt and a digest.
     pub(crate) fn head(&self) -> usize {
         (1 + usize::from(!self.room.compactions.is_empty())).min(self.conversation.len())
+    }
+
+    /// Servers give other tools from now on. Until the model has been asked for the first time they stand among its own, where every
+    /// prompt begins; later it is told of them with what people say next, so that no prompt changes but at its end.
+    fn equip(&mut self, servers: &[Equipment]) {
+        let Some(created) = &mut self.created else { return };
+        let named = servers.iter().map(|now| (now.server.clone(), now.clone()));
+        self.equipment.extend(named);
+        let created = Arc::make_mut(created);
+        created.tools.retain(|spec| mcp::server_of(&spec.name).is_none());
+        let given = self.equipment.values().flat_map(|equipment| &equipment.tools);
+        created.tools.extend(given.cloned());
+        if self.step == 0 {
+            self.place_tools();
+        }
+    }
+
+    /// The prompt begins with the tools as they are now. A led model is told of servers' tools elsewhere, and then once more.
+    fn place_tools(&mut self) {
+        let Some(created) = &self.created else { return };
+        match Arc::make_mut(&mut self.conversation).first_mut() {
+            Some(Message::System { tools, .. }) if !created.led => {
+                tools.clone_from(&created.tools);
+                self.told = equipped::foreign(tools);
+            }
+            _ => self.told.clear(),
+        }
     }
 
     /// Nothing is under way any more.
@@ -589,9 +631,17 @@ impl State {
         for text in &self.waiting {
             self.lead.asked(text);
         }
+        let mut news = self.created.as_ref().filter(|_| !self.waiting.is_empty()).and_then(|created| {
+            let now = equipped::foreign(&created.tools);
+            let before = std::mem::replace(&mut self.told, now);
+            equipped::news(&before, &self.told, created.led)
+        });
         let mut waiting = self.waiting.drain(..).peekable();
         while let Some(text) = waiting.next() {
             let mut text = text.to_string();
+            if let Some(news) = news.take() {
+                text = format!("{news}\n\n{text}");
+            }
             if waiting.peek().is_none() && !self.recalled.is_empty() {
                 text = format!(
                     "{}\n\n{}",
@@ -717,7 +767,18 @@ impl State {
         }
     }
 
-    /// What the session is, once it has been created.
+    /// What servers give to the session, by their names.
+    pub fn equipment(&self) -> &BTreeMap<String, Equipment> {
+        &self.equipment
+    }
+
+    /// A tool of a server, if there is one of this name.
+    pub(crate) fn foreign(&self, tool: &str) -> Option<&Spec> {
+        mcp::server_of(tool)?;
+        self.created.as_ref()?.tools.iter().find(|spec| spec.name == tool)
+    }
+
+    /// What the session is, once it has been created: as it was made, but with the tools that it has now.
     pub fn created(&self) -> Option<&Arc<Created>> {
         self.created.as_ref()
     }
@@ -870,15 +931,18 @@ impl State {
 
     /// Why a call is not to run before somebody has approved of it; nothing when it may.
     pub(crate) fn guarded(&self, call: &Call) -> Option<String> {
-        match self.reach(call)? {
-            Reach::Final => Some("it cannot be taken back".to_string()),
+        match (self.reach(call)?, mcp::server_of(&call.name)) {
+            (Reach::Final, Some(server)) => {
+                Some(format!("the tools of the server {server} are not to run unasked"))
+            }
+            (Reach::Final, None) => Some("it cannot be taken back".to_string()),
             // Files and what commands print may be written to mislead as well. No filter tells which are; only this holds.
-            Reach::Outside if self.always(call) => None,
-            Reach::Outside if self.doubtful || self.calls_done > 0 => Some(
+            (Reach::Outside, _) if self.always(call) => None,
+            (Reach::Outside, _) if self.doubtful || self.calls_done > 0 => Some(
                 "it reaches beyond the workspace, and the session has read what nobody vouches for"
                     .to_string(),
             ),
-            Reach::Outside | Reach::Workspace => None,
+            (Reach::Outside | Reach::Workspace, _) => None,
         }
     }
 

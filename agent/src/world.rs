@@ -1,6 +1,6 @@
 //! The one seam: every effect the agent has goes through [`World`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tools::checkpoint::{Difference, Tree};
 use tools::egress::Contact;
+use tools::mcp::Equipment;
 use tools::rules::Verdict;
 use tools::{Call, Outcome};
 
@@ -43,6 +44,13 @@ pub trait World: Send + Sync {
     /// How long somebody may take to approve of a call. Milliseconds; nothing: as long as they like.
     fn approval_ms(&self) -> Option<u64> {
         None
+    }
+
+    /// What the servers of tools give now, where that is something else than is known of them. A server that cannot be asked
+    /// says so in its equipment.
+    async fn equip(&self, known: &BTreeMap<String, Equipment>, out: &Sink) -> Result<Vec<Equipment>, Error> {
+        let _ = (known, out);
+        Ok(Vec::new())
     }
 
     /// Lets the model reply to the conversation. Ends early, with what there is and [`Stop::Interrupted`], once `cancel` is set.

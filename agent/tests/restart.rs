@@ -64,6 +64,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         egress: None,
         workspace_bytes: None,
         lowered: Vec::new(),
+        servers: Vec::new(),
         helper: None,
         kv_bytes_max: 1 << 30,
         snapshots: Some(snapshots(folder)),

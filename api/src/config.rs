@@ -15,6 +15,7 @@ use tools::rules::{Level, Rule, Rules};
 
 use crate::egress::EgressConfig;
 use crate::failure::Failure;
+use crate::mcp::config::{McpConfig, servers};
 
 /// The settings of a service, as its TOML file spells them. Every field may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +72,9 @@ pub struct Config {
     pub minds: BTreeMap<String, MindConfig>,
     /// Which calls may run, which somebody is asked about first, and which do not.
     pub rules: Vec<Rule>,
+    /// Servers whose tools sessions may use, by the names that these tools begin with.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub mcp: BTreeMap<String, McpConfig>,
 }
 
 /// Limits of each turn.
@@ -213,6 +217,7 @@ impl Default for Config {
             sandbox: SandboxConfig::default(),
             minds: BTreeMap::new(),
             rules: Vec::new(),
+            mcp: BTreeMap::new(),
         }
     }
 }
@@ -278,6 +283,7 @@ impl Config {
         if steps_max == 0 || output_tokens_max == 0 || reply_tokens_max == 0 {
             return Err("a budget of 0 would end every turn before it begins; give 1 or more".to_string());
         }
+        servers(&self.mcp)?;
         if let Some(root) = self.workspace_roots.iter().find(|root| !root.is_absolute()) {
             return Err(format!("the workspace root {} is not absolute; write it from / on", root.display()));
         }
@@ -583,7 +589,9 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_read_again() {
-        let config = Config { context_tokens: Some(8192), ..Config::default() };
+        let docs = McpConfig { command: vec!["docs".into()], approve: Some(true), ..McpConfig::default() };
+        let mcp = BTreeMap::from([("docs".to_string(), docs)]);
+        let config = Config { context_tokens: Some(8192), mcp, ..Config::default() };
         assert_eq!(Config::parse(&config.to_toml(), Path::new("x")).unwrap(), config);
     }
 
@@ -593,7 +601,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `mcp`; `saga config print` shows every setting with its value"
             ],
         );
         check(
@@ -606,6 +614,12 @@ mod tests {
             "[budget]\nsteps_max = 0\n",
             expect![
                 "/etc/saga.toml: a budget of 0 would end every turn before it begins; give 1 or more; `saga config print` shows every setting with its value"
+            ],
+        );
+        check(
+            "[mcp.docs]\ncommand = [\"docs\"]\nurl = \"http://localhost:1/mcp\"\n",
+            expect![
+                "/etc/saga.toml: mcp.docs: give either a command or a url; `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -5,12 +5,14 @@
 
 mod auth;
 mod checkpoints;
+mod code;
 mod config;
 mod context;
 mod egress;
 
 mod error;
 mod health;
+pub mod mcp;
 mod memories;
 mod metrics;
 mod routes;

@@ -16,8 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::Problem;
+use crate::mcp::{Mouth, Way, mount};
 use crate::service::Service;
-use crate::{checkpoints, context, health, memories, metrics, sessions, stream};
+use crate::{checkpoints, code, context, health, memories, metrics, sessions, stream};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -56,6 +57,7 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(memories::get, memories::delete))
         .routes(routes!(memories::changes_of))
         .routes(routes!(memories::admit))
+        .routes(routes!(code::search))
         .routes(routes!(metrics::metrics))
 }
 
@@ -83,13 +85,16 @@ pub fn router(service: Service) -> Router {
 
 fn table(service: Service) -> Router {
     let guard = from_fn_with_state(service.clone(), guard);
-    let table = open().merge(guarded().route_layer(guard));
+    let table = open().merge(guarded().route_layer(guard.clone()));
     let (router, _) = table.split_for_parts();
-    router
+    let routes = router
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(service)
+        .with_state(service);
+    // What other agents ask for there is asked of these very routes, with the key they have shown.
+    let mouth = Mouth::new(Way::Within(routes.clone()));
+    routes.merge(mount("/mcp", move || mouth.clone(), false).route_layer(guard))
 }
 
 async fn guard(State(service): State<Service>, request: Request, next: Next) -> Result<Response, Problem> {

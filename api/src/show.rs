@@ -6,6 +6,7 @@ use std::time::Instant;
 use agent::{End, Event, Loop, Progress, Recorded};
 use serde_json::Value;
 use tools::egress::Contact;
+use tools::mcp::Equipment;
 use tools::{Call, Outcome};
 
 use crate::client::Heard;
@@ -249,6 +250,13 @@ impl Show {
             Event::Uncompacted => {
                 screen.line(&screen.ink(Ink::Dim, "⇱ the model is shown again what was left out last"));
             }
+            Event::Equipped { servers } => {
+                for server in servers {
+                    let line = equipment_in_words(server, screen.width().saturating_sub(12).max(60));
+                    let ink = if server.trouble.is_some() { Ink::Warn } else { Ink::Dim };
+                    screen.line(&screen.ink(ink, &format!("⚒ {line}")));
+                }
+            }
             Event::Looping { what, .. } => {
                 let what = loop_in_words(what, screen.width().saturating_sub(60).max(24));
                 screen.line(&screen.ink(Ink::Warn, &format!("⟳ {what}")));
@@ -359,6 +367,17 @@ pub(crate) fn in_words(call: &Call, width: usize) -> String {
     match about {
         Some(about) => one_line(&format!("{} {about}", call.name), width),
         None => one_line(&call.name, width),
+    }
+}
+
+/// What a server of tools gives, on a line of about `width` characters.
+pub(crate) fn equipment_in_words(equipment: &Equipment, width: usize) -> String {
+    let Equipment { server, tools, notes, trouble } = equipment;
+    let plural = if tools.len() == 1 { "" } else { "s" };
+    match trouble {
+        Some(why) => format!("the server {server} cannot be used: {}", one_line(why, width)),
+        None if notes.is_empty() => format!("{server}: {} tool{plural}", tools.len()),
+        None => format!("{server}: {} tool{plural}, with notes; see `saga mcp check {server}`", tools.len()),
     }
 }
 

@@ -539,6 +539,28 @@ pub(crate) struct NewInput {
     pub(crate) text: String,
 }
 
+/// Code to look for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CodeSearch {
+    /// The folder: absolute, and under one of the service's workspace roots.
+    #[schema(value_type = String, example = "/home/me/src/project")]
+    pub(crate) workspace: PathBuf,
+    /// What the code does, in words.
+    #[schema(min_length = 1, example = "retries a request that timed out")]
+    pub(crate) query: String,
+    /// Only below this folder of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+}
+
+/// Code that was found.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct CodeFound {
+    /// The places, best first: each with its path, its lines, what it is called and how it begins.
+    pub(crate) text: String,
+}
+
 /// That something asked for is durable.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Admitted {
@@ -557,8 +579,9 @@ pub(crate) struct Event {
     pub(crate) seq: u64,
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
-    /// What happened: `created`, `input`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
-    /// `approval_given`, `call_started`, `egress`, `call_finished`, `call_lost`, `undone`, `looping`, `interrupted`, `turn_ended` or
+    /// What happened: `created`, `input`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
+    /// `approval_given`, `call_denied`, `call_started`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
+    /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.
     #[serde(rename = "type")]
     pub(crate) kind: String,

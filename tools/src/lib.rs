@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod egress;
 mod error;
 mod files;
+pub mod mcp;
 pub mod outline;
 mod output;
 mod policy;

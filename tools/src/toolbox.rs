@@ -1,33 +1,51 @@
 //! The tools of a session, by name.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::builtin;
 use crate::egress::Egress;
+use crate::mcp::{self, Equipment, Servers};
 use crate::{Call, Error, Outcome, Sandbox, Spec, Tool};
 
 /// The tools a model may call.
 pub struct Toolbox {
     tools: Vec<Box<dyn Tool>>,
+    servers: Servers,
 }
 
 impl Toolbox {
     /// The built-in tools: `exec`, `read`, `write`, `edit`, `grep`, `glob`, `list`, `symbols`, `process`, `apply_patch`.
     pub fn builtin() -> Toolbox {
-        Toolbox { tools: builtin::all(None) }
+        Toolbox::new(None, &[])
     }
 
-    /// The same for sessions that may reach out, and `fetch` where anything can be reached.
-    pub fn reaching_out(egress: &Egress) -> Toolbox {
-        Toolbox { tools: builtin::all(Some(egress)) }
+    /// The built-in tools, with `fetch` where anything can be reached, and those of servers. Servers belong to one session: their toolbox
+    /// is used with one sandbox.
+    pub fn new(egress: Option<&Egress>, servers: &[mcp::Server]) -> Toolbox {
+        Toolbox { tools: builtin::all(egress), servers: Servers::new(servers) }
     }
 
-    /// What the model is told, in the order it is told.
+    /// What the servers give now, where that differs from what is known of them: see [`Servers::equip`].
+    ///
+    /// # Errors
+    /// Only when the sandbox itself failed.
+    pub async fn equip(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        known: &BTreeMap<String, Equipment>,
+    ) -> Result<Vec<Equipment>, Error> {
+        self.servers.equip(sandbox, known).await
+    }
+
+    /// What the model is told of the built-in tools, in the order it is told.
     pub fn specs(&self) -> Vec<&Spec> {
         self.tools.iter().map(|tool| tool.spec()).collect()
     }
 
-    /// The spec of one tool.
+    /// The spec of one built-in tool.
     pub fn spec(&self, name: &str) -> Option<&Spec> {
         self.find(name).map(|tool| tool.spec())
     }
@@ -47,6 +65,9 @@ impl Toolbox {
         sandbox: &Sandbox,
         out: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Outcome, Error> {
+        if mcp::server_of(&call.name).is_some() {
+            return self.servers.call(call, sandbox, out).await;
+        }
         let Some(tool) = self.find(&call.name) else {
             let names: Vec<&str> = self.specs().iter().map(|spec| spec.name.as_str()).collect();
             let name: String = call.name.chars().filter(|c| !c.is_control()).take(60).collect();

@@ -131,7 +131,14 @@ impl Agent {
             holding(&all).into_iter().map(|n| all[n].clone()).collect()
         };
         let state = State::fold(&held);
-        let mut created = Created::clone(state.created().ok_or_else(|| Error::NoSession(id.clone()))?);
+        // As it was made: the events that are copied add what servers gave it since.
+        let mut created = held
+            .iter()
+            .find_map(|event| match &event.event {
+                Event::Created(created) => Some(Created::clone(created)),
+                _ => None,
+            })
+            .ok_or_else(|| Error::NoSession(id.clone()))?;
         let kept = match into {
             Some(_) => Some(checkpoint_at(id, &events, at)?.tree),
             None => None,

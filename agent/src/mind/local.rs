@@ -25,6 +25,8 @@ pub struct LocalMind {
     dialect: Dialect,
     /// Of the replies asked for last: their shape, the tools left out, what their arguments are bound to, and the grammar.
     grammars: VecDeque<(Shape, BTreeSet<String>, Vec<Bound>, Grammar)>,
+    /// The tools that they are made of.
+    tools: Vec<Spec>,
     timeline: Timeline,
     /// Where the timeline is written at the end of each reply, and what it is sealed with.
     slot: Option<Slot>,
@@ -47,11 +49,16 @@ impl LocalMind {
             ))
         })?;
         let timeline = begin(&engine, secret.as_ref())?;
-        Ok(LocalMind { engine, dialect, grammars: VecDeque::new(), timeline, slot, secret })
+        let tools = created.tools.clone();
+        Ok(LocalMind { engine, dialect, grammars: VecDeque::new(), tools, timeline, slot, secret })
     }
 
     /// The grammar of a reply, compiled at first use: a few milliseconds.
     fn grammar(&mut self, created: &Created, manner: &Manner) -> Result<Grammar, Error> {
+        if self.tools != created.tools {
+            self.grammars.clear();
+            self.tools.clone_from(&created.tools);
+        }
         let known = self.grammars.iter().find(|(shape, without, bound, _)| {
             (shape, without, bound) == (&manner.shape, &manner.without, &manner.bounds)
         });

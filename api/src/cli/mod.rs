@@ -9,10 +9,11 @@ mod eval;
 mod experts;
 mod follow;
 mod logits;
+mod mcp;
 mod memory;
 mod model;
 mod plan;
-mod reach;
+pub(crate) mod reach;
 mod render;
 mod resume;
 mod rules;
@@ -82,6 +83,8 @@ enum Command {
     Eval(eval::Args),
     /// Hold rules about which calls may run against what sessions have called.
     Rules(rules::Args),
+    /// Serve other agents over the Model Context Protocol, and check the servers that sessions use.
+    Mcp(mcp::Args),
     /// Add, list and remove tenants: teams that share a service and nothing else.
     #[command(subcommand)]
     Tenants(tenants::Args),
@@ -140,6 +143,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Memory(args) => memory::run(args).await,
         Command::Eval(args) => eval::run(args).await,
         Command::Rules(args) => rules::run(args).await,
+        Command::Mcp(args) => mcp::run(args).await,
         Command::Tenants(args) => tenants::run(args).await,
         Command::Model(args) => model::run(args).await,
         Command::Demo(args) => demo::run(args).await,
@@ -157,10 +161,14 @@ fn fail(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.exit_code())
 }
 
-/// Sends the log to standard error. A service logs what it does; a command for people only what is wrong.
+/// Sends the log to standard error. A service logs what it does; a command for people only what is wrong. What goes wrong between the
+/// two sides of a protocol is said by whoever uses it, and not by its library as well.
 fn log(command: &Command) {
-    let usual =
-        if matches!(command, Command::Up(_)) { "warn,saga=info,api=info,agent=info" } else { "error" };
+    let usual = if matches!(command, Command::Up(_)) {
+        "warn,saga=info,api=info,agent=info,rmcp=off"
+    } else {
+        "error,rmcp=off"
+    };
     let wish = std::env::var("SAGA_LOG").ok().filter(|wish| !wish.trim().is_empty());
     let filter = tracing_subscriber::EnvFilter::try_new(wish.as_deref().unwrap_or(usual))
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));

@@ -14,7 +14,9 @@ use crate::client::Client;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
-use crate::show::{compacted_in_words, contacts_in_words, end_in_words, in_words, loop_in_words, numbers};
+use crate::show::{
+    compacted_in_words, contacts_in_words, end_in_words, equipment_in_words, in_words, loop_in_words, numbers,
+};
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
 
@@ -629,6 +631,9 @@ fn line(recorded: &Recorded) -> String {
         }
         Event::NotCompacted { why } => format!("no room was made: {why}"),
         Event::Uncompacted => "the model is shown again what was left out last".to_string(),
+        Event::Equipped { servers } => {
+            servers.iter().map(|server| equipment_in_words(server, 200)).collect::<Vec<_>>().join("; ")
+        }
         Event::Looping { what, .. } => loop_in_words(what, 200),
         Event::Interrupted => "interrupted".to_string(),
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),

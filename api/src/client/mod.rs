@@ -1,15 +1,15 @@
 //! The other end of the API, for `saga run`, `resume`, `sessions` and the demo.
 //!
 //! It speaks plain HTTP over one connection per request with the same library that serves it: the service is on this
-//! machine, or at the end of a tunnel that does the encrypting.
+//! machine, or at the end of a tunnel that does the encrypting. Within the service itself it asks the routes directly.
 
 mod sse;
 
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::Router;
+use axum::body::{Body, Bytes};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tower::ServiceExt;
 
 use crate::auth::Key;
 use crate::context::{Context, NewCompaction};
@@ -37,11 +38,21 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A way to one service.
 #[derive(Clone)]
 pub(crate) struct Client {
-    /// `host:port`, as it stands in the URL.
-    authority: String,
-    host: String,
-    port: u16,
+    way: Way,
     key: Option<Key>,
+}
+
+#[derive(Clone)]
+enum Way {
+    /// Over the network.
+    Net {
+        /// `host:port`, as it stands in the URL.
+        authority: String,
+        host: String,
+        port: u16,
+    },
+    /// In this very process.
+    Within(Router),
 }
 
 /// Why a request was not answered as hoped.
@@ -101,12 +112,24 @@ impl Client {
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_string();
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Client { authority: authority.to_string(), host, port, key })
+        Ok(Client { way: Way::Net { authority: authority.to_string(), host, port }, key })
+    }
+
+    /// A client of these routes, which ask for a key as they do of everybody.
+    pub(crate) fn within(routes: Router, key: Option<Key>) -> Client {
+        Client { way: Way::Within(routes), key }
     }
 
     /// The service's address as a URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.authority)
+        format!("http://{}", self.authority())
+    }
+
+    fn authority(&self) -> &str {
+        match &self.way {
+            Way::Net { authority, .. } => authority,
+            Way::Within(_) => "localhost",
+        }
     }
 
     /// Whether the service can think.
@@ -222,6 +245,11 @@ impl Client {
         self.ask(method, &format!("/v1/memories{path}"), body.map(json)).await
     }
 
+    /// Finds code by what it does.
+    pub(crate) async fn search_code(&self, wish: &wire::CodeSearch) -> Result<wire::CodeFound, Refusal> {
+        self.ask(Method::POST, "/v1/code/search", Some(json(wish))).await
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -234,7 +262,7 @@ impl Client {
     }
 
     /// The response if it is a success, else what the service says about it.
-    async fn good(&self, response: Response<Incoming>) -> Result<Response<Incoming>, Refusal> {
+    async fn good(&self, response: Response<Body>) -> Result<Response<Body>, Refusal> {
         if response.status().is_success() {
             return Ok(response);
         }
@@ -246,13 +274,13 @@ impl Client {
         }
     }
 
-    async fn body<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, Refusal> {
+    async fn body<T: DeserializeOwned>(&self, response: Response<Body>) -> Result<T, Refusal> {
         let status = response.status();
         let bytes = self.bytes(response).await?;
         serde_json::from_slice(&bytes).map_err(|_| self.strange(status))
     }
 
-    async fn bytes(&self, response: Response<Incoming>) -> Result<Bytes, Refusal> {
+    async fn bytes(&self, response: Response<Body>) -> Result<Bytes, Refusal> {
         let whole = timeout(ANSWER, Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect()).await;
         match whole {
             Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -267,23 +295,8 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
         headers: &[(header::HeaderName, &'static str)],
-    ) -> Result<Response<Incoming>, Refusal> {
-        let connect = timeout(CONNECT, TcpStream::connect((self.host.as_str(), self.port))).await;
-        let stream = match connect {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.lost(&error.to_string())),
-            Err(_) => return Err(self.lost("no connection within 10 s")),
-        };
-        // Small requests and answers go back and forth: waiting to fill packets would only slow them. If it cannot be
-        // set, they are slower.
-        let _ = stream.set_nodelay(true);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error.to_string()))?;
-        // Ends with the response's body or when it is dropped; what goes wrong in it is seen by the reader too.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
+    ) -> Result<Response<Body>, Refusal> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.authority());
         for (name, value) in headers {
             request = request.header(name, *value);
         }
@@ -300,11 +313,41 @@ impl Client {
         let request = request
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|error| Refusal::Lost(Failure::new(format!("{path} cannot be asked for: {error}"))))?;
-        match timeout(ANSWER, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.lost(&error.to_string())),
-            Err(_) => Err(self.lost("no answer came")),
-        }
+        let answer = async {
+            match &self.way {
+                Way::Net { host, port, .. } => self.dial(host, *port, request).await,
+                Way::Within(routes) => match routes.clone().oneshot(request.map(Body::new)).await {
+                    Ok(response) => Ok(response),
+                    Err(never) => match never {},
+                },
+            }
+        };
+        timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(self.lost("no answer came")))
+    }
+
+    async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, Refusal> {
+        let connect = timeout(CONNECT, TcpStream::connect((host, port))).await;
+        let stream = match connect {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.lost(&error.to_string())),
+            Err(_) => return Err(self.lost("no connection within 10 s")),
+        };
+        // Small requests and answers go back and forth: waiting to fill packets would only slow them. If it cannot be
+        // set, they are slower.
+        let _ = stream.set_nodelay(true);
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error.to_string()))?;
+        // Ends with the response's body or when it is dropped; what goes wrong in it is seen by the reader too.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let response = sender.send_request(request).await.map_err(|error| self.lost(&error.to_string()))?;
+        Ok(response.map(Body::new))
     }
 
     fn lost(&self, why: &str) -> Refusal {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 /// Silence after which a stream counts as dead: three heartbeats of the service.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -23,12 +23,12 @@ pub(crate) struct Heard {
 
 /// The events of one response.
 pub(crate) struct Stream {
-    body: Incoming,
+    body: Body,
     parser: Parser,
 }
 
 impl Stream {
-    pub(crate) fn new(body: Incoming) -> Stream {
+    pub(crate) fn new(body: Body) -> Stream {
         Stream { body, parser: Parser::default() }
     }
 

@@ -1,6 +1,7 @@
 //! The API as a client meets it, over a real port, a real agent and a real memory; only the mind is scripted.
 
 mod events;
+mod mcp;
 mod requests;
 mod tenants;
 mod world;

@@ -366,6 +366,7 @@ fn every_route_is_in_the_document() {
         GET    /metrics metrics
         GET    /openapi.json openapi
         GET    /ready ready
+        POST   /v1/code/search search_code
         GET    /v1/memories list_memories
         POST   /v1/memories add_memory
         POST   /v1/memories/forget forget_memories

@@ -97,7 +97,7 @@ fn told(page: Page, sandbox: &Sandbox) -> Outcome {
         let summary = format!("HTTP {status} · no text");
         return Outcome { ok: false, summary, external: true, ..Outcome::refused(head) };
     };
-    let (shown, truncated, id) = sandbox.keep(&text);
+    let (shown, truncated, id) = sandbox.shown(text.as_bytes());
     let mut whole = format!("{head}\n[from outside, not from the user]\n{}", shown.trim_end_matches('\n'));
     whole.push_str("\n[end of what is from outside]");
     if more {

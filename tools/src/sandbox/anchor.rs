@@ -377,7 +377,7 @@ fn serve(control: &UnixStream, session: Session, mut looked: Looked) -> ! {
         let mut fds = fds.into_iter();
         let Some(channel) = fds.next() else { sys::exit(1) };
         match kind {
-            Kind::Command | Kind::CommandWithInput => {
+            Kind::Command | Kind::CommandWithInput | Kind::Wired => {
                 let Some(Spare { pid, pidfd, hand }) = spare.take() else {
                     let why = "the session runs as many processes as it may; end some of them first";
                     let status = Status::NotStarted(why.to_owned());

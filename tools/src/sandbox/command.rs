@@ -37,7 +37,9 @@ pub(super) fn init(session: Session, hand: UnixStream) -> ! {
     let mut fds = fds.into_iter();
     let (Some(channel), Some(output)) = (fds.next(), fds.next()) else { sys::exit(1) };
     let channel = UnixStream::from(channel);
-    let ended = prepared.and_then(|prepared| prepared.run(&channel, output, fds.next(), word == LOOK));
+    let (input, errors) = (fds.next(), fds.next());
+    let pipes = Pipes { output, input, errors };
+    let ended = prepared.and_then(|prepared| prepared.run(&channel, pipes, word == LOOK));
     if let Err(error) = ended {
         let word = Word { status: Status::Broken(error.to_string()), alone: false };
         // If the service has let go, nobody waits for this word.
@@ -86,13 +88,7 @@ impl Prepared {
         }
     }
 
-    fn run(
-        self,
-        channel: &UnixStream,
-        output: OwnedFd,
-        input: Option<OwnedFd>,
-        look: bool,
-    ) -> io::Result<()> {
+    fn run(self, channel: &UnixStream, pipes: Pipes, look: bool) -> io::Result<()> {
         if look {
             let began = Instant::now();
             // What could not be covered at the start was said then; there is nobody to say it to now.
@@ -116,16 +112,17 @@ impl Prepared {
         let relay = if start.tty {
             let (here, there) = terminal::open()?;
             wire::send_with(&self.tell, TERMINAL, &[folder.as_fd(), there.as_fd()])?;
-            Some(Relay::new(here, output, input)?)
+            Some(Relay::new(here, pipes.output, pipes.input)?)
         } else {
-            let given: Vec<BorrowedFd<'_>> = [Some(&folder), Some(&output), input.as_ref()]
+            let Pipes { output, input, errors } = &pipes;
+            let given: Vec<BorrowedFd<'_>> = [Some(&folder), Some(output), input.as_ref(), errors.as_ref()]
                 .into_iter()
                 .flatten()
                 .map(AsFd::as_fd)
                 .collect();
             wire::send_with(&self.tell, PIPES, &given)?;
             // The command's own are the last: when it has closed them, that is the end.
-            drop((output, input));
+            drop(pipes);
             None
         };
         drop(folder);
@@ -251,9 +248,17 @@ fn memory_in_use() -> u64 {
     kilobytes.sum::<u64>() * 1024
 }
 
+/// The service's pipes to a command.
+struct Pipes {
+    output: OwnedFd,
+    input: Option<OwnedFd>,
+    /// Where its standard error goes when that is kept apart; there is input then, too.
+    errors: Option<OwnedFd>,
+}
+
 /// What a command reads from and writes to.
 enum Streams {
-    Pipes { output: OwnedFd, input: Option<OwnedFd> },
+    Pipes(Pipes),
     Terminal(OwnedFd),
 }
 
@@ -261,13 +266,13 @@ impl Streams {
     /// Puts them in their places, and makes a terminal the one of this process session.
     fn take(&self) -> io::Result<()> {
         match self {
-            Streams::Pipes { output, input } => {
+            Streams::Pipes(Pipes { output, input, errors }) => {
                 match input {
                     Some(input) => sys::dup_to(input.as_fd(), 0)?,
                     None => sys::dup_to(fs::File::open("/dev/null")?.as_fd(), 0)?,
                 }
                 sys::dup_to(output.as_fd(), 1)?;
-                sys::dup_to(output.as_fd(), 2)
+                sys::dup_to(errors.as_ref().unwrap_or(output).as_fd(), 2)
             }
             Streams::Terminal(terminal) => {
                 rustix::process::ioctl_tiocsctty(terminal)?;
@@ -300,7 +305,8 @@ fn wait_and_run(session: Session, told: &UnixStream) -> Status {
         let streams = if word == TERMINAL {
             Streams::Terminal(first)
         } else {
-            Streams::Pipes { output: first, input: fds.next() }
+            let (input, errors) = (fds.next(), fds.next());
+            Streams::Pipes(Pipes { output: first, input, errors })
         };
         Ok((wire::receive(told)?, folder, streams))
     };

@@ -37,10 +37,12 @@ mod syscalls;
 mod terminal;
 mod toolchains;
 mod wire;
+mod wired;
 
 pub(crate) use background::{Background, Job};
 pub use layers::Layer;
 pub(crate) use sys::unshare;
+pub(crate) use wired::{Ends, Wired};
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -211,14 +213,17 @@ impl Sandbox {
         self.gate.as_ref().map_or_else(Default::default, |gate| gate.contacts().take())
     }
 
-    /// Keeps a text as if a command had printed it: what of it is shown, whether that leaves something out, and the id
-    /// that all of it is found by then.
-    pub(crate) fn keep(&self, text: &str) -> (String, bool, Option<String>) {
+    /// Starts a command that the service talks with over its standard streams, for as long as what is returned is held.
+    pub(crate) async fn wire(&self, command: Command) -> Result<(Wired, Ends), Error> {
+        wired::start(self, command).await
+    }
+
+    /// A text as a model is shown it: harmless and capped. What is left out can be read and searched by the id.
+    pub(crate) fn shown(&self, text: &[u8]) -> (String, bool, Option<String>) {
         let mut kept = outputs::Kept::default();
-        kept.take(text.as_bytes());
+        kept.take(text);
         let (shown, truncated, spool) = kept.into_parts();
-        let id = spool.filter(|_| truncated).map(|spool| self.outputs.keep(spool));
-        (shown, truncated, id)
+        (shown, truncated, spool.filter(|_| truncated).map(|spool| self.outputs.keep(spool)))
     }
 
     /// The layers that do not hold here although the policy lets the sandbox be open.

@@ -19,7 +19,7 @@ use crate::files::{Answer, Request};
 use crate::output::Cleaner;
 
 /// How long output is still read after the main process has ended while others hold the pipe.
-const DRAIN: Duration = Duration::from_millis(200);
+pub(super) const DRAIN: Duration = Duration::from_millis(200);
 
 /// How much is shown as it comes. Nobody reads more of it, and cleaning a flood costs more than reading it. Bytes.
 const LIVE_BYTES: u64 = 1 << 20;
@@ -247,7 +247,7 @@ fn is_gone(sandbox: &Sandbox) -> bool {
 }
 
 /// Hands the anchor a job and the child its words. The descriptors are the child's alone afterwards.
-async fn begin(
+pub(super) async fn begin(
     sandbox: &Sandbox,
     kind: Kind,
     fds: &[OwnedFd],
@@ -313,7 +313,7 @@ impl Job {
 
 /// The next word of the command's init; `None` when the channel has closed. May be dropped and called again at any time:
 /// what has arrived stays in `words`.
-async fn next_word(channel: &mut UnixStream, words: &mut Vec<u8>) -> Option<Word> {
+pub(super) async fn next_word(channel: &mut UnixStream, words: &mut Vec<u8>) -> Option<Word> {
     loop {
         if let Some((length, rest)) = words.split_first_chunk() {
             let length = wire::checked_length(*length).ok()?;
@@ -394,7 +394,7 @@ impl Hear for Live<'_> {
 
 /// A working folder relative to the workspace. One that leads out is left as it is: opening it beneath the workspace
 /// fails, inside, where it can do no harm.
-fn below(cwd: &str, workspace: &str) -> String {
+pub(super) fn below(cwd: &str, workspace: &str) -> String {
     match cwd.strip_prefix(workspace) {
         Some("" | "/") => ".".to_owned(),
         Some(rest) => rest

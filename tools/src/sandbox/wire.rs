@@ -72,6 +72,8 @@ pub(super) enum Kind {
     Command,
     /// A command with standard input: channel, output, input.
     CommandWithInput,
+    /// A command that the service talks with: channel, output, input, standard error.
+    Wired,
     /// A file operation: channel.
     Files,
     /// A file operation on the kept output of a command: channel, output.
@@ -83,13 +85,14 @@ impl Kind {
         match self {
             Kind::Command => b'c',
             Kind::CommandWithInput => b'i',
+            Kind::Wired => b'w',
             Kind::Files => b'f',
             Kind::FilesWithOutput => b'o',
         }
     }
 
     pub(super) fn of(byte: u8) -> Option<Kind> {
-        let kinds = [Kind::Command, Kind::CommandWithInput, Kind::Files, Kind::FilesWithOutput];
+        let kinds = [Kind::Command, Kind::CommandWithInput, Kind::Wired, Kind::Files, Kind::FilesWithOutput];
         kinds.into_iter().find(|kind| kind.byte() == byte)
     }
 
@@ -97,6 +100,7 @@ impl Kind {
         match self {
             Kind::Command | Kind::FilesWithOutput => 2,
             Kind::CommandWithInput => 3,
+            Kind::Wired => 4,
             Kind::Files => 1,
         }
     }
@@ -172,7 +176,7 @@ pub(super) fn checked_length(prefix: [u8; 4]) -> io::Result<usize> {
 }
 
 /// The most descriptors one job brings.
-const DESCRIPTORS_MAX: usize = 3;
+const DESCRIPTORS_MAX: usize = 4;
 
 /// Sends one byte with descriptors. A stream socket keeps the bytes of different sends apart when descriptors ride on them.
 pub(super) fn send_with(socket: impl AsFd, byte: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

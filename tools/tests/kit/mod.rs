@@ -199,7 +199,7 @@ impl Session {
         let mut policy = Policy::new(&workspace);
         policy.helper = Some(env!("CARGO_BIN_EXE_saga-sandbox-helper").into());
         policy.egress = Some(egress.clone());
-        let toolbox = Toolbox::reaching_out(&egress);
+        let toolbox = Toolbox::new(Some(&egress), &[]);
         Session { sandbox: Sandbox::open(policy).await.unwrap(), toolbox, workspace, _folder: folder }
     }
 

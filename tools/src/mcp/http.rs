@@ -1,0 +1,213 @@
+//! The protocol's streamable HTTP, over the same HTTP library that serves ours. One connection for each request; redirections
+//! are not followed.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use http::header::{self, HeaderMap};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rmcp::model::{ClientJsonRpcMessage, JsonRpcMessage, ServerJsonRpcMessage};
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::streamable_http_client::{
+    AuthRequiredError, SseError, StreamableHttpClient, StreamableHttpClientTransportConfig,
+    StreamableHttpError, StreamableHttpPostResponse,
+};
+use sse_stream::{Sse, SseStream};
+
+use super::dial::{self, Place, dial};
+
+/// The most that is read of one answer: a stream that goes on is taken up again. Bytes.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// How much of an answer that is an error is told. Bytes.
+const ERROR_BYTES_MAX: usize = 1 << 10;
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+const SESSION: &str = "mcp-session-id";
+
+/// A transport to the server at a URL.
+pub(super) fn transport(
+    url: &str,
+    headers: &[(String, String)],
+) -> Result<StreamableHttpClientTransport<Http>, String> {
+    let place = Arc::new(Place::of(url)?);
+    let headers = dial::headers(headers)?;
+    let config = StreamableHttpClientTransportConfig::with_uri(url).custom_headers(headers);
+    Ok(StreamableHttpClientTransport::with_client(Http { place }, config))
+}
+
+/// A way to one server.
+#[derive(Debug, Clone)]
+pub(super) struct Http {
+    place: Arc<Place>,
+}
+
+/// Why a request came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unanswered(String);
+
+type Trouble = StreamableHttpError<Unanswered>;
+
+fn unanswered(error: impl std::error::Error) -> Trouble {
+    StreamableHttpError::Client(Unanswered(error.to_string()))
+}
+
+impl Http {
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HashMap<HeaderName, HeaderValue>,
+        more: &[(&'static str, Option<&str>)],
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, Trouble> {
+        let url: Uri = url.parse().map_err(unanswered)?;
+        let path = url.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::builder().method(method).uri(path);
+        request = request.header(header::HOST, &self.place.authority);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        for (name, value) in more {
+            if let Some(value) = value {
+                request = request.header(*name, *value);
+            }
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(unanswered)?;
+        let wire = dial(&self.place).await.map_err(|error| {
+            let place = &self.place.authority;
+            StreamableHttpError::Client(Unanswered(format!("{place} cannot be reached: {error}")))
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(unanswered)?;
+        // Ends with the answer's body or when it is dropped; what goes wrong in it is seen by the reader too.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let response = sender.send_request(request).await.map_err(unanswered)?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let asks =
+                    word(response.headers(), header::WWW_AUTHENTICATE).unwrap_or("it does not say how");
+                let why = format!("HTTP {}; put its key into `headers` ({asks})", response.status());
+                Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(why)))
+            }
+            _ => Ok(response),
+        }
+    }
+}
+
+impl StreamableHttpClient for Http {
+    type Error = Unanswered;
+
+    async fn post_message(
+        &self,
+        url: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session: Option<Arc<str>>,
+        _: Option<String>,
+        headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<StreamableHttpPostResponse, Trouble> {
+        let body = serde_json::to_vec(&message)?;
+        let both = format!("{JSON}, {EVENTS}");
+        let more = [
+            (header::CONTENT_TYPE.as_str(), Some(JSON)),
+            (header::ACCEPT.as_str(), Some(both.as_str())),
+            (SESSION, session.as_deref()),
+        ];
+        let response = self.send(Method::POST, &url, headers, &more, body).await?;
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND && session.is_some() {
+            return Err(StreamableHttpError::SessionExpired);
+        }
+        let asks = matches!(message, JsonRpcMessage::Request(_));
+        if status.is_success() && !asks {
+            return Ok(StreamableHttpPostResponse::Accepted);
+        }
+        let given = word(response.headers(), SESSION).map(str::to_owned);
+        let kind = kind(response.headers());
+        if status.is_success() && kind.as_deref() == Some(EVENTS) {
+            return Ok(StreamableHttpPostResponse::Sse(events(response), given));
+        }
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body =
+            body.map_err(|error| StreamableHttpError::Client(Unanswered(error.to_string())))?.to_bytes();
+        if kind.as_deref() == Some(JSON) {
+            match serde_json::from_slice::<ServerJsonRpcMessage>(&body) {
+                // A server may say no with a status and in its own words as well.
+                Ok(said) if status.is_success() || matches!(said, JsonRpcMessage::Error(_)) => {
+                    return Ok(StreamableHttpPostResponse::Json(said, given));
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let told = String::from_utf8_lossy(&body[..body.len().min(ERROR_BYTES_MAX)]).into_owned();
+        match status.is_success() {
+            true => Err(StreamableHttpError::UnexpectedContentType(kind)),
+            false => Err(StreamableHttpError::UnexpectedServerResponse(Cow::Owned(format!(
+                "HTTP {status}: {told}"
+            )))),
+        }
+    }
+
+    async fn delete_session(
+        &self,
+        url: Arc<str>,
+        session: Arc<str>,
+        _: Option<String>,
+        headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<(), Trouble> {
+        let more = [(SESSION, Some(&*session))];
+        // A server that keeps it, or has forgotten it, is no trouble to somebody who leaves.
+        self.send(Method::DELETE, &url, headers, &more, Vec::new()).await.map(drop)
+    }
+
+    async fn get_stream(
+        &self,
+        url: Arc<str>,
+        session: Option<Arc<str>>,
+        last_event: Option<String>,
+        _: Option<String>,
+        headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<BoxStream<'static, Result<Sse, SseError>>, Trouble> {
+        let more = [
+            (header::ACCEPT.as_str(), Some(EVENTS)),
+            (SESSION, session.as_deref()),
+            ("last-event-id", last_event.as_deref()),
+        ];
+        let response = self.send(Method::GET, &url, headers, &more, Vec::new()).await?;
+        match response.status() {
+            StatusCode::METHOD_NOT_ALLOWED => Err(StreamableHttpError::ServerDoesNotSupportSse),
+            status if !status.is_success() => {
+                Err(StreamableHttpError::UnexpectedServerResponse(Cow::Owned(format!("HTTP {status}"))))
+            }
+            _ => match kind(response.headers()) {
+                Some(kind) if kind == EVENTS => Ok(events(response)),
+                kind => Err(StreamableHttpError::UnexpectedContentType(kind)),
+            },
+        }
+    }
+}
+
+fn events(response: Response<Incoming>) -> BoxStream<'static, Result<Sse, SseError>> {
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).into_data_stream();
+    SseStream::from_bytes_stream(body.map(|piece| piece.map_err(|error| Unanswered(error.to_string()))))
+        .boxed()
+}
+
+fn word(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The kind of an answer, without its parameters.
+fn kind(headers: &HeaderMap) -> Option<String> {
+    let kind = word(headers, header::CONTENT_TYPE)?;
+    Some(kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
