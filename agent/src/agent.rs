@@ -524,7 +524,9 @@ impl Slot {
         let resting = || {
             let info = self.info();
             // Somebody has to be there when the time to answer is over.
-            info.status != Status::Running && info.asks.is_none_or(|ask| ask.until_ms.is_none())
+            info.status != Status::Running
+                && world.commands().is_empty()
+                && info.asks.is_none_or(|ask| ask.until_ms.is_none())
         };
         let driving = async {
             let done = drive(id, &*world, state, &mut orders, &wrote, &out).await;

@@ -121,6 +121,8 @@ impl Driver<'_> {
                 self.world.rest().await;
                 let asked =
                     self.state.asks().and_then(|asked| Some((asked.call.id.clone(), asked.until_ms?)));
+                // What waits for an answer waits with all it has.
+                let asked_nothing = self.state.asks().is_none();
                 let late = async {
                     match &asked {
                         Some((_, until_ms)) => {
@@ -136,6 +138,9 @@ impl Driver<'_> {
                         Some(order) => self.obey(order, None).await?,
                         None => return Ok(false),
                     },
+                    exit = self.world.exited(), if asked_nothing => {
+                        self.record(Event::Exited { exit }).await?;
+                    }
                     () = late => {
                         let (id, _) = asked.expect("only an approval that was asked for runs out");
                         self.record(Event::ApprovalGiven { id, allowed: false, always: false, by: None }).await?;
@@ -159,6 +164,10 @@ impl Driver<'_> {
             Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
             Action::End { turn, end } => {
                 self.reached(None).await?;
+                let commands = self.world.commands();
+                if !commands.is_empty() {
+                    self.record(Event::Running { commands }).await?;
+                }
                 self.record(Event::TurnEnded { turn, end }).await?
             }
         }

@@ -13,7 +13,7 @@ use tools::checkpoint::Tree;
 use tools::egress::Contact;
 use tools::mcp::Equipment;
 use tools::rules::Rule;
-use tools::{Call, Outcome, Replay, Spec};
+use tools::{Call, Exit, Outcome, Replay, Running, Spec};
 
 use crate::Error;
 use crate::recall::Recollection;
@@ -220,6 +220,16 @@ pub enum Event {
     },
     /// Somebody has taken the last compaction back: the model is shown the messages again.
     Uncompacted,
+    /// Commands that a turn has left running in the background.
+    Running {
+        /// Them.
+        commands: Vec<Running>,
+    },
+    /// A command in the background has ended while the session rested. The model is told, and goes on with it unless somebody has stopped it.
+    Exited {
+        /// What came of it.
+        exit: Exit,
+    },
     /// Somebody asked the running turn to stop.
     Interrupted,
     /// The agent rests.

@@ -15,7 +15,7 @@ use tools::checkpoint::{Checkpoints, Difference, Tree};
 use tools::egress::{Contact, Egress};
 use tools::mcp::{self, Equipment};
 use tools::rules::{self, Level, Rule, Rules, Verdict};
-use tools::{Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
+use tools::{Call, Exit, Outcome, Policy, Reach, Replay, Running, Sandbox, Spec, Toolbox};
 
 use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
@@ -700,6 +700,21 @@ impl World for LiveWorld {
 
     fn approval_ms(&self) -> Option<u64> {
         self.live.options.approval_ms
+    }
+
+    async fn exited(&self) -> Exit {
+        let sandbox = self.sandbox.lock().await.clone();
+        match sandbox {
+            Some(sandbox) => sandbox.exit().await,
+            // Where nothing was started nothing ends.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn commands(&self) -> Vec<Running> {
+        // One that is being opened runs nothing yet.
+        let sandbox = self.sandbox.try_lock().ok().and_then(|sandbox| sandbox.clone());
+        sandbox.map(|sandbox| sandbox.running()).unwrap_or_default()
     }
 
     async fn weigh(&self, conversation: &[Message], created: &Created) -> Result<Weights, Error> {

@@ -11,7 +11,7 @@ use tools::checkpoint::{Difference, Tree};
 use tools::egress::Contact;
 use tools::mcp::Equipment;
 use tools::rules::Verdict;
-use tools::{Call, Outcome};
+use tools::{Call, Exit, Outcome, Running};
 
 use crate::Error;
 use crate::agent::NewSession;
@@ -142,6 +142,16 @@ pub trait World: Send + Sync {
     /// were than are told one by one.
     async fn contacts(&self) -> (Vec<Contact>, u64) {
         (Vec::new(), 0)
+    }
+
+    /// Waits until a command in the background ends that nobody was told of.
+    async fn exited(&self) -> Exit {
+        std::future::pending().await
+    }
+
+    /// The commands that run in the background.
+    fn commands(&self) -> Vec<Running> {
+        Vec::new()
     }
 
     /// The session rests: what it holds only for speed may be let go.

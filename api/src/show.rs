@@ -240,6 +240,18 @@ impl Show {
                 screen.line(&screen.ink(Ink::Dim, &line));
             }
             Event::Full { .. } | Event::CompactionAsked { .. } => {}
+            Event::Running { commands } => {
+                for command in commands {
+                    let line = format!("… {} goes on in the background: {}", command.id, command.command);
+                    screen.line(&screen.ink(Ink::Dim, &one_line(&line, screen.width())));
+                }
+            }
+            Event::Exited { exit } => {
+                let how = exit.text.lines().next().unwrap_or_default();
+                let line = format!("⏎ {} ended in the background: {} … {how}", exit.id, exit.command);
+                let ink = if exit.ok { Ink::Good } else { Ink::Bad };
+                screen.line(&screen.ink(ink, &one_line(&line, screen.width())));
+            }
             Event::Compacted { messages, before_tokens, after_tokens, .. } => {
                 let line = compacted_in_words(*messages, *before_tokens, *after_tokens);
                 screen.line(&screen.ink(Ink::Dim, &format!("⇲ {line}")));

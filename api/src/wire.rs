@@ -581,7 +581,7 @@ pub(crate) struct Event {
     pub(crate) at_ms: u64,
     /// What happened: `created`, `input`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
     /// `approval_given`, `call_denied`, `call_started`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
-    /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `interrupted`, `turn_ended` or
+    /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.
     #[serde(rename = "type")]
     pub(crate) kind: String,

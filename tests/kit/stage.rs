@@ -16,7 +16,7 @@ use memory::{Journal, Memory, NoteId, Seq};
 use tools::checkpoint::{Difference, How, Tree};
 use tools::egress::Contact;
 use tools::rules::{Level, Rule, Rules, Verdict};
-use tools::{Call, Outcome, Reach, Replay, Spec};
+use tools::{Call, Exit, Outcome, Reach, Replay, Running, Spec};
 
 /// What the mind says: its nth reply of the session, whatever it is asked.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +54,10 @@ pub struct Stage {
     pub approval_ms: AtomicU64,
     /// Tokens that the mind's context holds; 0 for no end of them.
     pub window: AtomicU64,
+    /// The commands that run in the background, and those that have ended and nobody was told of.
+    pub background: Mutex<Vec<Running>>,
+    exits: Mutex<Vec<Exit>>,
+    ended: tokio::sync::Notify,
     /// How often the mind was asked, where its context has an end.
     thoughts: AtomicUsize,
     /// What the next call reaches for beyond the sandbox's network.
@@ -97,6 +101,9 @@ impl Stage {
             reached: Mutex::default(),
             approval_ms: AtomicU64::default(),
             window: AtomicU64::default(),
+            background: Mutex::default(),
+            exits: Mutex::default(),
+            ended: tokio::sync::Notify::new(),
             thoughts: AtomicUsize::default(),
         })
     }
@@ -118,6 +125,9 @@ impl Stage {
             reached: Mutex::default(),
             approval_ms: AtomicU64::default(),
             window: AtomicU64::default(),
+            background: Mutex::default(),
+            exits: Mutex::default(),
+            ended: tokio::sync::Notify::new(),
             thoughts: AtomicUsize::default(),
         })
     }
@@ -128,6 +138,16 @@ impl Stage {
         let mut stage = Arc::into_inner(stage).expect("nobody else has it yet");
         stage.kept = Some(Mutex::default());
         Arc::new(stage)
+    }
+
+    /// A command in the background ends.
+    pub fn ends(&self, exit: Exit) {
+        self.background
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|running| running.id != exit.id);
+        self.exits.lock().unwrap_or_else(PoisonError::into_inner).push(exit);
+        self.ended.notify_one();
     }
 
     /// The calls that tools have run, in order.
@@ -402,6 +422,20 @@ impl World for Seat {
             }
         }
         Ok(theirs)
+    }
+
+    async fn exited(&self) -> Exit {
+        loop {
+            let exit = self.stage.exits.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match exit {
+                Some(exit) => return exit,
+                None => self.stage.ended.notified().await,
+            }
+        }
+    }
+
+    fn commands(&self) -> Vec<Running> {
+        self.stage.background.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn checkpoint(&self) -> Result<Option<Tree>, Error> {

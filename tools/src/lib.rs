@@ -31,7 +31,7 @@ mod toolbox;
 
 pub use error::Error;
 pub use policy::{Limits, Policy};
-pub use sandbox::{Command, Ended, Layer, Ran, Sandbox, maybe_become_helper, probe};
+pub use sandbox::{Command, Ended, Exit, Layer, Ran, Running, Sandbox, maybe_become_helper, probe};
 pub use spec::{Bound, Call, Outcome, Reach, Replay, Spec, To};
 pub use tool::Tool;
 pub use toolbox::Toolbox;

@@ -155,3 +155,22 @@ async fn commands_in_the_background_are_bounded_and_end_with_their_session() {
     let (id, _) = start(&sandbox, "yes", false).await;
     assert!(process(&sandbox, "wait", &id).await.text.starts_with("stopped: it printed too much"));
 }
+
+#[tokio::test]
+async fn an_end_that_nobody_saw_is_told_once() {
+    // A session that rests is woken by it; one that has looked already knows.
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = open(folder.path()).await;
+    start(&sandbox, "sleep 1; echo over; exit 3", false).await;
+    assert_eq!(sandbox.running().len(), 1);
+    let exit = tokio::time::timeout(Duration::from_secs(20), sandbox.exit()).await.unwrap();
+    assert!(!exit.ok && exit.text.contains("exit code 3") && exit.text.contains("over"), "{exit:?}");
+    assert!(exit.command.contains("sleep 1"), "{exit:?}");
+    assert!(sandbox.running().is_empty());
+    let id = exit.id;
+    // What was looked at is not told again, and neither is what was told.
+    let (other, _) = start(&sandbox, "sleep 1", false).await;
+    assert_ne!(other, id);
+    process(&sandbox, "wait", &other).await;
+    assert!(tokio::time::timeout(Duration::from_millis(300), sandbox.exit()).await.is_err());
+}

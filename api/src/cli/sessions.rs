@@ -619,6 +619,15 @@ fn line(recorded: &Recorded) -> String {
         Event::Checkpoint { .. } => "the workspace was not kept".to_string(),
         Event::Rewound { to, .. } => format!("wound back to {}", to.0),
         Event::Forked { from, at } => format!("goes on from {} of session {from}", at.0),
+        Event::Running { commands } => {
+            let told: Vec<String> =
+                commands.iter().map(|command| format!("{} ({})", command.id, command.command)).collect();
+            format!("goes on in the background: {}", told.join(", "))
+        }
+        Event::Exited { exit } => {
+            let how = exit.text.lines().next().unwrap_or_default();
+            format!("{} ended in the background: {} … {how}", exit.id, exit.command)
+        }
         Event::Full { asked, limit } => {
             format!("no room: the prompt needs {asked} tokens, the context holds {limit}")
         }

@@ -59,6 +59,8 @@ fn reach(egress: &Egress) -> crate::Reach {
     if egress.asks() { crate::Reach::Outside } else { crate::Reach::Workspace }
 }
 
+pub(crate) use process::show as shown;
+
 /// A spec with a flat schema. A field is its name, its type and what the model is told of it; the first `required` are.
 fn spec(
     name: &str,

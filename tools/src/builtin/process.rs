@@ -149,7 +149,7 @@ async fn act(action: Action, job: &Arc<Job>, sandbox: &Sandbox) -> Outcome {
 }
 
 /// A command as it is now, with what it printed since the last look.
-pub(super) fn show(job: &Job, sandbox: &Sandbox) -> Outcome {
+pub(crate) fn show(job: &Job, sandbox: &Sandbox) -> Outcome {
     let look = job.look(sandbox);
     let (mut text, brief) = match &look.ended {
         Some(ended) => exec::how(ended),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::outputs::Kept;
 use super::run::{self, End, Hear, Wish};
@@ -24,6 +25,30 @@ const WISHES_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Background {
     jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    /// Told of every end.
+    ends: Arc<Notify>,
+}
+
+/// A command in the background that has come to its end while nobody looked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its id, as `process` takes it.
+    pub id: String,
+    /// What was asked for, as the model wrote it.
+    pub command: String,
+    /// Whether it ended with exit code 0.
+    pub ok: bool,
+    /// How it ended and what it printed since somebody looked, as a model is shown it.
+    pub text: String,
+}
+
+/// A command that runs in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its id, as `process` takes it.
+    pub id: String,
+    /// What was asked for, as the model wrote it.
+    pub command: String,
 }
 
 /// One command in the background.
@@ -45,6 +70,8 @@ struct State {
     unseen: Kept,
     total: u64,
     ended: Option<(Ended, Duration)>,
+    /// Whether somebody was told how it ended.
+    told: bool,
 }
 
 /// What a command in the background has come to.
@@ -98,7 +125,7 @@ impl Background {
             jobs.insert(job.id.clone(), job.clone());
         }
         // The session's end closes the sandbox, which kills the command, which ends this task.
-        let ears = job.clone();
+        let (ears, ends) = (job.clone(), self.ends.clone());
         tokio::spawn(async move {
             let mut ears = Ears(ears);
             let end = run::follow(started, &mut ears, &mut Some(to_grant)).await;
@@ -109,8 +136,29 @@ impl Background {
             lock(&ears.0.state).ended = Some(ended);
             // Whoever waits has let go when this fails.
             let _ = tell.send(true);
+            ends.notify_waiters();
         });
         Ok(Ok(job))
+    }
+
+    /// The next command that has ended and that nobody was told of: waits for one.
+    pub(crate) async fn ended(&self) -> Arc<Job> {
+        loop {
+            // Before looking, so that no end falls in between.
+            let next = self.ends.notified();
+            tokio::pin!(next);
+            next.as_mut().enable();
+            if let Some(job) = self.all().into_iter().find(|job| job.is_untold()) {
+                return job;
+            }
+            next.await;
+        }
+    }
+
+    /// Those that run, the oldest first.
+    pub(crate) fn running(&self) -> Vec<Running> {
+        let running = self.all().into_iter().filter(|job| !job.has_ended());
+        running.map(|job| Running { id: job.id.clone(), command: job.line.clone() }).collect()
     }
 
     /// The command of this id, if it is this session's.
@@ -131,6 +179,12 @@ impl Job {
         *self.ended.borrow()
     }
 
+    /// Whether it has ended and nobody was told.
+    fn is_untold(&self) -> bool {
+        let state = lock(&self.state);
+        state.ended.is_some() && !state.told
+    }
+
     /// Waits for its end, at most so long.
     pub(crate) async fn wait(&self, at_most: Duration) {
         let mut ended = self.ended.clone();
@@ -148,6 +202,7 @@ impl Job {
             Some((ended, wall)) => (Some(ended.clone()), *wall),
             None => (None, self.began.elapsed()),
         };
+        state.told |= ended.is_some();
         Look { ended, wall, output, truncated, output_id, bytes_new, bytes_total: state.total }
     }
 

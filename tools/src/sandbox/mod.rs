@@ -40,6 +40,7 @@ mod wire;
 mod wired;
 
 pub(crate) use background::{Background, Job};
+pub use background::{Exit, Running};
 pub use layers::Layer;
 pub(crate) use sys::unshare;
 pub(crate) use wired::{Ends, Wired};
@@ -184,6 +185,19 @@ impl Sandbox {
     /// The commands of this session that run in the background.
     pub(crate) fn background(&self) -> &Background {
         &self.background
+    }
+
+    /// The next command in the background that ends while nobody looks at it: waits for one, for as long as it takes. Each end is told
+    /// once, here or by `process`.
+    pub async fn exit(&self) -> Exit {
+        let job = self.background.ended().await;
+        let outcome = crate::builtin::shown(&job, self);
+        Exit { id: job.id.clone(), command: job.line.clone(), ok: outcome.ok, text: outcome.text }
+    }
+
+    /// The commands in the background that run, the oldest first.
+    pub fn running(&self) -> Vec<Running> {
+        self.background.running()
     }
 
     /// Does a file operation in the workspace, inside the sandbox.
