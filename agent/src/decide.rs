@@ -66,7 +66,9 @@ pub enum Action {
 impl State {
     /// The one next thing to do.
     pub fn next(&self) -> Action {
-        let Some(created) = self.created() else { return Action::Rest };
+        if self.created().is_none() {
+            return Action::Rest;
+        }
         let (turn, step) = (self.turn(), self.step() + 1);
         if !self.running() {
             if let Some(diary) = self.learning() {
@@ -88,6 +90,8 @@ impl State {
             match settled {
                 Settled::Started(Replay::Unsafe) => return Action::Lose(call.clone()),
                 Settled::Started(Replay::Safe) if !self.interrupted() => return Action::Act(call.clone()),
+                // What was asked for in time is not begun when the time is over.
+                Settled::Waiting | Settled::Allowed if self.late() => {}
                 Settled::Allowed if !self.interrupted() => return Action::Act(call.clone()),
                 Settled::Waiting if !self.interrupted() => {
                     return match self.guarded(call) {
@@ -117,14 +121,8 @@ impl State {
         if let Some((files, note)) = self.failed_attempt() {
             return Action::Undo { files, note };
         }
-        let budget = &created.budget;
-        if self.turn_steps() >= budget.steps_max {
-            return end(End::Budget { limit: format!("{} steps in a turn", budget.steps_max) });
-        }
-        if self.turn_output_tokens() >= budget.output_tokens_max {
-            return end(End::Budget {
-                limit: format!("{} sampled tokens in a turn", budget.output_tokens_max),
-            });
+        if let Some(limit) = self.spent() {
+            return end(End::Budget { limit });
         }
         if let Some((asked, limit)) = self.full() {
             return end(End::ContextFull { asked, limit });

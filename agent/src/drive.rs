@@ -316,7 +316,9 @@ impl Driver<'_> {
     async fn think(&mut self, step: u32) -> Result<(), Error> {
         self.record(Event::StepStarted { step }).await?;
         let conversation = self.state.conversation().clone();
-        let created = self.state.created().expect("only a created session thinks").clone();
+        let mut created = Created::clone(self.state.created().expect("only a created session thinks"));
+        // What is left of the turn's budget, and of the session's, is all that a reply may take.
+        created.budget.reply_tokens_max = self.state.reply_tokens_max();
         let (shape, without) = self.state.shape();
         let manner = Manner {
             sampling: sampling(&created.sampling, self.state.circles(), self.state.undone()),

@@ -329,7 +329,7 @@ pub fn digest(text: &str) -> String {
     sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Limits of one turn. A limit that is reached ends the turn cleanly; the next input starts a new one.
+/// Limits of a turn, and of a session. A limit that is reached ends the turn cleanly; the next input starts a new one, unless it is the session's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// Most steps (replies of the model) in a turn.
@@ -338,12 +338,24 @@ pub struct Budget {
     pub output_tokens_max: u64,
     /// Most tokens sampled in one reply.
     pub reply_tokens_max: u32,
+    /// Most seconds that a turn takes, held against the clock before each step and each call. 0: as long as it likes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wall_secs_max: u64,
+    /// Most tokens sampled in the whole session. 0: as many as it likes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub session_output_tokens_max: u64,
 }
 
 impl Default for Budget {
     fn default() -> Budget {
         // 40 steps is about twice what small repairs were seen to need; a reply of 4,096 tokens holds a 300-line file.
-        Budget { steps_max: 40, output_tokens_max: 32_768, reply_tokens_max: 4_096 }
+        Budget {
+            steps_max: 40,
+            output_tokens_max: 32_768,
+            reply_tokens_max: 4_096,
+            wall_secs_max: 0,
+            session_output_tokens_max: 0,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::compact;
 use crate::context::{Answer, Message};
 use crate::dialect::{Bound, Shape};
 use crate::equipped;
-use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::event::{Budget, Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 use crate::learn::Diary;
@@ -47,6 +47,9 @@ pub struct State {
     step: u32,
     turn_steps: u32,
     turn_output_tokens: u64,
+    /// When the turn began: later, by as long as somebody was waited for.
+    turn_began_ms: u64,
+    asked_ms: u64,
     /// Inputs the model has not been shown.
     waiting: Vec<Arc<str>>,
     /// What has happened beside people's words and the model is told with the next of them.
@@ -150,6 +153,9 @@ pub(crate) fn holding(events: &[&Recorded]) -> Vec<usize> {
     kept.push(0..end);
     kept.into_iter().rev().flatten().collect()
 }
+
+/// So many calls in a row that lead nowhere end a turn: the model was told of each, and sampled ever more freely.
+const CIRCLES_MAX: u32 = 8;
 
 /// In how many steps in a row a call is asked for before it is noticed: twice is somebody who looks again.
 const REPEATED_MIN: u32 = 3;
@@ -279,6 +285,7 @@ impl State {
                 self.room.tried = false;
                 self.turn_steps = 0;
                 self.turn_output_tokens = 0;
+                self.turn_began_ms = recorded.at_ms;
                 self.tried.clear();
                 self.circles = 0;
                 self.repeated.clear();
@@ -338,12 +345,14 @@ impl State {
                 self.diary.answered(recorded.seq, text);
             }
             Event::ApprovalAsked { id, why, until_ms } => {
+                self.asked_ms = recorded.at_ms;
                 self.settle(id, |_| Settled::Asked { why: why.clone(), until_ms: *until_ms });
             }
             Event::ApprovalGiven { id, allowed, always, by: _ } => {
                 // Only what was asked for can be allowed.
                 let asked = self.asks().filter(|asked| asked.call.id == *id).map(|asked| asked.call.clone());
                 if let Some(call) = asked {
+                    self.turn_began_ms += recorded.at_ms.saturating_sub(self.asked_ms);
                     if *allowed && *always {
                         self.allowed.insert(subject(&call));
                     }
@@ -1057,12 +1066,47 @@ impl State {
         &self.calls
     }
 
-    pub(crate) fn turn_steps(&self) -> u32 {
-        self.turn_steps
+    /// Which limit of its budget the session has reached, in words. Nothing is asked of the model or of a tool beyond it.
+    pub(crate) fn spent(&self) -> Option<String> {
+        let Budget { steps_max, output_tokens_max, wall_secs_max, session_output_tokens_max, .. } =
+            self.created.as_ref()?.budget;
+        let took_ms = self.updated_ms.saturating_sub(self.turn_began_ms);
+        if self.turn_steps >= steps_max {
+            Some(format!("{steps_max} steps in a turn"))
+        } else if self.turn_output_tokens >= output_tokens_max {
+            Some(format!("{output_tokens_max} sampled tokens in a turn"))
+        } else if session_output_tokens_max > 0 && self.usage.output_tokens >= session_output_tokens_max {
+            Some(format!("{session_output_tokens_max} sampled tokens in the session"))
+        } else if self.late() {
+            Some(format!("{wall_secs_max} seconds in a turn, of which {} have passed", took_ms / 1000))
+        } else if self.circles >= CIRCLES_MAX {
+            Some(format!(
+                "{} calls in a row that were made before with the same answers; say what it should do instead",
+                self.circles
+            ))
+        } else {
+            None
+        }
     }
 
-    pub(crate) fn turn_output_tokens(&self) -> u64 {
-        self.turn_output_tokens
+    /// Whether the turn has taken as long as it may.
+    pub(crate) fn late(&self) -> bool {
+        let wall_secs_max = self.created.as_ref().map_or(0, |created| created.budget.wall_secs_max);
+        let took_ms = self.updated_ms.saturating_sub(self.turn_began_ms);
+        wall_secs_max > 0 && took_ms >= wall_secs_max.saturating_mul(1000)
+    }
+
+    /// How many tokens the next reply may have: what is left of all that bounds it.
+    pub(crate) fn reply_tokens_max(&self) -> u32 {
+        let Some(created) = &self.created else { return 0 };
+        let Budget { output_tokens_max, reply_tokens_max, session_output_tokens_max, .. } = created.budget;
+        let of_turn = output_tokens_max.saturating_sub(self.turn_output_tokens);
+        let of_session = match session_output_tokens_max {
+            0 => u64::MAX,
+            most => most.saturating_sub(self.usage.output_tokens),
+        };
+        let left = of_turn.min(of_session).min(u64::from(reply_tokens_max));
+        u32::try_from(left).unwrap_or(reply_tokens_max)
     }
 }
 

@@ -94,7 +94,7 @@ fn created() -> Created {
         dialect: "hermes".into(),
         system: "s".into(),
         tools: Vec::new(),
-        budget: Budget { steps_max: 3, output_tokens_max: 25, reply_tokens_max: 100 },
+        budget: Budget { steps_max: 3, output_tokens_max: 25, reply_tokens_max: 100, ..Budget::default() },
         sampling: engine::Sampling::default(),
         led: false,
         check: None,
@@ -395,4 +395,36 @@ fn any_journal_folds() {
         }
         assert_eq!(say(&state.next()), say(&State::fold(&events).next()));
     }
+}
+
+#[test]
+fn a_limit_is_held_before_each_step_and_each_call_and_waiting_for_somebody_takes_no_time() {
+    // The limits of a budget are promises to whoever pays for the machine.
+    let next = |history: &str, budget: Budget, last_ms: u64| {
+        let mut all = events(history);
+        let Event::Created(created) = &mut all[0].event else { panic!("it begins with its making") };
+        created.budget = budget;
+        all.last_mut().unwrap().at_ms = last_ms;
+        say(&State::fold(&all).next())
+    };
+    let timed = Budget { wall_secs_max: 60, ..Budget::default() };
+    assert_eq!(next("created ask turn step reply:a", timed, 59_000), "act a");
+    let late = next("created ask turn step reply:a", timed, 61_000);
+    assert!(late.contains("60 seconds in a turn, of which 60 have passed"), "{late}");
+    let late = next("created ask turn step reply:a start:a done:a", timed, 61_000);
+    assert!(late.contains("60 seconds in a turn"), "{late}");
+    // The answer came after a day; the call is begun all the same.
+    let day = 24 * 3_600_000;
+    assert_eq!(next("created ask turn step reply:a asked:a yes:a", timed, day), "act a");
+    // Each reply samples ten tokens.
+    let few = Budget { session_output_tokens_max: 20, ..Budget::default() };
+    let once = "created ask turn step reply:a start:a done:a";
+    assert_eq!(next(once, few, 9), "think step 2");
+    let spent = next(&format!("{once} step reply end ask turn"), few, 20);
+    assert!(spent.contains("20 sampled tokens in the session"), "{spent}");
+    // The same call with the same answer, nine times.
+    let circles = format!("created ask turn {}", "step reply:a start:a done:a ".repeat(9));
+    assert_eq!(next(&circles, Budget::default(), 99), "think step 10");
+    let round = next(&format!("{circles} step"), Budget::default(), 99);
+    assert!(round.contains("8 calls in a row"), "{round}");
 }

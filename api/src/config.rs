@@ -87,6 +87,10 @@ pub struct BudgetConfig {
     pub output_tokens_max: u64,
     /// Most tokens sampled in one reply.
     pub reply_tokens_max: u32,
+    /// Most seconds that a turn takes; 0: as long as it likes.
+    pub wall_secs_max: u64,
+    /// Most tokens sampled in a whole session; 0: as many as it likes.
+    pub session_output_tokens_max: u64,
 }
 
 /// The sandbox that commands run in.
@@ -224,8 +228,20 @@ impl Default for Config {
 
 impl Default for BudgetConfig {
     fn default() -> BudgetConfig {
-        let Budget { steps_max, output_tokens_max, reply_tokens_max } = Budget::default();
-        BudgetConfig { steps_max, output_tokens_max, reply_tokens_max }
+        let Budget {
+            steps_max,
+            output_tokens_max,
+            reply_tokens_max,
+            wall_secs_max,
+            session_output_tokens_max,
+        } = Budget::default();
+        BudgetConfig {
+            steps_max,
+            output_tokens_max,
+            reply_tokens_max,
+            wall_secs_max,
+            session_output_tokens_max,
+        }
     }
 }
 
@@ -235,6 +251,8 @@ impl BudgetConfig {
             steps_max: self.steps_max,
             output_tokens_max: self.output_tokens_max,
             reply_tokens_max: self.reply_tokens_max,
+            wall_secs_max: self.wall_secs_max,
+            session_output_tokens_max: self.session_output_tokens_max,
         }
     }
 }
@@ -279,7 +297,7 @@ impl Config {
         if self.threads > 1024 {
             return Err(format!("threads is {}; use 0 for one per physical core", self.threads));
         }
-        let BudgetConfig { steps_max, output_tokens_max, reply_tokens_max } = self.budget;
+        let BudgetConfig { steps_max, output_tokens_max, reply_tokens_max, .. } = self.budget;
         if steps_max == 0 || output_tokens_max == 0 || reply_tokens_max == 0 {
             return Err("a budget of 0 would end every turn before it begins; give 1 or more".to_string());
         }
@@ -574,6 +592,8 @@ mod tests {
                 steps_max = 40
                 output_tokens_max = 32768
                 reply_tokens_max = 4096
+                wall_secs_max = 0
+                session_output_tokens_max = 0
 
                 [sandbox]
                 lowered = []

@@ -116,6 +116,12 @@ pub(crate) struct Budget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub(crate) reply_tokens_max: Option<u32>,
+    /// Most seconds that a turn takes; 0: as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) wall_secs_max: Option<u64>,
+    /// Most tokens sampled in the whole session; 0: as many as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session_output_tokens_max: Option<u64>,
 }
 
 impl Budget {
@@ -124,6 +130,10 @@ impl Budget {
             steps_max: self.steps_max.unwrap_or(default.steps_max),
             output_tokens_max: self.output_tokens_max.unwrap_or(default.output_tokens_max),
             reply_tokens_max: self.reply_tokens_max.unwrap_or(default.reply_tokens_max),
+            wall_secs_max: self.wall_secs_max.unwrap_or(default.wall_secs_max),
+            session_output_tokens_max: self
+                .session_output_tokens_max
+                .unwrap_or(default.session_output_tokens_max),
         }
     }
 }

@@ -79,7 +79,12 @@ pub(crate) fn created() -> Created {
             tool("forbidden", Replay::Unsafe, Reach::Workspace),
             tool("todo", Replay::Safe, Reach::Workspace),
         ],
-        budget: agent::Budget { steps_max: 6, output_tokens_max: 10_000, reply_tokens_max: 100 },
+        budget: agent::Budget {
+            steps_max: 6,
+            output_tokens_max: 10_000,
+            reply_tokens_max: 100,
+            ..agent::Budget::default()
+        },
         sampling: engine::Sampling::default(),
         led: false,
         check: None,

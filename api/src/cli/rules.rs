@@ -105,8 +105,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             say(&table(&["", "WHERE", "CALL", "WHY"], &rows));
         }
         say(&format!(
-            "{} sessions: {} calls would be denied, {} asked about, {} allowed; {} no rule speaks of",
+            "{} {}: {} calls would be denied, {} asked about, {} allowed; {} no rule speaks of",
             ids.len(),
+            if ids.len() == 1 { "session" } else { "sessions" },
             counts["deny"],
             counts["ask"],
             counts["allow"],
