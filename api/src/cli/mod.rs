@@ -15,6 +15,7 @@ mod model;
 mod plan;
 pub(crate) mod reach;
 mod render;
+mod replay;
 mod resume;
 mod rules;
 mod run;
@@ -103,6 +104,8 @@ enum Command {
     Config(config::Args),
     /// Write a model's logits for given tokens to a file: the judge of every change to the engine.
     Logits(logits::Args),
+    /// Go through a session's journal again and see that every prompt is as it was.
+    Replay(replay::Args),
     /// Show the prompt a chat format makes of a conversation.
     Render(render::Args),
     /// Measure how fast a model reads and writes.
@@ -151,6 +154,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Sandbox(args) => sandbox::run(args).await,
         Command::Config(args) => config::run(args),
         Command::Logits(args) => logits::run(args).await,
+        Command::Replay(args) => replay::run(args).await,
         Command::Render(args) => render::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }

@@ -73,7 +73,7 @@ fn read(path: &Path) -> Result<Transcript, Failure> {
     Transcript::read(&value).map_err(trouble)
 }
 
-async fn tokenizer(model: &str) -> Result<Tokenizer, Failure> {
+pub(super) async fn tokenizer(model: &str) -> Result<Tokenizer, Failure> {
     let path = Path::new(model);
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     if is_json {
