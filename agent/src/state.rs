@@ -3,6 +3,9 @@
 //! State is never stored. Any prefix of any journal folds, in any order of events: what does not fit is ignored
 //! rather than believed, because a journal may have been written by a version with other habits.
 
+mod budget;
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,16 +17,19 @@ use tools::mcp::{self, Equipment};
 use tools::{Call, Exit, Outcome, Reach, Replay, Spec};
 
 use crate::check;
-use crate::compact;
 use crate::context::{Answer, Message};
 use crate::dialect::{Bound, Shape};
 use crate::equipped;
-use crate::event::{Budget, Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 use crate::learn::Diary;
 use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
+
+use room::Room;
+
+pub use room::Compaction;
 
 /// A session as its journal tells it.
 #[derive(Debug, Clone, Default)]
@@ -98,43 +104,6 @@ pub struct State {
     ended: Option<End>,
 }
 
-/// What is known of the room in the model's context, and what was done to make some.
-#[derive(Debug, Clone, Default)]
-struct Room {
-    /// Tokens the context holds; 0 while that is not known.
-    window: u64,
-    /// Tokens of the prompt with the last reply, as far as they were counted.
-    prompt: u64,
-    /// What the model of the last step said that it asked for and there was no room for.
-    full: Option<(u64, u64)>,
-    /// Somebody wants room to be made; perhaps they said what matters to them.
-    asked: Option<Option<String>>,
-    /// Messages that are left out, oldest first, and what was done about it.
-    left_out: Vec<Message>,
-    compactions: Vec<Compaction>,
-    /// Whether nothing was replied since room was made or could not be made: then trying again would lead nowhere.
-    tried: bool,
-    /// Whether somebody wants to see it all, as long as there is room.
-    reluctant: bool,
-}
-
-/// Messages that were left out together.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Compaction {
-    /// The place of the event.
-    pub seq: Seq,
-    /// Milliseconds since 1970.
-    pub at_ms: u64,
-    /// How many messages of the conversation.
-    pub messages: usize,
-    /// Tokens of the prompt before …
-    pub before_tokens: u64,
-    /// … and after.
-    pub after_tokens: u64,
-    /// What the model is shown in their place, and in the place of an earlier digest.
-    pub digest: String,
-}
-
 /// Which of a journal's events hold: all but those that were wound back.
 pub(crate) fn holding(events: &[&Recorded]) -> Vec<usize> {
     // From the last rewinding back: before it holds what held at the place it went to, and that may lie before another one.
@@ -153,9 +122,6 @@ pub(crate) fn holding(events: &[&Recorded]) -> Vec<usize> {
     kept.push(0..end);
     kept.into_iter().rev().flatten().collect()
 }
-
-/// So many calls in a row that lead nowhere end a turn: the model was told of each, and sampled ever more freely.
-const CIRCLES_MAX: u32 = 8;
 
 /// In how many steps in a row a call is asked for before it is noticed: twice is somebody who looks again.
 const REPEATED_MIN: u32 = 3;
@@ -493,47 +459,6 @@ impl State {
             Event::Learned { .. } if self.running => self.diary.wrote(),
             Event::Learned { .. } => self.learning = None,
         }
-    }
-
-    /// Messages are left out of the conversation, and a digest stands for them.
-    fn compacted(&mut self, compaction: Compaction) {
-        let head = self.head();
-        let conversation = Arc::make_mut(&mut self.conversation);
-        if conversation.len() < head + compaction.messages {
-            return;
-        }
-        self.room.left_out.extend(conversation.drain(head..head + compaction.messages));
-        conversation.drain(1.min(conversation.len())..head);
-        conversation.insert(1.min(conversation.len()), Message::User { text: compaction.digest.clone() });
-        // An attempt that goes on longer than there is room for is kept as it is.
-        self.attempt = None;
-        self.room.prompt = compaction.after_tokens;
-        self.room.full = None;
-        self.room.asked = None;
-        self.room.tried = true;
-        self.room.compactions.push(compaction);
-        // Where the model was told of tools may be left out now, and the prompt is computed anew in any case.
-        self.place_tools();
-    }
-
-    fn uncompacted(&mut self) {
-        let head = self.head();
-        let Some(last) = self.room.compactions.pop() else { return };
-        let from = self.room.left_out.len().saturating_sub(last.messages);
-        let back = self.room.left_out.split_off(from);
-        let conversation = Arc::make_mut(&mut self.conversation);
-        let digest = self.room.compactions.last().map(|before| Message::User { text: before.digest.clone() });
-        conversation.splice(1.min(conversation.len())..head, digest.into_iter().chain(back));
-        self.room.prompt = last.before_tokens;
-        self.room.asked = None;
-        // Whoever wants to see it all again does not want it to be left out at once.
-        self.room.reluctant = true;
-        self.room.tried = false;
-    }
-
-    /// How many messages at the front of the conversation are its system prompt and a digest.
-    pub(crate) fn head(&self) -> usize {
-        (1 + usize::from(!self.room.compactions.is_empty())).min(self.conversation.len())
     }
 
     /// Servers give other tools from now on. Until the model has been asked for the first time they stand among its own, where every
@@ -972,72 +897,6 @@ impl State {
         }
     }
 
-    /// Whether room has to be made before the model is asked again; between turns also when it will be needed soon.
-    pub(crate) fn cramped(&self) -> bool {
-        let room = &self.room;
-        if room.asked.is_some() {
-            return true;
-        }
-        if room.tried || room.reluctant {
-            return false;
-        }
-        // What the model has not been shown yet comes on top of what was counted. Four bytes are about a token.
-        let untold: usize = self
-            .calls
-            .iter()
-            .map(|(_, settled)| match settled {
-                Settled::Answered(answer) => answer.text.len() / 4,
-                Settled::Waiting | Settled::Asked { .. } | Settled::Allowed | Settled::Started(_) => 0,
-            })
-            .sum();
-        let mid_turn = self.running && self.turn_steps > 0;
-        room.full.is_some()
-            || self.attempt.is_none() && compact::due(room.prompt + untold as u64, room.window, mid_turn)
-    }
-
-    /// Why the model cannot be asked again: there is no room, and making some was of no use.
-    pub(crate) fn full(&self) -> Option<(u64, u64)> {
-        self.room.full.filter(|_| self.room.tried)
-    }
-
-    /// Whether room has to be made at any price, and what somebody wants to be kept most of all.
-    pub(crate) fn pressed(&self) -> (bool, Option<&str>) {
-        let asked = self.room.asked.as_ref();
-        (asked.is_some() || self.room.full.is_some(), asked.and_then(|focus| focus.as_deref()))
-    }
-
-    /// What a digest is made of, if `messages` more are left out.
-    pub(crate) fn left_out_with(&self, messages: usize) -> Vec<Message> {
-        let head = self.head();
-        let more = self.conversation.get(head..head + messages).unwrap_or_default();
-        self.room.left_out.iter().chain(more).cloned().collect()
-    }
-
-    /// What came of calls, by their ids.
-    pub(crate) fn outcomes(&self) -> &BTreeMap<String, (bool, String)> {
-        &self.outcomes
-    }
-
-    /// The times that messages were left out and that hold, oldest first.
-    pub fn compactions(&self) -> &[Compaction] {
-        &self.room.compactions
-    }
-
-    /// Messages that the model is not shown any more, oldest first.
-    pub fn left_out(&self) -> &[Message] {
-        &self.room.left_out
-    }
-
-    /// Tokens that the model's context holds, as far as they are known.
-    pub fn window(&self) -> Option<u64> {
-        Some(self.room.window).filter(|window| *window > 0)
-    }
-
-    /// Tokens of the prompt with the last reply, as they were counted then.
-    pub fn prompt_tokens(&self) -> u64 {
-        self.room.prompt
-    }
-
     /// The plan that the model keeps.
     pub fn plan(&self) -> &[Task] {
         &self.plan
@@ -1064,49 +923,6 @@ impl State {
 
     pub(crate) fn calls(&self) -> &[(Call, Settled)] {
         &self.calls
-    }
-
-    /// Which limit of its budget the session has reached, in words. Nothing is asked of the model or of a tool beyond it.
-    pub(crate) fn spent(&self) -> Option<String> {
-        let Budget { steps_max, output_tokens_max, wall_secs_max, session_output_tokens_max, .. } =
-            self.created.as_ref()?.budget;
-        let took_ms = self.updated_ms.saturating_sub(self.turn_began_ms);
-        if self.turn_steps >= steps_max {
-            Some(format!("{steps_max} steps in a turn"))
-        } else if self.turn_output_tokens >= output_tokens_max {
-            Some(format!("{output_tokens_max} sampled tokens in a turn"))
-        } else if session_output_tokens_max > 0 && self.usage.output_tokens >= session_output_tokens_max {
-            Some(format!("{session_output_tokens_max} sampled tokens in the session"))
-        } else if self.late() {
-            Some(format!("{wall_secs_max} seconds in a turn, of which {} have passed", took_ms / 1000))
-        } else if self.circles >= CIRCLES_MAX {
-            Some(format!(
-                "{} calls in a row that were made before with the same answers; say what it should do instead",
-                self.circles
-            ))
-        } else {
-            None
-        }
-    }
-
-    /// Whether the turn has taken as long as it may.
-    pub(crate) fn late(&self) -> bool {
-        let wall_secs_max = self.created.as_ref().map_or(0, |created| created.budget.wall_secs_max);
-        let took_ms = self.updated_ms.saturating_sub(self.turn_began_ms);
-        wall_secs_max > 0 && took_ms >= wall_secs_max.saturating_mul(1000)
-    }
-
-    /// How many tokens the next reply may have: what is left of all that bounds it.
-    pub(crate) fn reply_tokens_max(&self) -> u32 {
-        let Some(created) = &self.created else { return 0 };
-        let Budget { output_tokens_max, reply_tokens_max, session_output_tokens_max, .. } = created.budget;
-        let of_turn = output_tokens_max.saturating_sub(self.turn_output_tokens);
-        let of_session = match session_output_tokens_max {
-            0 => u64::MAX,
-            most => most.saturating_sub(self.usage.output_tokens),
-        };
-        let left = of_turn.min(of_session).min(u64::from(reply_tokens_max));
-        u32::try_from(left).unwrap_or(reply_tokens_max)
     }
 }
 
