@@ -60,6 +60,10 @@ calls model count="1000":
 edits model count="30":
     cargo run --release -p agent --example edits -- {{model}} . {{count}} > target/edits.jsonl
 
+# Twelve hours of a session in a minute: what survives, how much memory it takes and how fast it opens. An ignored test.
+hours:
+    cargo test -p tests --test it -- --ignored --nocapture twelve_hours
+
 # What a grammar costs that binds an edit to a long file: the ignored test of the agent's grammars. `model` is a file.
 long-file model:
     SAGA_TEST_MODEL={{absolute_path(model)}} cargo test --workspace -p agent --test grammar -- --ignored --nocapture

@@ -195,7 +195,7 @@ fn resident_bytes() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a minute: `cargo test -p tests --release --test it -- --ignored --nocapture twelve_hours`"]
+#[ignore = "takes a minute and prints figures; run by `just hours`"]
 async fn twelve_hours_in_one_session_keep_its_first_words_and_stay_quick() {
     // 130 turns of 38 looks of 4 KB: 20,000 events, five million tokens through a context of one million.
     let mut script: Vec<agent::Thought> = (0..38).map(|_| look(4_300)).collect();

@@ -110,26 +110,10 @@ impl Stage {
 
     /// A stage whose power never fails and whose effects take a while.
     pub fn lasting(memory: Memory, script: Script, takes: std::time::Duration) -> Arc<Stage> {
-        Arc::new(Stage {
-            memory,
-            script,
-            fuse: AtomicUsize::new(usize::MAX),
-            last_effect_happens: false,
-            ran: Mutex::default(),
-            clock: AtomicUsize::new(1_000),
-            files: Files::default(),
-            kept: None,
-            takes,
-            rules: Mutex::default(),
-            reaches: Mutex::default(),
-            reached: Mutex::default(),
-            approval_ms: AtomicU64::default(),
-            window: AtomicU64::default(),
-            background: Mutex::default(),
-            exits: Mutex::default(),
-            ended: tokio::sync::Notify::new(),
-            thoughts: AtomicUsize::default(),
-        })
+        let stage = Stage::new(memory, script, usize::MAX, false);
+        let mut stage = Arc::into_inner(stage).expect("nobody else has it yet");
+        stage.takes = takes;
+        Arc::new(stage)
     }
 
     /// A stage whose sessions keep their files before each turn and after each change.
