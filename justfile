@@ -60,6 +60,10 @@ calls model count="1000":
 edits model count="30":
     cargo run --release -p agent --example edits -- {{model}} . {{count}} > target/edits.jsonl
 
+# How many of this repository's tasks a model does by itself: `bugs` are planted in small projects, `python` are exercises.
+tasks folder="bugs" model="qwen2.5-coder-1.5b":
+    cargo run --release -- eval tasks tests/tasks/{{folder}} -m {{model}}
+
 # Twelve hours of a session in a minute: what survives, how much memory it takes and how fast it opens. An ignored test.
 hours:
     cargo test -p tests --test it -- --ignored --nocapture twelve_hours

@@ -11,3 +11,4 @@ mod remembering;
 mod rewinding;
 mod rules;
 mod sessions;
+mod tasks;

@@ -1,0 +1,3 @@
+from .pages import Pages
+
+__all__ = ["Pages"]

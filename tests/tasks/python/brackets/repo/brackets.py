@@ -1,0 +1,2 @@
+def balanced(text):
+    pass

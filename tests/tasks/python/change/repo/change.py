@@ -1,0 +1,2 @@
+def change(coins, amount):
+    pass

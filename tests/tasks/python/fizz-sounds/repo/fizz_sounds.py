@@ -1,0 +1,2 @@
+def sound(number):
+    pass

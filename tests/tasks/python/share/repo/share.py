@@ -1,0 +1,2 @@
+def share(name=None):
+    pass

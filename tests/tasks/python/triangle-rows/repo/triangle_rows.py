@@ -1,0 +1,2 @@
+def rows(count):
+    pass
