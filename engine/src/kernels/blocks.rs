@@ -63,6 +63,24 @@ impl Input {
         }
     }
 
+    /// Some of these tokens, in all the forms that were made: their bytes are copied, and nothing is quantised again.
+    pub(crate) fn gather(&self, tokens: &[usize]) -> Input {
+        let mut floats = Vec::new();
+        if !self.floats.is_empty() {
+            floats.reserve(tokens.len() * self.columns);
+            tokens.iter().for_each(|&token| floats.extend_from_slice(self.floats(token)));
+        }
+        let blocks = |blocks: &Option<Blocks>| blocks.as_ref().map(|blocks| blocks.gather(tokens));
+        Input {
+            floats,
+            tokens: tokens.len(),
+            columns: self.columns,
+            blocks32: blocks(&self.blocks32),
+            blocks256: blocks(&self.blocks256),
+            spare: Vec::new(),
+        }
+    }
+
     pub(crate) fn tokens(&self) -> usize {
         self.tokens
     }
@@ -154,6 +172,29 @@ impl Blocks {
             }
         });
         self
+    }
+
+    /// Some of the tokens.
+    fn gather(&self, tokens: &[usize]) -> Blocks {
+        let (values, sums) = (self.size * DIGITS, self.size * DIGITS / 16);
+        let count = self.units.len() / self.tokens.max(1) * tokens.len();
+        let mut to = Blocks {
+            size: self.size,
+            tokens: tokens.len(),
+            values: Vec::with_capacity(count * values),
+            units: Vec::with_capacity(count),
+            fine: Vec::with_capacity(count),
+            sums: Vec::with_capacity(count * sums),
+        };
+        for first in (0..self.units.len()).step_by(self.tokens.max(1)) {
+            for at in tokens.iter().map(|token| first + token) {
+                to.values.extend_from_slice(&self.values[at * values..(at + 1) * values]);
+                to.units.push(self.units[at]);
+                to.fine.push(self.fine[at]);
+                to.sums.extend_from_slice(&self.sums[at * sums..(at + 1) * sums]);
+            }
+        }
+        to
     }
 
     pub(crate) fn tokens(&self) -> usize {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::Error;
+use crate::crew;
 use crate::kernels::{Input, Kernels, Product, multiply};
 use crate::model::mixer::add_to_rows;
 use crate::model::moe::Chosen;
@@ -160,47 +161,54 @@ impl Experts {
     fn compute(&self, kernels: Kernels, x: &[f32], work: &mut [(&[Matrix], &mut Job)]) {
         let (hidden, width) = (self.hidden, self.width);
         let firsts = |matrices: &'_ [Matrix]| matrices.len() - 1;
-        let mut gathered = Vec::new();
-        let mut inputs: Vec<Input> = Vec::with_capacity(work.len());
-        for (matrices, job) in &*work {
-            gathered.clear();
-            for &(token, _) in &job.tokens {
-                gathered.extend_from_slice(&x[token * width..(token + 1) * width]);
-            }
-            let kinds: Vec<Kind> = matrices[..firsts(matrices)].iter().map(Matrix::kind).collect();
-            let mut input = Input::default();
-            input.set(kernels, &gathered, width, &kinds);
-            inputs.push(input);
+        let mut kinds: Vec<Kind> = Vec::new();
+        for (matrices, _) in &*work {
+            kinds.extend(matrices[..firsts(matrices)].iter().map(Matrix::kind));
         }
-
-        // Of each expert the results of its first matrices, one or two.
-        let mut results: Vec<Vec<Vec<f32>>> = work
+        kinds.dedup();
+        // Every token is quantised once, however many experts it goes to.
+        let mut all = Input::default();
+        all.set(kernels, x, width, &kinds);
+        let whole = |job: &Job| job.tokens.len() == all.tokens();
+        let mut jobs: Vec<Step> = work
             .iter()
             .map(|(matrices, job)| {
                 let firsts = matrices[..firsts(matrices)].iter();
-                firsts.map(|matrix| vec![0.0; job.tokens.len() * matrix.rows()]).collect()
+                let results = firsts.map(|matrix| vec![0.0; job.tokens.len() * matrix.rows()]).collect();
+                Step { input: Input::default(), results }
             })
             .collect();
+        let job = |i: usize| &*work[i].1;
+        crew::each_part(crew::chunks(&mut jobs, 1), 1, |i, step| {
+            if !whole(job(i)) {
+                let tokens: Vec<usize> = job(i).tokens.iter().map(|&(token, _)| token).collect();
+                step[0].input = all.gather(&tokens);
+            }
+        });
+
         let mut products = Vec::with_capacity(2 * work.len());
-        for (((matrices, _), input), results) in work.iter().zip(&inputs).zip(&mut results) {
-            let pairs = matrices.iter().zip(results);
-            products.extend(pairs.map(|(matrix, to)| Product { input, matrix, to }));
+        for ((matrices, job), Step { input, results }) in work.iter().zip(&mut jobs) {
+            // Tokens stand in a job in their order, and each once.
+            let input = if whole(job) { &all } else { &*input };
+            products.extend(matrices.iter().zip(results).map(|(matrix, to)| Product { input, matrix, to }));
         }
         multiply(kernels, &mut products);
         drop(products);
 
-        for (((matrices, job), input), results) in work.iter_mut().zip(&mut inputs).zip(results) {
-            let [mut gate, mut up] = apart(results);
+        crew::each_part(crew::chunks(&mut jobs, 1), 1, |i, step| {
+            let (matrices, job) = (work[i].0, &*work[i].1);
+            let [mut gate, mut up] = apart(std::mem::take(&mut step[0].results));
             if let Some(biases) = &self.biases {
                 add_to_rows(&mut gate, &biases.gate[job.expert * hidden..][..hidden]);
                 add_to_rows(&mut up, &biases.up[job.expert * hidden..][..hidden]);
             }
             self.activation.apply(kernels, &mut gate, &up);
-            input.set(kernels, &gate, hidden, &[matrices[firsts(matrices)].kind()]);
-            job.down = vec![0.0; job.tokens.len() * width];
-        }
+            step[0].input.set(kernels, &gate, hidden, &[matrices[firsts(matrices)].kind()]);
+        });
+
         let mut products = Vec::with_capacity(work.len());
-        for ((matrices, job), input) in work.iter_mut().zip(&inputs) {
+        for ((matrices, job), Step { input, .. }) in work.iter_mut().zip(&jobs) {
+            job.down = vec![0.0; job.tokens.len() * width];
             products.push(Product { input, matrix: &matrices[firsts(matrices)], to: &mut job.down });
         }
         multiply(kernels, &mut products);
@@ -211,6 +219,12 @@ impl Experts {
             }
         }
     }
+}
+
+/// What an expert's matrices are multiplied with, and what came of its first ones, one or two.
+struct Step {
+    input: Input,
+    results: Vec<Vec<f32>>,
 }
 
 /// The gate's results and the other one's, from two matrices or from one with their rows in turn.

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use super::{GROUP_ROWS, MIDDLE};
 use crate::weights::Kind;
 use crate::weights::quant::{IQ4, MXFP4};
+use crate::weights::turned::place_in_q6_k;
 
 /// How many spans are under way at once.
 pub(super) const LANES: usize = 4;
@@ -55,6 +56,11 @@ pub(super) trait Rows: Copy {
     /// # Safety
     /// The kind has sixteen bytes there that are read at once, and the machine has the features.
     unsafe fn piece(self, at: usize) -> [__m512i; 4];
+    /// The same where a turned block has these bytes elsewhere, at `place`.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn piece_at(self, at: usize, place: usize) -> [__m512i; 4];
     /// Four bytes of each row.
     ///
     /// # Safety
@@ -87,6 +93,14 @@ impl Rows for Lying {
         // SAFETY: as the trait demands.
         // WHY: see `piece`.
         unsafe { piece(self.from.add(at), self.stride) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn piece_at(self, at: usize, _place: usize) -> [__m512i; 4] {
+        // SAFETY: as the trait demands.
+        // WHY: see `piece`.
+        unsafe { self.piece(at) }
     }
 
     #[inline]
@@ -130,6 +144,14 @@ impl Rows for Ready {
             let from = self.0.add(GROUP_ROWS * at);
             [0, 1, 2, 3].map(|i| _mm512_loadu_si512(from.add(64 * i).cast()))
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn piece_at(self, _at: usize, place: usize) -> [__m512i; 4] {
+        // SAFETY: as the trait demands.
+        // WHY: as in `piece`.
+        unsafe { self.piece(place) }
     }
 
     #[inline]
@@ -437,14 +459,15 @@ pub(super) unsafe fn q6_k<S: Sink, R: Rows>(sink: &mut S, rows: R) {
     // SAFETY: the block has 210 bytes in every row.
     // WHY: see `piece`.
     unsafe {
-        sink.factors(halves(rows.half(208)), _mm512_setzero_ps());
-        let scales = rows.piece(192);
+        let scales = rows.piece_at(192, const { place_in_q6_k(192) });
         let two = bytes(0x30);
         each!(HALF in [0 1] {
             each!(C in [0 1] {
-                let first = rows.piece(64 * HALF + 16 * C);
-                let second = rows.piece(64 * HALF + 32 + 16 * C);
-                let tops = rows.piece(128 + 32 * HALF + 16 * C);
+                const FIRST: usize = 64 * HALF + 16 * C;
+                const TOPS: usize = 128 + 32 * HALF + 16 * C;
+                let first = rows.piece_at(FIRST, const { place_in_q6_k(FIRST) });
+                let second = rows.piece_at(FIRST + 32, const { place_in_q6_k(FIRST + 32) });
+                let tops = rows.piece_at(TOPS, const { place_in_q6_k(TOPS) });
                 each!(N in [0 1 2 3] {
                     sink.begin(N, 8 * HALF + 2 * N + C);
                 });
@@ -467,6 +490,8 @@ pub(super) unsafe fn q6_k<S: Sink, R: Rows>(sink: &mut S, rows: R) {
                 });
             });
         });
+        // They lie at the end, and turned rows are read in the order in which they lie.
+        sink.factors(halves(rows.half(208)), _mm512_setzero_ps());
     }
 }
 
