@@ -64,6 +64,10 @@ edits model count="30":
 hours:
     cargo test -p tests --test it -- --ignored --nocapture twelve_hours
 
+# Fifty random histories of sessions in real sandboxes, wound back to any step and compared byte by byte. An ignored test.
+undo:
+    cargo test -p tests --test it -- --ignored --nocapture undo
+
 # What a grammar costs that binds an edit to a long file: the ignored test of the agent's grammars. `model` is a file.
 long-file model:
     SAGA_TEST_MODEL={{absolute_path(model)}} cargo test --workspace -p agent --test grammar -- --ignored --nocapture

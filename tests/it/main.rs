@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod background;
+#[path = "../sim/chance.rs"]
+mod chance;
 mod crash;
 mod egress;
 mod hours;
@@ -11,3 +13,4 @@ mod remembering;
 mod rewinding;
 mod rules;
 mod sessions;
+mod undo;

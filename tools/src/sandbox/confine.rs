@@ -34,6 +34,8 @@ pub(super) enum Purpose {
     Command,
     /// Looking at files of the workspace.
     Reading,
+    /// Looking at all there is in the workspace, also in folders that a command has closed to their owner.
+    Listing,
     /// Changing files of the workspace.
     Writing,
 }
@@ -86,7 +88,7 @@ impl Confinement {
                     lower(Resource::Data, limits.memory_bytes)?;
                 }
             }
-            Purpose::Reading | Purpose::Writing => {
+            Purpose::Reading | Purpose::Listing | Purpose::Writing => {
                 lower(Resource::Nofile, 256)?;
                 lower(Resource::Data, FILES_MEMORY_BYTES)?;
             }
@@ -94,11 +96,14 @@ impl Confinement {
         lower(Resource::Core, 0)?;
         lower(Resource::Fsize, limits.file_bytes)?;
 
-        drop_capabilities(CapabilitySet::empty())?;
+        drop_capabilities(match purpose {
+            Purpose::Listing => CapabilitySet::DAC_READ_SEARCH,
+            Purpose::Command | Purpose::Reading | Purpose::Writing => CapabilitySet::empty(),
+        })?;
         rustix::thread::set_no_new_privs(true)?;
         let (rules, calls) = match purpose {
             Purpose::Command => (self.commands, self.command_calls),
-            Purpose::Reading => (self.reading, self.file_calls),
+            Purpose::Reading | Purpose::Listing => (self.reading, self.file_calls),
             Purpose::Writing => (self.writing, self.file_calls),
         };
         if let Some(rules) = rules {
