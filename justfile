@@ -68,6 +68,10 @@ hours:
 undo:
     cargo test -p tests --test it -- --ignored --nocapture undo
 
+# The service killed 300 times under load, its anchors and file helpers 100 times each (`SAGA_KILLS=N`: N times each). An ignored test.
+kills:
+    cargo test -p tests --test it -- --ignored --nocapture kills
+
 # What a grammar costs that binds an edit to a long file: the ignored test of the agent's grammars. `model` is a file.
 long-file model:
     SAGA_TEST_MODEL={{absolute_path(model)}} cargo test --workspace -p agent --test grammar -- --ignored --nocapture

@@ -8,6 +8,7 @@ mod chance;
 mod crash;
 mod egress;
 mod hours;
+mod kills;
 mod poison;
 mod remembering;
 mod rewinding;
