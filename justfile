@@ -72,6 +72,10 @@ undo:
 kills:
     cargo test -p tests --test it -- --ignored --nocapture kills
 
+# What a session that takes all it can get does to its neighbour's commands.
+neighbours runs="300":
+    cargo run --release -p tools --example neighbours -- {{runs}}
+
 # What a grammar costs that binds an edit to a long file: the ignored test of the agent's grammars. `model` is a file.
 long-file model:
     SAGA_TEST_MODEL={{absolute_path(model)}} cargo test --workspace -p agent --test grammar -- --ignored --nocapture

@@ -48,6 +48,10 @@ const LANDLOCK: ABI = ABI::V9;
 /// How much address space the file helper may fill: far above its largest file, far below what would hurt.
 const FILES_MEMORY_BYTES: u64 = 1 << 30;
 
+/// By how much commands give way to what looks after them: five hundred processes that all want to run would otherwise keep a watchdog
+/// waiting for a second.
+const NICENESS: libc::c_int = 5;
+
 impl Confinement {
     /// Prepares everything, inside the finished root. `writable` are the folders commands may change.
     pub(super) fn prepare(
@@ -82,6 +86,7 @@ impl Confinement {
     pub(super) fn apply(self, purpose: Purpose, limits: &Limits, memory_is_limited: bool) -> io::Result<()> {
         match purpose {
             Purpose::Command => {
+                sys::give_way(NICENESS);
                 lower(Resource::Nofile, limits.open_files)?;
                 lower(Resource::Nproc, limits.processes)?;
                 if !memory_is_limited {

@@ -180,6 +180,13 @@ pub(super) fn signal_all(signal: libc::c_int) {
     unsafe { libc::kill(-1, signal) };
 }
 
+/// Gives way to others by so much, for good: whoever has not the right to can never take it back.
+pub(super) fn give_way(by: libc::c_int) {
+    // SAFETY: no memory is passed.
+    // WHY: no wrapper in use offers niceness.
+    unsafe { libc::nice(by) };
+}
+
 /// Restores a signal's default action and unblocks all signals: what a program expects at its start.
 pub(super) fn default_signals() {
     for signal in [libc::SIGPIPE, libc::SIGCHLD, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGALRM] {
