@@ -68,6 +68,18 @@ tasks folder="bugs" model="qwen2.5-coder-1.5b":
 hours:
     cargo test -p tests --test it -- --ignored --nocapture twelve_hours
 
+# Fifty random histories of sessions in real sandboxes, wound back to any step and compared byte by byte. An ignored test.
+undo:
+    cargo test -p tests --test it -- --ignored --nocapture undo
+
+# The service killed 300 times under load, its anchors and file helpers 100 times each (`SAGA_KILLS=N`: N times each). An ignored test.
+kills:
+    cargo test -p tests --test it -- --ignored --nocapture kills
+
+# What a session that takes all it can get does to its neighbour's commands.
+neighbours runs="300":
+    cargo run --release -p tools --example neighbours -- {{runs}}
+
 # What a grammar costs that binds an edit to a long file: the ignored test of the agent's grammars. `model` is a file.
 long-file model:
     SAGA_TEST_MODEL={{absolute_path(model)}} cargo test --workspace -p agent --test grammar -- --ignored --nocapture

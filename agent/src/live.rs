@@ -582,7 +582,8 @@ struct LiveWorld {
 impl LiveWorld {
     async fn sandbox(&self) -> Result<Arc<Sandbox>, Error> {
         let mut sandbox = self.sandbox.lock().await;
-        if let Some(sandbox) = sandbox.as_ref() {
+        // One that was killed between two calls, by the kernel for want of memory say, is no reason to stop.
+        if let Some(sandbox) = sandbox.as_ref().filter(|sandbox| !sandbox.has_ended()) {
             return Ok(sandbox.clone());
         }
         let opened = Arc::new(Sandbox::open(self.policy.clone()).await?);

@@ -3,12 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod background;
+#[path = "../sim/chance.rs"]
+mod chance;
 mod crash;
 mod egress;
 mod hours;
+mod kills;
 mod poison;
 mod remembering;
 mod rewinding;
 mod rules;
 mod sessions;
 mod tasks;
+mod undo;

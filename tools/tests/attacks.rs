@@ -290,7 +290,8 @@ async fn floods_are_bounded_and_told() {
     let outcome = scene.exec("yes AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").await;
     assert!(outcome.summary.starts_with("flooded") && outcome.text.len() < 64 << 10, "{}", outcome.summary);
     let outcome = scene.exec(":(){ :|:& };: 2>/dev/null; sleep 1; echo alive").await;
-    assert!(outcome.wall_ms < 15_000, "{}", outcome.summary);
+    // A shell that cannot fork gives up after 15 seconds.
+    assert!(outcome.wall_ms < 20_000, "{}", outcome.summary);
     assert!(scene.exec("echo ok").await.text.contains("ok"), "the bomb is gone");
     if Path::new("/usr/bin/python3").exists() {
         let outcome = scene.exec(&python("x = []\nwhile True: x.append(b'x' * (16 << 20))")).await;

@@ -143,3 +143,44 @@ async fn a_workspace_grows_so_far_and_can_be_emptied_again() {
     let outcome = exec(&sandbox, "mkdir many; for i in $(seq 20000); do : > many/$i; done; sleep 5").await;
     assert!(outcome.text.contains("the workspace has grown"), "{}", outcome.text);
 }
+
+#[tokio::test]
+async fn a_workspace_that_is_filled_fast_is_full_before_it_is_much_too_full() {
+    // A disk takes gigabytes in a second, and a file needs no name to take them: what only counts now and then comes too late.
+    const MAY_MIB: u64 = 256;
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut small = policy(folder.path());
+    small.limits.workspace_bytes = MAY_MIB << 20;
+    let sandbox = Sandbox::open(small).await.unwrap();
+    let used = || {
+        let files = fs::read_dir(folder.path()).unwrap().flatten();
+        files.map(|entry| std::os::unix::fs::MetadataExt::blocks(&entry.metadata().unwrap())).sum::<u64>()
+            >> 11
+    };
+    for (line, told) in [
+        ("for i in 1 2 3 4 5 6 7 8; do head -c 900M /dev/zero > a$i & done; wait", true),
+        (
+            "head -c 900M /dev/zero > b1 & head -c 900M /dev/zero > b2 & head -c 900M /dev/zero > b3 & exit 0",
+            false,
+        ),
+        (
+            "setsid bash -c 'for i in 1 2 3 4; do head -c 500M /dev/zero > c$i; done' & setsid sleep 9; wait",
+            true,
+        ),
+        (
+            "for i in 3 4 5; do eval \"exec $i> gone\"; rm gone; head -c 200M /dev/zero >&$i; done; sleep 9",
+            true,
+        ),
+    ] {
+        let outcome = exec(&sandbox, line).await;
+        assert!(used() < MAY_MIB + 128, "{line}: {} MiB\n{}", used(), outcome.text);
+        assert!(!told || outcome.text.contains("the workspace has grown"), "{line}\n{}", outcome.text);
+        assert!(exec(&sandbox, "rm -f *; echo room").await.text.contains("room"));
+    }
+    // Room that is taken without writing cannot be counted in time; whoever asks for it gets it the long way.
+    let outcome = exec(&sandbox, "fallocate -l 900M huge; ls -s huge").await;
+    assert!(used() < 2, "{}", outcome.text);
+    let line = "python3 -c \"import os; f = os.open('p', os.O_CREAT | os.O_RDWR); os.posix_fallocate(f, 0, 1 << 20); print(os.fstat(f).st_size)\"";
+    let outcome = exec(&sandbox, line).await;
+    assert!(outcome.text.contains("1048576"), "{}", outcome.text);
+}

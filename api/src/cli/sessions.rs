@@ -295,7 +295,20 @@ fn files_in_words(files: &[wire::FileChange], most: usize) -> String {
         wire::How::Removed => '-',
     };
     let line = |file: &wire::FileChange| format!("{} {}", sign(file.how), one_line(&file.path, 120));
-    let mut lines: Vec<String> = files.iter().take(most).map(line).collect();
+    // What git has of its own is one thing to a person, however many files it is.
+    let repository = |path: &str| {
+        let end = path.find("/.git/").map(|at| at + 5).or_else(|| path.starts_with(".git/").then_some(4))?;
+        Some(path[..end].to_owned())
+    };
+    let repositories: std::collections::BTreeSet<String> =
+        files.iter().filter_map(|file| repository(&file.path)).collect();
+    let files: Vec<&wire::FileChange> =
+        files.iter().filter(|file| repository(&file.path).is_none()).collect();
+    let mut lines: Vec<String> = repositories
+        .iter()
+        .map(|path| format!("~ {}: where it stands, what is staged or its settings", one_line(path, 120)))
+        .collect();
+    lines.extend(files.iter().take(most).map(|file| line(file)));
     if files.len() > most {
         lines.push(format!("… and {} more", files.len() - most));
     }

@@ -1,7 +1,11 @@
 //! Checkpoints of a workspace: what it held at a moment, to be compared and to be put back.
 //!
-//! They cover all that lies in it, also what git does not know or ignores and what commands did, except git's own folders, large
-//! caches, files above 4 MiB, and secrets, which commands can neither read nor change. They are kept in a folder of the service's that commands cannot see, and no program runs to make
+//! They cover all that lies in it, also what git does not know or ignores and what commands did: content, permissions, where links lead,
+//! and repositories, so that what was committed since is undone with the rest. Of a repository that stays, objects and logs are never
+//! taken away: whoever has committed something meanwhile finds it by `git reflog`. Not covered are large
+//! caches, files above 4 MiB, the objects of large repositories, names that are no text, and secrets, which commands can neither read nor
+//! change; and of a file its times, so that tools that go by them see that it is another one, its owner, and that it has other names.
+//! They are kept in a folder of the service's that commands cannot see, and no program runs to make
 //! them: whatever a repository's settings say has no effect. What there is is listed by the sandbox's file helper; of a file that is as
 //! it was nothing is read.
 
@@ -21,7 +25,8 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{
-    Inventoried, Inventory, Item, Request, Restore, Stamp, Step, WRITE_BYTES_MAX, What, Workspace, characters,
+    Inventoried, Inventory, Item, Request, Restore, Stamp, Step, WRITE_BYTES_MAX, What, Workspace,
+    characters, only_grows,
 };
 use crate::secrets::Secrets;
 use crate::{Error, Sandbox};
@@ -184,17 +189,19 @@ impl Checkpoints {
         let before = std::mem::take(known);
         let (entries, mut left_out) = (found.items.len(), found.left_out);
         let mut folders: BTreeMap<String, Folder> = BTreeMap::from([(String::new(), Folder::new())]);
+        let mut modes: HashMap<String, u16> = HashMap::new();
         for Item { path, what } in found.items {
             let entry = match what {
-                What::Folder => {
-                    folders.entry(path).or_default();
+                What::Folder { mode } => {
+                    folders.entry(path.clone()).or_default();
+                    modes.insert(path, mode);
                     continue;
                 }
                 What::Link { target } => {
                     let hash = packs.put(target.as_bytes()).map_err(say("writing a checkpoint"))?;
-                    Entry { kind: Kind::Link, hash }
+                    Entry { kind: Kind::Link, mode: None, hash }
                 }
-                What::File { stamp, program } => {
+                What::File { stamp, mode } => {
                     let same = before.get(&path).filter(|(then, hash)| *then == stamp && packs.has(hash));
                     let hash = match same {
                         Some((_, hash)) => *hash,
@@ -209,7 +216,8 @@ impl Checkpoints {
                     if !stamp.is_recent(began_ns) {
                         known.insert(path.clone(), (stamp, hash));
                     }
-                    Entry { kind: if program { Kind::Program } else { Kind::File }, hash }
+                    let kind = if mode & 0o100 != 0 { Kind::Program } else { Kind::File };
+                    Entry { kind, mode: Some(mode), hash }
                 }
             };
             let (folder, name) = split(&path);
@@ -224,7 +232,7 @@ impl Checkpoints {
                 break;
             }
             let (above, name) = split(&path);
-            let entry = Entry { kind: Kind::Folder, hash };
+            let entry = Entry { kind: Kind::Folder, mode: modes.get(&path).copied(), hash };
             folders.entry(above.to_owned()).or_default().insert(name.to_owned(), entry);
         }
         let tree = tree.expect("the workspace itself is among its folders, and comes last");
@@ -383,18 +391,16 @@ impl Checkpoints {
     }
 }
 
+/// By path: what was there, and what is.
+type Changes = BTreeMap<String, (Option<Entry>, Option<Entry>)>;
+
 impl State {
     fn folder(&self, hash: &Hash) -> Option<Folder> {
         tree::decode(&self.packs.get(hash).ok()??)
     }
 
-    /// By path: what was there and what is. Folders are among them only where one came or went.
-    #[expect(clippy::type_complexity, reason = "a pair of entries by path has no better name")]
-    fn changes(
-        &self,
-        from: &Tree,
-        to: &Tree,
-    ) -> Result<BTreeMap<String, (Option<Entry>, Option<Entry>)>, Error> {
+    /// By path: what was there and what is. Folders are among them only where one came or went, or has another mode.
+    fn changes(&self, from: &Tree, to: &Tree) -> Result<Changes, Error> {
         let mut changes = BTreeMap::new();
         let mut open = vec![(String::new(), Some(from.0), Some(to.0))];
         while let Some((path, from_hash, to_hash)) = open.pop() {
@@ -409,7 +415,7 @@ impl State {
             let names: BTreeSet<&String> = from_folder.keys().chain(to_folder.keys()).collect();
             for name in names {
                 let (before, after) = (from_folder.get(name).copied(), to_folder.get(name).copied());
-                if before == after {
+                if before == after || before.zip(after).is_some_and(|(before, after)| before.is_as(&after)) {
                     continue;
                 }
                 let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
@@ -419,7 +425,9 @@ impl State {
                 if from_inner.is_some() || to_inner.is_some() {
                     open.push((path.clone(), from_inner, to_inner));
                 }
-                if from_inner.is_none() || to_inner.is_none() {
+                let modes = before.and_then(|entry| entry.mode).zip(after.and_then(|entry| entry.mode));
+                let same_mode = modes.is_none_or(|(before, after)| before == after);
+                if from_inner.is_none() || to_inner.is_none() || !same_mode {
                     changes.insert(path, (before, after));
                 }
             }
@@ -436,15 +444,22 @@ impl State {
         let is_file = |kind| matches!(kind, Some(Kind::File | Kind::Program));
         // What goes, goes from the deepest up; so does what is something else now.
         for (path, (before, after)) in changes.iter().rev() {
+            if after.is_none() && grows_on(&changes, path) {
+                continue;
+            }
             let (before, after) = (kind(before), kind(after));
-            let written_over = is_file(before) && is_file(after);
+            let stays = before == Some(Kind::Folder) && before == after;
+            let written_over = stays || is_file(before) && is_file(after);
             if before.is_some() && !written_over {
                 batches.last_mut().expect("there is one").push(Step::Remove { path: path.clone() });
             }
         }
         // What comes, comes from the top down.
-        for (path, (_, after)) in &changes {
+        for (path, (before, after)) in &changes {
             let Some(entry) = after else { continue };
+            if before.is_some() && grows_on(&changes, path) {
+                continue;
+            }
             let content = match entry.kind {
                 Kind::Folder => Vec::new(),
                 Kind::File | Kind::Program | Kind::Link => {
@@ -459,15 +474,28 @@ impl State {
             bytes += content.len();
             let path = path.clone();
             batches.last_mut().expect("there is one").push(match entry.kind {
-                Kind::Folder => Step::Folder { path },
+                Kind::Folder => Step::Folder { path, mode: entry.mode },
                 Kind::Link => Step::Link { path, target: String::from_utf8_lossy(&content).into_owned() },
                 Kind::File | Kind::Program => {
-                    Step::File { path, program: entry.kind == Kind::Program, content: characters(&content) }
+                    let program = entry.kind == Kind::Program;
+                    Step::File { path, mode: entry.mode, program, content: characters(&content) }
                 }
             });
         }
         Ok(batches)
     }
+}
+
+/// Whether this belongs to what a repository only adds to, and the repository stays.
+fn grows_on(changes: &Changes, path: &str) -> bool {
+    let path = Path::new(path);
+    if !only_grows(path) {
+        return false;
+    }
+    let own =
+        path.ancestors().find(|above| above.ends_with(".git")).and_then(Path::to_str).unwrap_or_default();
+    let becomes = changes.get(own).map(|(_, after)| after.map(|entry| entry.kind));
+    matches!(becomes, None | Some(Some(Kind::Folder)))
 }
 
 fn gone(tree: &Tree) -> Error {
@@ -524,7 +552,7 @@ mod tests {
         let checkpoints = Checkpoints::open(&dir.path().join("kept"), 1 << 20).unwrap();
         let keep = |text: &str, after_ns: i64| {
             write(text);
-            let items = vec![Item { path: "a".to_owned(), what: What::File { stamp, program: false } }];
+            let items = vec![Item { path: "a".to_owned(), what: What::File { stamp, mode: 0o644 } }];
             let found = Inventoried { items, ..Inventoried::default() };
             checkpoints.keep(&workspace, "s", found, stamp.written_ns() + after_ns).unwrap().tree
         };

@@ -1,4 +1,6 @@
-//! All that a workspace holds, for a checkpoint of it, and putting back what a checkpoint had.
+//! All that a workspace holds, for a checkpoint of it.
+//!
+//! Of git's own folders all is kept but locks, and objects where they are many or large.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::Metadata;
@@ -6,13 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::sources::Stamp;
 use super::workspace::shown;
-use super::write::replace;
 use super::{Answer, WRITE_BYTES_MAX, Workspace};
 
 /// More entries are not kept: a workspace that large is put back by other means.
@@ -34,9 +33,15 @@ const CACHES: [&str; 14] = [
     "dist",
     "build",
 ];
+/// What a repository has of its own lies in a folder, or where a file of this name says.
+const GIT: &str = ".git";
 /// One of these, or something ignored, is kept as long as it has no more than this.
 const CACHE_FILES_MAX: usize = 500;
 const CACHE_BYTES_MAX: u64 = 4 << 20;
+/// A repository's objects and logs are kept as long as they have no more than this: beyond, they stay as they are whatever is put back, and
+/// are missed only by who has had git throw some away meanwhile.
+const GROWING_FILES_MAX: usize = 1_000;
+const GROWING_BYTES_MAX: u64 = 16 << 20;
 /// A request stops here: a workspace that takes longer is not kept.
 const WALL: Duration = Duration::from_secs(10);
 
@@ -54,9 +59,17 @@ pub(crate) struct Item {
 /// What it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum What {
-    Folder,
-    File { stamp: Stamp, program: bool },
-    Link { target: String },
+    /// Modes are permission bits.
+    Folder {
+        mode: u16,
+    },
+    File {
+        stamp: Stamp,
+        mode: u16,
+    },
+    Link {
+        target: String,
+    },
 }
 
 /// All of them.
@@ -77,7 +90,7 @@ impl Inventory {
         let mut walk = workspace.walk(Path::new("."));
         walk.filter_entry(|entry| {
             let folder = entry.file_type().is_some_and(|kind| kind.is_dir());
-            entry.file_name() != ".git" && !(folder && CACHES.iter().any(|name| entry.file_name() == *name))
+            entry.file_name() != GIT && !(folder && CACHES.iter().any(|name| entry.file_name() == *name))
         });
         for entry in walk.build().flatten() {
             if taking.is_over() {
@@ -133,8 +146,9 @@ impl Taking<'_> {
             return self.leave_out(path);
         };
         let kind = metadata.file_type();
+        let mode = (metadata.permissions().mode() & 0o1777) as u16;
         let what = if kind.is_dir() {
-            What::Folder
+            What::Folder { mode }
         } else if kind.is_symlink() {
             let target = std::fs::read_link(self.workspace.absolute(path));
             match target.ok().and_then(|target| target.to_str().map(str::to_owned)) {
@@ -142,8 +156,7 @@ impl Taking<'_> {
                 None => return self.leave_out(path),
             }
         } else if kind.is_file() && metadata.len() <= WRITE_BYTES_MAX as u64 {
-            let program = metadata.permissions().mode() & 0o100 != 0;
-            What::File { stamp: Stamp::of(metadata), program }
+            What::File { stamp: Stamp::of(metadata), mode }
         } else {
             return self.leave_out(path);
         };
@@ -164,14 +177,21 @@ impl Taking<'_> {
                     return;
                 }
                 let name = path.file_name().unwrap_or_default();
-                if name == ".git" || kept.contains(name) {
+                if kept.contains(name) {
                     continue;
                 }
-                if metadata.is_dir() {
+                if name == GIT {
+                    self.repository(&path, &metadata);
+                } else if metadata.is_dir() {
                     match self.small(&path) {
                         Some(below) => {
                             self.take(&path, &metadata);
-                            below.into_iter().for_each(|(path, metadata)| self.take(&path, &metadata));
+                            for (path, metadata) in below {
+                                match path.file_name().is_some_and(|name| name == GIT) {
+                                    true => self.repository(&path, &metadata),
+                                    false => self.take(&path, &metadata),
+                                }
+                            }
                         }
                         None => self.leave_out(&path),
                     }
@@ -181,6 +201,38 @@ impl Taking<'_> {
                     self.leave_out(&path);
                 }
             }
+        }
+    }
+
+    /// Takes what a repository has of its own, or the file that says where that is.
+    fn repository(&mut self, path: &Path, metadata: &Metadata) {
+        self.take(path, metadata);
+        let mut folders: Vec<PathBuf> = metadata.is_dir().then(|| path.to_owned()).into_iter().collect();
+        let (mut growing, mut bytes, mut more) = (Vec::new(), 0, false);
+        while let Some(folder) = folders.pop() {
+            for (path, metadata) in self.children(&folder) {
+                if self.is_over() {
+                    return;
+                }
+                // What somebody holds for a moment is no state to go back to.
+                if !metadata.is_dir() && path.extension().is_some_and(|ending| ending == "lock") {
+                    continue;
+                }
+                let grows = only_grows(&path);
+                if metadata.is_dir() && !(grows && more) {
+                    folders.push(path.clone());
+                }
+                if !grows {
+                    self.take(&path, &metadata);
+                } else if !more {
+                    bytes += metadata.len();
+                    growing.push((path, metadata));
+                    more = growing.len() > GROWING_FILES_MAX || bytes > GROWING_BYTES_MAX;
+                }
+            }
+        }
+        if !more {
+            growing.into_iter().for_each(|(path, metadata)| self.take(&path, &metadata));
         }
     }
 
@@ -196,10 +248,9 @@ impl Taking<'_> {
         let (mut found, mut folders, mut bytes) = (Vec::new(), vec![folder.to_owned()], 0);
         while let Some(folder) = folders.pop() {
             for (path, metadata) in self.children(&folder) {
-                if path.file_name().is_some_and(|name| name == ".git") {
-                    continue;
-                }
-                if metadata.is_dir() {
+                if path.file_name().is_some_and(|name| name == GIT) {
+                    // Looked into by itself.
+                } else if metadata.is_dir() {
                     folders.push(path.clone());
                 } else {
                     bytes += metadata.len();
@@ -214,96 +265,50 @@ impl Taking<'_> {
     }
 }
 
-/// Makes a workspace what it was, a step at a time. Doing so again after it was cut off does no harm.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Restore {
-    pub(crate) steps: Vec<Step>,
-}
-
-/// One thing to be done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Step {
-    /// Takes away what is there. A folder goes when it is empty: what is not kept may still lie in it.
-    Remove { path: String },
-    /// Makes a folder.
-    Folder { path: String },
-    /// Makes a link.
-    Link { path: String, target: String },
-    /// Writes a file. Each character is a byte, since content need be no text.
-    File { path: String, program: bool, content: String },
-}
-
-/// Bytes as the characters of the same numbers.
-pub(crate) fn characters(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
-}
-
-impl Restore {
-    pub(super) fn perform(&self, workspace: &Workspace) -> Result<Answer, String> {
-        for step in &self.steps {
-            step.perform(workspace)?;
-        }
-        Ok(Answer::yes(String::new(), format!("{} steps", self.steps.len())))
+/// Whether git only ever adds to this and finds it by other names: an object, or a log but the one that lists what is stashed.
+pub(crate) fn only_grows(path: &Path) -> bool {
+    let parts: Vec<&std::ffi::OsStr> = path.iter().collect();
+    let Some(at) = parts.iter().rposition(|part| *part == GIT) else { return false };
+    let inside = &parts[at + 1..];
+    // They lie where a repository's folder begins, and where those of its submodules do; a branch may have any name.
+    let at =
+        inside.iter().position(|part| ["refs", "objects", "lfs", "logs"].iter().any(|name| *part == *name));
+    match at.map(|at| &inside[at..]) {
+        Some([logs, refs, stash]) if *logs == "logs" && *refs == "refs" => *stash != "stash",
+        Some([first, ..]) => *first != "refs",
+        Some([]) | None => false,
     }
 }
 
-impl Step {
-    fn perform(&self, workspace: &Workspace) -> Result<(), String> {
-        let (Step::Remove { path }
-        | Step::Folder { path }
-        | Step::Link { path, .. }
-        | Step::File { path, .. }) = self;
-        // Letter for letter: a name may begin or end with a space.
-        let below = PathBuf::from(path);
-        let explain = |error: Errno| workspace.explain(&below, error);
-        let Some(name) = below.file_name() else {
-            return Err(format!("{} is no place for anything", shown(&below)));
-        };
-        let parent = below.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match self {
-            Step::Remove { .. } => {
-                let Ok(folder) = workspace.open_folder(parent, false) else { return Ok(()) };
-                let is = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
-                let flags = match is.map(|is| FileType::from_raw_mode(is.st_mode)) {
-                    Ok(FileType::Directory) => AtFlags::REMOVEDIR,
-                    Ok(_) => AtFlags::empty(),
-                    Err(Errno::NOENT) => return Ok(()),
-                    Err(error) => return Err(explain(error)),
-                };
-                match rustix::fs::unlinkat(&folder, name, flags) {
-                    Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
-                    Err(error) => Err(explain(error)),
-                }
-            }
-            Step::Folder { .. } => workspace.open_folder(&below, true).map(drop),
-            Step::Link { target, .. } => {
-                let folder = workspace.open_folder(parent, true)?;
-                match rustix::fs::symlinkat(target.as_str(), &folder, name) {
-                    Ok(()) => Ok(()),
-                    Err(Errno::EXIST) => {
-                        // From the time before it was cut off.
-                        let there = rustix::fs::readlinkat(&folder, name, Vec::new()).map_err(explain)?;
-                        match there.as_bytes() == target.as_bytes() {
-                            true => Ok(()),
-                            false => Err(format!("{} is there already", shown(&below))),
-                        }
-                    }
-                    Err(error) => Err(explain(error)),
-                }
-            }
-            Step::File { program, content, .. } => {
-                let bytes: Option<Vec<u8>> =
-                    content.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-                let bytes = bytes.ok_or("the content is no bytes")?;
-                replace(workspace, &below, &bytes)?;
-                let folder = workspace.open_folder(parent, false)?;
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&folder, name, flags, Mode::empty()).map_err(explain)?;
-                let mode = rustix::fs::fstat(&file).map_err(explain)?.st_mode & 0o666;
-                // Whoever may read a program may run it.
-                let mode = if *program { mode | (mode & 0o444) >> 2 } else { mode };
-                rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(explain)
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_repository_objects_and_logs_only_grow() {
+        for other in [
+            "HEAD",
+            "index",
+            "refs/heads/main",
+            "refs/heads/objects/x",
+            "refs/stash",
+            "config",
+            "modules/a/HEAD",
+            "logs/refs/stash",
+        ] {
+            assert!(!only_grows(&Path::new("deep/.git").join(other)), "{other}");
         }
+        for grows in [
+            "objects",
+            "objects/ab/cd",
+            "lfs",
+            "modules/a/objects/pack",
+            "logs",
+            "logs/HEAD",
+            "logs/refs/heads/x",
+        ] {
+            assert!(only_grows(&Path::new(".git").join(grows)), "{grows}");
+        }
+        assert!(!only_grows(Path::new("objects/a")) && !only_grows(Path::new("logs/HEAD")));
     }
 }

@@ -5,15 +5,17 @@ mod edit;
 mod inventory;
 mod patch;
 mod read;
+mod restore;
 mod search;
 mod sources;
 mod workspace;
 mod write;
 
 pub(crate) use edit::Edit;
-pub(crate) use inventory::{Inventoried, Inventory, Item, Restore, Step, What, characters};
+pub(crate) use inventory::{Inventoried, Inventory, Item, What, only_grows};
 pub(crate) use patch::Patch;
 pub(crate) use read::{List, Read, Text};
+pub(crate) use restore::{Restore, Step, characters};
 pub(crate) use search::{Glob, Grep};
 pub(crate) use sources::{Answered, Sources, Survey, Use, Uses};
 pub use sources::{Source, Stamp, Surveyed};

@@ -1,11 +1,13 @@
 //! Writing a whole file, so that a reader sees the old one or the new one and nothing between.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write as _;
-use std::os::fd::AsFd;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -65,21 +67,7 @@ pub(super) fn replace(workspace: &Workspace, below: &Path, content: &[u8]) -> Re
         Some(_) => return Err(format!("{name} is not a regular file.")),
     };
 
-    let temporary = format!(".saga-write-{}", std::process::id());
-    // One may be left from a helper that was killed; it is nobody's.
-    let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(explain)?;
-    let written = || -> std::io::Result<()> {
-        let mut file = File::from(file);
-        file.write_all(content)?;
-        rustix::fs::fchmod(&file, mode)?;
-        file.sync_all()?;
-        rustix::fs::renameat(&folder, &temporary, &folder, file_name)?;
-        Ok(())
-    };
-    if let Err(error) = written() {
-        let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
+    if let Err(error) = put(&folder, file_name, content, mode, old.is_some()) {
         let error = error.raw_os_error().map(Errno::from_raw_os_error);
         return Err(error.map_or_else(|| format!("{name} could not be written."), explain));
     }
@@ -90,6 +78,52 @@ pub(super) fn replace(workspace: &Workspace, below: &Path, content: &[u8]) -> Re
         let _ = rustix::fs::fsync(folder);
     }
     Ok(old.is_some())
+}
+
+/// Puts a whole file in its place. It has no name before it is complete, so that a helper that is killed leaves nothing behind; only to
+/// take another one's place it has one for a moment, since no call does both.
+fn put(folder: &OwnedFd, name: &OsStr, content: &[u8], mode: Mode, replaces: bool) -> io::Result<()> {
+    // The same for each writing of a file: what a helper that was killed in that moment left goes with the next.
+    let temporary = format!(".saga-write-{:08x}", crc32c::crc32c(name.as_bytes()));
+    let unnamed = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let named = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let private = Mode::from_raw_mode(0o600);
+    let fill = |file: OwnedFd| -> io::Result<File> {
+        let mut file = File::from(file);
+        file.write_all(content)?;
+        rustix::fs::fchmod(&file, mode)?;
+        file.sync_all()?;
+        Ok(file)
+    };
+    let take_place = || rustix::fs::renameat(folder, &temporary, folder, name);
+    let clear = || {
+        // There mostly is none.
+        let _ = rustix::fs::unlinkat(folder, &temporary, AtFlags::empty());
+    };
+    let placed = match rustix::fs::openat(folder.as_fd(), ".", unnamed, private) {
+        Ok(file) => {
+            let file = fill(file)?;
+            let held = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let link = |name: &OsStr| rustix::fs::linkat(CWD, &held, folder, name, AtFlags::SYMLINK_FOLLOW);
+            match if replaces { Err(Errno::EXIST) } else { link(name) } {
+                Err(Errno::EXIST) => {
+                    clear();
+                    link(OsStr::new(&temporary)).and_then(|()| take_place())
+                }
+                linked => linked,
+            }
+        }
+        // Some file systems have only files with names.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            clear();
+            let file = rustix::fs::openat(folder, &temporary, named, private)?;
+            fill(file).inspect_err(|_| clear())?;
+            take_place()
+        }
+        Err(error) => Err(error),
+    };
+    placed.inspect_err(|_| clear())?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub(super) enum Verdict {
     Refused,
     /// Refused when all conditions of one of the rules hold, and allowed otherwise.
     RefusedIf(Vec<Vec<Condition>>),
+    /// The same, answered with `EOPNOTSUPP`: programs then do it in another way.
+    UnsupportedIf(Vec<Vec<Condition>>),
 }
 
 /// Something that may hold for an argument. The kernel reads only the low half of the arguments it is used for; a filter that
@@ -64,14 +66,14 @@ impl Filter {
             step(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
             step(LOAD, NUMBER_AT),
         ];
-        let rules: Vec<&Vec<Vec<Condition>>> = verdicts.values().filter_map(Verdict::rules).collect();
+        let rules: Vec<(&Vec<Vec<Condition>>, i32)> = verdicts.values().filter_map(Verdict::rules).collect();
         let mut to_rules = Vec::new();
         search(&ranges(verdicts), &mut program, &mut to_rules);
         let mut begins = Vec::new();
-        for rules in rules {
+        for (rules, errno) in rules {
             begins.push(program.len());
             for rule in rules {
-                program.extend(refuse_if_all(rule));
+                program.extend(refuse_if_all(rule, errno));
             }
             program.push(step(RETURN, libc::SECCOMP_RET_ALLOW));
         }
@@ -87,9 +89,11 @@ impl Filter {
 }
 
 impl Verdict {
-    fn rules(&self) -> Option<&Vec<Vec<Condition>>> {
+    /// Its rules, and what is answered when one holds.
+    fn rules(&self) -> Option<(&Vec<Vec<Condition>>, i32)> {
         match self {
-            Verdict::RefusedIf(rules) => Some(rules),
+            Verdict::RefusedIf(rules) => Some((rules, libc::EPERM)),
+            Verdict::UnsupportedIf(rules) => Some((rules, libc::EOPNOTSUPP)),
             Verdict::Allowed | Verdict::Refused => None,
         }
     }
@@ -120,7 +124,7 @@ fn ranges(verdicts: &BTreeMap<u32, Verdict>) -> Vec<(u32, Answer)> {
         let answer = match verdict {
             Verdict::Allowed => Answer::Return(libc::SECCOMP_RET_ALLOW),
             Verdict::Refused => errno(libc::EPERM),
-            Verdict::RefusedIf(_) => {
+            Verdict::RefusedIf(_) | Verdict::UnsupportedIf(_) => {
                 rules += 1;
                 Answer::Rules(rules - 1)
             }
@@ -163,7 +167,7 @@ fn search(ranges: &[(u32, Answer)], program: &mut Vec<sock_filter>, to_rules: &m
 }
 
 /// Refuses when all hold, and goes on behind itself otherwise.
-fn refuse_if_all(conditions: &[Condition]) -> Vec<sock_filter> {
+fn refuse_if_all(conditions: &[Condition], errno: i32) -> Vec<sock_filter> {
     let mut steps = Vec::new();
     for Condition { argument, test } in conditions {
         steps.push(step(LOAD, ARGUMENTS_AT + ARGUMENT_BYTES * u32::from(*argument)));
@@ -177,7 +181,7 @@ fn refuse_if_all(conditions: &[Condition]) -> Vec<sock_filter> {
             }
         }
     }
-    steps.push(step(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()));
+    steps.push(step(RETURN, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs()));
     let length = steps.len();
     for (at, step) in steps.iter_mut().enumerate().filter(|(_, step)| u32::from(step.code) == IF_EQUAL) {
         let out = u8::try_from(length - at - 1).expect("a rule has few conditions");
@@ -235,9 +239,12 @@ mod tests {
         };
         match verdicts.get(&number) {
             None => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
-            Some(Verdict::RefusedIf(rules)) if !rules.iter().any(|rule| rule.iter().all(holds)) => {
+            Some(Verdict::RefusedIf(rules) | Verdict::UnsupportedIf(rules))
+                if !rules.iter().any(|rule| rule.iter().all(holds)) =>
+            {
                 libc::SECCOMP_RET_ALLOW
             }
+            Some(Verdict::UnsupportedIf(_)) => libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP as u32,
             Some(Verdict::Allowed) => libc::SECCOMP_RET_ALLOW,
             Some(Verdict::Refused | Verdict::RefusedIf(_)) => libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
         }
@@ -261,6 +268,7 @@ mod tests {
                         condition(2, Test::Bits(1, 1)),
                     ],
                 ]),
+                9 => Verdict::UnsupportedIf(vec![vec![condition(1, Test::Bits(2, 0))]]),
                 _ => continue,
             };
             if number % 3 > 0 {

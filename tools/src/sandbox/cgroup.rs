@@ -1,5 +1,6 @@
 //! Memory and process limits of a session through cgroups: version 2 where a subtree is delegated to us, version 1 where
-//! it is writable. Where neither is, the caller falls back to rlimits and a watchdog.
+//! it is writable. Where neither is, the caller falls back to rlimits and a watchdog. Where the cpu controller is there as well, each session
+//! has the same share of the processor when there is not enough for all, however many processes it starts.
 
 use std::fs;
 use std::io;
@@ -25,6 +26,9 @@ pub(super) struct Place {
     unified: bool,
     /// The memory controller's directory comes first.
     dirs: Vec<PathBuf>,
+    /// Directories of controllers that a session can do without.
+    #[serde(default)]
+    besides: Vec<PathBuf>,
 }
 
 impl Place {
@@ -32,12 +36,16 @@ impl Place {
     pub(super) fn make(keeper: u32, limits: &Limits) -> Result<Place, String> {
         let mut why = Vec::new();
         for base in bases() {
-            let place = Place {
-                unified: base.unified,
-                dirs: base.dirs.iter().map(|dir| dir.join(format!("{PREFIX}{keeper}"))).collect(),
-            };
+            let own =
+                |dirs: &[PathBuf]| dirs.iter().map(|dir| dir.join(format!("{PREFIX}{keeper}"))).collect();
+            let mut place =
+                Place { unified: base.unified, dirs: own(&base.dirs), besides: own(&base.besides) };
             match place.set_up(&base, limits) {
-                Ok(()) => return Ok(place),
+                Ok(()) => {
+                    // Being in a directory of its own is all it takes: the share of each is the same.
+                    place.besides.retain(|dir| fs::create_dir(dir).is_ok());
+                    return Ok(place);
+                }
                 Err((path, error)) => {
                     place.remove();
                     why.push(format!("{}: {error}", path.display()));
@@ -55,6 +63,8 @@ impl Place {
         if self.unified {
             // A controller must be handed down by the parent before a child has its files.
             set(base.dirs[0].join("cgroup.subtree_control"), "+memory +pids")?;
+            // The weights of all children are the same unless somebody changes them.
+            let _ = fs::write(base.dirs[0].join("cgroup.subtree_control"), "+cpu");
         }
         for dir in &self.dirs {
             fs::create_dir(dir).map_err(|error| (dir.clone(), error))?;
@@ -75,9 +85,12 @@ impl Place {
 
     /// Moves a process in; its children are born there.
     pub(super) fn join(&self, pid: Pid) -> io::Result<()> {
-        self.dirs
-            .iter()
-            .try_for_each(|dir| fs::write(dir.join("cgroup.procs"), pid.as_raw_nonzero().to_string()))
+        let join = |dir: &PathBuf| fs::write(dir.join("cgroup.procs"), pid.as_raw_nonzero().to_string());
+        for dir in &self.besides {
+            // It has a smaller share then, and nothing that it should not.
+            let _ = join(dir);
+        }
+        self.dirs.iter().try_for_each(join)
     }
 
     /// How often the kernel has killed a process here for want of memory.
@@ -92,13 +105,21 @@ impl Place {
 
     /// Kills what is left inside and removes the directories.
     pub(super) fn remove(&self) {
-        for dir in &self.dirs {
+        for dir in self.dirs.iter().chain(&self.besides) {
             remove(dir);
         }
     }
 
     pub(super) fn describe(&self) -> String {
-        format!("version {}, {}", if self.unified { 2 } else { 1 }, self.dirs[0].display())
+        let share = match self.besides.is_empty() && !self.shares_by_default() {
+            true => "",
+            false => ", a share of the processor",
+        };
+        format!("version {}, {}{share}", if self.unified { 2 } else { 1 }, self.dirs[0].display())
+    }
+
+    fn shares_by_default(&self) -> bool {
+        self.unified && self.dirs[0].join("cpu.weight").exists()
     }
 }
 
@@ -120,7 +141,7 @@ fn remove(dir: &Path) {
 
 /// Removes the directories of sessions whose keeper is gone, killing what is left inside.
 pub(super) fn sweep() {
-    for dir in bases().iter().flat_map(|base| &base.dirs) {
+    for dir in bases().iter().flat_map(|base| base.dirs.iter().chain(&base.besides)) {
         let Ok(entries) = fs::read_dir(dir) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -142,6 +163,7 @@ fn keeper_lives(pid: u32) -> bool {
 struct Base {
     unified: bool,
     dirs: Vec<PathBuf>,
+    besides: Vec<PathBuf>,
 }
 
 fn bases() -> Vec<Base> {
@@ -162,7 +184,7 @@ fn bases_in(mountinfo: &str, own: &str, controllers: &dyn Fn(&Path) -> String) -
             let offered = controllers(dir);
             let offers = |name: &str| offered.split_whitespace().any(|controller| controller == name);
             if offers("memory") && offers("pids") {
-                bases.push(Base { unified: true, dirs: vec![dir.to_owned()] });
+                bases.push(Base { unified: true, dirs: vec![dir.to_owned()], besides: Vec::new() });
             }
         }
     }
@@ -171,7 +193,10 @@ fn bases_in(mountinfo: &str, own: &str, controllers: &dyn Fn(&Path) -> String) -
         Some(mount.join(own_path(own, controller)?.trim_start_matches('/')))
     };
     if let (Some(memory), Some(pids)) = (v1("memory"), v1("pids")) {
-        bases.push(Base { unified: false, dirs: vec![memory, pids] });
+        // One directory may have several controllers.
+        let besides: Vec<PathBuf> =
+            v1("cpu").into_iter().filter(|dir| *dir != memory && *dir != pids).collect();
+        bases.push(Base { unified: false, dirs: vec![memory, pids], besides });
     }
     bases
 }
@@ -207,7 +232,11 @@ mod tests {
         let check = |mounts: &str, own: &str, offered: &str| -> Vec<String> {
             bases_in(mounts, own, &|_| offered.to_owned())
                 .iter()
-                .map(|base| format!("{} {:?}", base.unified, base.dirs))
+                .map(|base| {
+                    let besides =
+                        if base.besides.is_empty() { String::new() } else { format!(" {:?}", base.besides) };
+                    format!("{} {:?}{besides}", base.unified, base.dirs)
+                })
                 .collect()
         };
         let v1 = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
@@ -216,6 +245,14 @@ mod tests {
         assert_eq!(
             check(v1, "3:pids:/a\n2:memory:/b\n0::/", "hugetlb"),
             [r#"false ["/sys/fs/cgroup/memory/b", "/sys/fs/cgroup/pids/a"]"#]
+        );
+        let with_cpu =
+            format!("{v1}\n33 25 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct");
+        assert_eq!(
+            check(&with_cpu, "4:cpu,cpuacct:/c\n3:pids:/a\n2:memory:/b\n0::/", "hugetlb"),
+            [
+                r#"false ["/sys/fs/cgroup/memory/b", "/sys/fs/cgroup/pids/a"] ["/sys/fs/cgroup/cpu,cpuacct/c"]"#
+            ]
         );
         let v2 = "30 25 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate";
         assert_eq!(

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -24,10 +24,11 @@ use super::terminal::{self, Relay};
 use super::wire::{self, Setup, Start, Status, Word};
 use crate::secrets::Secrets;
 
-/// How often the watchdog looks at the memory in use and the workspace, and orphans are reaped; and how often when the
-/// workspace is near its limit. Milliseconds.
-const TICK_MS: i64 = 100;
-const NEAR_TICK_MS: i64 = 20;
+/// How often the watchdog looks at the room that is left, which costs next to nothing, and orphans are reaped: while room comes and goes, and
+/// otherwise, when a fast disk could take some tens of megabytes between two looks; and how often at the memory in use, where it has to.
+const TICK: Duration = Duration::from_millis(10);
+const REST_TICK: Duration = Duration::from_millis(40);
+const MEMORY_TICK: Duration = Duration::from_millis(100);
 
 /// Waits for a command and runs it. Never returns: the process ends when nothing of the command is left.
 pub(super) fn init(session: Session, hand: UnixStream) -> ! {
@@ -100,7 +101,7 @@ impl Prepared {
         rustix::thread::set_no_new_privs(true)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         let start: Start = wire::receive(channel)?;
-        let growth = Watch::begin(self.growth, &self.workspace)?;
+        let mut growth = Watch::begin(self.growth, &self.workspace)?;
         // Here, since the command's process has no call any more that holds a path below a folder.
         let folder = match open_folder(&self.workspace, start.cwd.as_deref()) {
             Ok(folder) => folder,
@@ -130,7 +131,7 @@ impl Prepared {
         drop(self.tell);
         let status = match not_started(self.errors) {
             Some(status) => status,
-            None => wait(self.main, channel, self.memory_bytes, growth, relay)?,
+            None => wait(self.main, channel, self.memory_bytes, &mut growth, relay)?,
         };
         let alone = loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
@@ -143,10 +144,15 @@ impl Prepared {
         wire::send(channel, &Word { status, alone })?;
         // What the command left behind lives until the service lets go, which kills this process and so all.
         loop {
-            match rustix::process::wait(WaitOptions::empty()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(None) => {}
                 Err(_) => return Ok(()),
             }
+            if growth.is_full() {
+                sys::signal_all(libc::SIGKILL);
+            }
+            std::thread::sleep(TICK);
         }
     }
 }
@@ -168,14 +174,15 @@ fn wait(
     main: Pid,
     channel: &UnixStream,
     memory_bytes: Option<u64>,
-    mut growth: Watch,
+    growth: &mut Watch,
     mut relay: Option<Relay>,
 ) -> io::Result<Status> {
     let pidfd = rustix::process::pidfd_open(main, PidfdFlags::empty())?;
     let mut listens = true;
+    let mut looked = Instant::now();
     loop {
-        let tick_ms = if growth.is_near() { NEAR_TICK_MS } else { TICK_MS };
-        let tick = Timespec { tv_sec: 0, tv_nsec: tick_ms * 1_000_000 };
+        let tick = if growth.is_moving() { TICK } else { REST_TICK };
+        let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(tick.subsec_nanos()) };
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
         if listens {
             fds.push(PollFd::new(channel, PollFlags::IN));
@@ -208,10 +215,16 @@ fn wait(
                 Err(error) => return Err(error.into()),
             }
         }
-        if memory_bytes.is_some_and(|limit| memory_in_use() > limit) {
-            return Ok(Status::OutOfMemory);
+        // What takes too much is ended here and now: the service hears of it later, and whatever it does takes time.
+        if let Some(limit) = memory_bytes.filter(|_| looked.elapsed() >= MEMORY_TICK) {
+            looked = Instant::now();
+            if memory_in_use() > limit {
+                sys::signal_all(libc::SIGKILL);
+                return Ok(Status::OutOfMemory);
+            }
         }
         if growth.is_full() {
+            sys::signal_all(libc::SIGKILL);
             return Ok(Status::WorkspaceFull);
         }
     }

@@ -34,6 +34,8 @@ pub(super) enum Purpose {
     Command,
     /// Looking at files of the workspace.
     Reading,
+    /// Looking at all there is in the workspace, also in folders that a command has closed to their owner.
+    Listing,
     /// Changing files of the workspace.
     Writing,
 }
@@ -45,6 +47,10 @@ const LANDLOCK: ABI = ABI::V9;
 
 /// How much address space the file helper may fill: far above its largest file, far below what would hurt.
 const FILES_MEMORY_BYTES: u64 = 1 << 30;
+
+/// By how much commands give way to what looks after them: five hundred processes that all want to run would otherwise keep a watchdog
+/// waiting for a second.
+const NICENESS: libc::c_int = 5;
 
 impl Confinement {
     /// Prepares everything, inside the finished root. `writable` are the folders commands may change.
@@ -80,13 +86,14 @@ impl Confinement {
     pub(super) fn apply(self, purpose: Purpose, limits: &Limits, memory_is_limited: bool) -> io::Result<()> {
         match purpose {
             Purpose::Command => {
+                sys::give_way(NICENESS);
                 lower(Resource::Nofile, limits.open_files)?;
                 lower(Resource::Nproc, limits.processes)?;
                 if !memory_is_limited {
                     lower(Resource::Data, limits.memory_bytes)?;
                 }
             }
-            Purpose::Reading | Purpose::Writing => {
+            Purpose::Reading | Purpose::Listing | Purpose::Writing => {
                 lower(Resource::Nofile, 256)?;
                 lower(Resource::Data, FILES_MEMORY_BYTES)?;
             }
@@ -94,11 +101,14 @@ impl Confinement {
         lower(Resource::Core, 0)?;
         lower(Resource::Fsize, limits.file_bytes)?;
 
-        drop_capabilities(CapabilitySet::empty())?;
+        drop_capabilities(match purpose {
+            Purpose::Listing => CapabilitySet::DAC_READ_SEARCH,
+            Purpose::Command | Purpose::Reading | Purpose::Writing => CapabilitySet::empty(),
+        })?;
         rustix::thread::set_no_new_privs(true)?;
         let (rules, calls) = match purpose {
             Purpose::Command => (self.commands, self.command_calls),
-            Purpose::Reading => (self.reading, self.file_calls),
+            Purpose::Reading | Purpose::Listing => (self.reading, self.file_calls),
             Purpose::Writing => (self.writing, self.file_calls),
         };
         if let Some(rules) = rules {

@@ -33,7 +33,11 @@ fn work(session: Session, channel: &UnixStream, output: Option<OwnedFd>) -> io::
     let request: Request = wire::receive(channel)?;
     sys::alarm(WALL_SECS);
     let workspace = Workspace::open(&session.setup.workspace, session.secrets, output.map(Into::into))?;
-    let purpose = if request.writes() { Purpose::Writing } else { Purpose::Reading };
+    let purpose = match &request {
+        Request::Inventory(_) => Purpose::Listing,
+        request if request.writes() => Purpose::Writing,
+        _ => Purpose::Reading,
+    };
     session.confinement.apply(purpose, &session.setup.limits, session.memory_is_limited)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(request.perform(&workspace))

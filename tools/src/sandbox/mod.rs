@@ -240,6 +240,11 @@ impl Sandbox {
         (shown, truncated, spool.filter(|_| truncated).map(|spool| self.outputs.keep(spool)))
     }
 
+    /// Whether it has ended: killed, or for want of memory. Nothing can be run in it any more.
+    pub fn has_ended(&self) -> bool {
+        run::is_gone(self)
+    }
+
     /// The layers that do not hold here although the policy lets the sandbox be open.
     pub fn missing(&self) -> &[Layer] {
         &self.missing

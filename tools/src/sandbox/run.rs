@@ -239,7 +239,7 @@ pub(super) async fn files(sandbox: &Sandbox, request: &Request) -> Result<Answer
 }
 
 /// Whether the anchor has ended.
-fn is_gone(sandbox: &Sandbox) -> bool {
+pub(super) fn is_gone(sandbox: &Sandbox) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec};
     let mut fds = [PollFd::new(&sandbox.control, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -173,6 +173,20 @@ pub(super) fn alarm(secs: u32) {
     unsafe { libc::alarm(secs) };
 }
 
+/// Sends a signal to every process of this pid namespace, of which this process is the first, but itself.
+pub(super) fn signal_all(signal: libc::c_int) {
+    // SAFETY: no memory is passed; the first process of a namespace reaches only those in it.
+    // WHY: the wrapper takes a process or a group, and what is left of a command may have made groups of its own.
+    unsafe { libc::kill(-1, signal) };
+}
+
+/// Gives way to others by so much, for good: whoever has not the right to can never take it back.
+pub(super) fn give_way(by: libc::c_int) {
+    // SAFETY: no memory is passed.
+    // WHY: no wrapper in use offers niceness.
+    unsafe { libc::nice(by) };
+}
+
 /// Restores a signal's default action and unblocks all signals: what a program expects at its start.
 pub(super) fn default_signals() {
     for signal in [libc::SIGPIPE, libc::SIGCHLD, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGALRM] {
