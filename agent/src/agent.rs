@@ -17,6 +17,7 @@ use crate::Error;
 use crate::decide::Action;
 use crate::drive::{Order, drive, in_full};
 use crate::event::{Budget, Created, End, Event, Recorded, SessionId, Usage};
+use crate::goal::{Checked, Goal};
 use crate::plan::Task;
 use crate::state::State;
 use crate::world::{Said, Sink, World, Worlds};
@@ -56,6 +57,8 @@ pub struct NewSession {
     pub memory: Option<bool>,
     /// Which calls may run, beside what the service and the repository say.
     pub rules: Vec<tools::rules::Rule>,
+    /// What must be true before a turn may end, from the first input on.
+    pub until: Option<Goal>,
 }
 
 /// What can be asked of a session.
@@ -68,6 +71,17 @@ pub enum Command {
         /// What is said.
         text: String,
     },
+    /// Say something, with what must be true before the turn it begins may end.
+    Pursue {
+        /// The client's id for this input.
+        id: String,
+        /// What is said.
+        text: String,
+        /// The goal. It takes the place of one that was set before.
+        goal: Goal,
+    },
+    /// Take the goal back: turns end when the model answers.
+    DropGoal,
     /// Say whether a call may run that waits for it.
     Approve {
         /// [`tools::Call::id`].
@@ -140,6 +154,8 @@ pub struct SessionInfo {
     pub steps: u32,
     /// The plan that the model keeps.
     pub plan: Vec<Task>,
+    /// Its goal, and how far it has got with it.
+    pub goal: Option<Pursued>,
     /// Tokens of the prompt with the last reply.
     pub prompt_tokens: u64,
     /// Tokens that the model's context holds, as far as they are known.
@@ -160,6 +176,19 @@ pub struct SessionInfo {
     pub updated_ms: u64,
     /// The place of its last event.
     pub last: Seq,
+}
+
+/// A session's goal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pursued {
+    /// The goal.
+    pub goal: Goal,
+    /// Whether it is reached.
+    pub met: bool,
+    /// How often it was checked in the running turn, or in the last one, and not reached.
+    pub rounds: u32,
+    /// What came of the last check.
+    pub last: Option<Checked>,
 }
 
 /// A call that waits for somebody's approval.
@@ -206,6 +235,12 @@ impl SessionInfo {
             turns: state.turn(),
             steps: state.step(),
             plan: state.plan().to_vec(),
+            goal: state.goal().map(|progressed| Pursued {
+                goal: progressed.goal.clone(),
+                met: progressed.met,
+                rounds: progressed.rounds,
+                last: progressed.last.cloned(),
+            }),
             prompt_tokens: state.prompt_tokens(),
             context_tokens: state.window(),
             compactions: state.compactions().len(),
@@ -292,6 +327,7 @@ impl Agent {
     /// Makes a session. Asking again with the same id and the same wishes gives the session that is there.
     pub async fn create(&self, new: NewSession) -> Result<SessionInfo, Error> {
         let now_ms = self.0.worlds.now_ms();
+        new.until.as_ref().map_or(Ok(()), Goal::check)?;
         let created = self.0.worlds.plan(&new).await?;
         let id = new.id.unwrap_or_else(|| SessionId::new(now_ms, random()));
         if let Some(slot) = self.slots().get(&id).cloned() {
@@ -317,7 +353,10 @@ impl Agent {
 
     /// Hands a command to a session. Durable when this returns.
     pub async fn submit(&self, id: &SessionId, command: Command) -> Result<Admitted, Error> {
-        if let Command::Input { id, text } = &command {
+        if let Command::Pursue { goal, .. } = &command {
+            goal.check()?;
+        }
+        if let Command::Input { id, text } | Command::Pursue { id, text, .. } = &command {
             if id.is_empty() || id.len() > 128 {
                 return Err(Error::BadRequest("an input id has 1 to 128 bytes".to_string()));
             }
@@ -339,6 +378,8 @@ impl Agent {
             let (done, answer) = oneshot::channel();
             let order = match command.clone() {
                 Command::Input { id, text } => Order::Input { id, text, done },
+                Command::Pursue { id, text, goal } => Order::Pursue { id, text, goal, done },
+                Command::DropGoal => Order::DropGoal { done },
                 Command::Approve { call, allowed, always, by } => {
                     Order::Approve { call, allowed, always, by, done }
                 }

@@ -47,6 +47,16 @@ pub enum Action {
     Checkpoint,
     /// Leave older messages out of the prompt.
     Compact,
+    /// Begin a check of the goal.
+    Audit {
+        /// Its number.
+        check: u32,
+    },
+    /// Write down what came of the command that checks the goal.
+    Conclude {
+        /// The check's number.
+        check: u32,
+    },
     /// Write down that the model repeats itself.
     Notice(Loop),
     /// End the turn.
@@ -89,7 +99,11 @@ impl State {
         for (call, settled) in self.calls() {
             match settled {
                 Settled::Started(Replay::Unsafe) => return Action::Lose(call.clone()),
+                // What checks the goal may run any number of times, but it is not let end the service again and again.
+                Settled::Started(_) if self.checks(&call.id) && self.cut_off() => {}
                 Settled::Started(Replay::Safe) if !self.interrupted() => return Action::Act(call.clone()),
+                // Somebody has said more, so what would be checked is not the end of the turn any more.
+                Settled::Waiting | Settled::Allowed if self.checks(&call.id) && !self.answered() => {}
                 // What was asked for in time is not begun when the time is over.
                 Settled::Waiting | Settled::Allowed if self.late() => {}
                 Settled::Allowed if !self.interrupted() => return Action::Act(call.clone()),
@@ -116,7 +130,7 @@ impl State {
             return end(End::Interrupted);
         }
         if self.answered() {
-            return end(End::Done);
+            return self.pursue().unwrap_or_else(|| end(End::Done));
         }
         if let Some((files, note)) = self.failed_attempt() {
             return Action::Undo { files, note };

@@ -16,10 +16,11 @@ use crate::context::Message;
 use crate::decide::Action;
 use crate::dialect::Shape;
 use crate::event::{Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::goal::{self, Goal, JUDGE_TOKENS_MAX, Test};
 use crate::learn::Lessons;
 use crate::plan;
 use crate::state::{Settled, State};
-use crate::world::{Cancel, Manner, Progress, Sink, World};
+use crate::world::{Cancel, Manner, Progress, Sink, Thought, World};
 use crate::{Error, SessionId};
 
 /// What people ask of a running session. Each is answered once it is durable.
@@ -31,6 +32,22 @@ pub enum Order {
         id: String,
         /// What is said.
         text: String,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Say something, with what must be true before the turn it begins may end.
+    Pursue {
+        /// The client's id for it.
+        id: String,
+        /// What is said.
+        text: String,
+        /// The goal.
+        goal: Goal,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Take the goal back.
+    DropGoal {
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
@@ -161,6 +178,12 @@ impl Driver<'_> {
             },
             Action::Checkpoint => self.checkpoint().await?,
             Action::Compact => self.compact().await?,
+            Action::Audit { check } => self.audit(check).await?,
+            Action::Conclude { check } => {
+                let checked =
+                    self.state.concluded().unwrap_or_else(|| goal::barred(check, "it was not run".into()));
+                self.record(Event::GoalChecked(checked)).await?;
+            }
             Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
             Action::End { turn, end } => {
                 self.reached(None).await?;
@@ -265,23 +288,8 @@ impl Driver<'_> {
         created: &Created,
         focus: Option<&str>,
     ) -> Result<Option<(String, Usage)>, Error> {
-        let mut asked = conversation.to_vec();
-        asked.push(Message::User { text: compact::question(focus) });
-        let mut created = created.clone();
-        created.budget.reply_tokens_max = SUMMARY_TOKENS_MAX;
-        let manner = Manner {
-            sampling: created.sampling.clone(),
-            shape: Shape::Free,
-            without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
-            bounds: Vec::new(),
-        };
-        let (switch, cancel) = Cancel::pair();
-        let (_, mut none) = mpsc::channel(1);
-        let (world, quiet) = (self.world, Sink::none());
-        let thought = world.think(&asked, &created, &manner, &cancel, &quiet);
-        let Some(thought) = self.until(thought, &switch, Abandon::Yes, &mut none).await? else {
-            return Ok(None);
-        };
+        let asked = self.beside(conversation, created, compact::question(focus), SUMMARY_TOKENS_MAX).await?;
+        let Some(thought) = asked else { return Ok(None) };
         match thought {
             Ok(thought) if thought.stop != Some(Stop::Interrupted) && !thought.text.trim().is_empty() => {
                 Ok(Some((thought.text, thought.usage)))
@@ -292,6 +300,55 @@ impl Driver<'_> {
                 tracing::warn!(session = %self.id, error = %in_full(&error), "a session could not be summed up by its model");
                 Ok(None)
             }
+        }
+    }
+
+    /// Asks the model something that is no part of its prompt: the conversation as it is with a question at its end, so that nothing is
+    /// computed but that. Nothing when the service stops meanwhile.
+    async fn beside(
+        &mut self,
+        conversation: &[Message],
+        created: &Created,
+        question: String,
+        tokens_max: u32,
+    ) -> Result<Option<Result<Thought, Error>>, Error> {
+        let mut asked = conversation.to_vec();
+        asked.push(Message::User { text: question });
+        let mut created = created.clone();
+        created.budget.reply_tokens_max = tokens_max;
+        let manner = Manner {
+            sampling: created.sampling.clone(),
+            shape: Shape::Free,
+            without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
+            bounds: Vec::new(),
+        };
+        let (switch, cancel) = Cancel::pair();
+        let (_, mut none) = mpsc::channel(1);
+        let (world, quiet) = (self.world, Sink::none());
+        let thought = world.think(&asked, &created, &manner, &cancel, &quiet);
+        self.until(thought, &switch, Abandon::Yes, &mut none).await
+    }
+
+    /// Begins a check of the goal: a command goes the way of calls, a condition is judged at once.
+    async fn audit(&mut self, check: u32) -> Result<(), Error> {
+        let Some(goal) = self.state.goal().map(|progressed| progressed.goal.clone()) else { return Ok(()) };
+        self.record(Event::GoalChecking { check, call: goal.call(check) }).await?;
+        let Test::Judged(condition) = &goal.test else { return Ok(()) };
+        let conversation = self.state.conversation().clone();
+        let created = self.state.created().expect("only a created session has a goal").clone();
+        let tokens_max = self.state.reply_tokens_max().min(JUDGE_TOKENS_MAX);
+        let asked = self.beside(&conversation, &created, goal::question(condition), tokens_max).await?;
+        let Some(thought) = asked else { return Ok(()) };
+        match thought {
+            Ok(thought) if thought.stop == Some(Stop::Interrupted) => Ok(()),
+            Ok(thought) => {
+                let shown = self.state.shown_since();
+                let checked = goal::by_judgement(check, &thought.text, thought.usage, shown);
+                self.record(Event::GoalChecked(checked)).await
+            }
+            Err(Error::ContextFull { asked, limit }) => self.record(Event::Full { asked, limit }).await,
+            Err(Error::Stopping) => Err(Error::Stopping),
+            Err(error) => self.end(End::Failed { error: in_full(&error) }).await,
         }
     }
 
@@ -412,6 +469,8 @@ impl Driver<'_> {
 
     async fn act(&mut self, call: tools::Call) -> Result<(), Error> {
         let replay = match self.state.foreign(&call.name) {
+            // A check is named by somebody to be run again and again.
+            _ if self.state.checks(&call.id) => Replay::Safe,
             Some(spec) => spec.replay,
             None => self.world.replay(&call.name),
         };
@@ -500,20 +559,16 @@ impl Driver<'_> {
 
     async fn obey(&mut self, order: Order, switch: Option<&watch::Sender<bool>>) -> Result<(), Error> {
         match order {
-            Order::Input { id, text, done } => {
-                let known = self.state.input(&id).map(|(seq, old)| (seq, old == text));
-                let answer = match known {
-                    Some((seq, true)) => Ok(Admitted { seq, fresh: false }),
-                    Some((_, false)) => Err(Error::InputIdReused { id }),
-                    None if self.state.waiting() >= WAITING_MAX => Err(Error::Busy(self.id.clone())),
-                    None => match self.write(Event::Input { id, text }).await {
-                        Ok(seq) => Ok(Admitted { seq, fresh: true }),
-                        Err(error) => return refuse(done, error),
-                    },
-                };
-                // Whoever asked may have gone; the input is durable all the same.
-                let _ = done.send(answer);
+            Order::Input { id, text, done } => return self.hear(id, text, None, done).await,
+            Order::Pursue { id, text, goal, done } => return self.hear(id, text, Some(goal), done).await,
+            Order::DropGoal { done } if self.state.goal().is_none() => {
+                let seq = self.state.last().unwrap_or(Seq(0));
+                let _ = done.send(Ok(Admitted { seq, fresh: false }));
             }
+            Order::DropGoal { done } => match self.write(Event::GoalDropped).await {
+                Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
+                Err(error) => return refuse(done, error),
+            },
             Order::Approve { call, allowed, always, by, done } => {
                 let asked = self.state.asks().map(|asked| asked.call.id.clone());
                 let answer = if asked.as_ref() == Some(&call) {
@@ -556,6 +611,36 @@ impl Driver<'_> {
                 let _ = done.send(Ok(Admitted { seq, fresh }));
             }
         }
+        Ok(())
+    }
+
+    /// Writes down what somebody says, once for each id. A goal that comes with it is durable before it, and holds from it on.
+    async fn hear(
+        &mut self,
+        id: String,
+        text: String,
+        goal: Option<Goal>,
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    ) -> Result<(), Error> {
+        let known = self.state.input(&id).map(|(seq, old)| (seq, old == text));
+        let answer = match known {
+            Some((seq, true)) => Ok(Admitted { seq, fresh: false }),
+            Some((_, false)) => Err(Error::InputIdReused { id }),
+            None if self.state.waiting() >= WAITING_MAX => Err(Error::Busy(self.id.clone())),
+            None => {
+                if let Some(goal) = goal
+                    && let Err(error) = self.write(Event::GoalSet { goal, input: Some(id.clone()) }).await
+                {
+                    return refuse(done, error);
+                }
+                match self.write(Event::Input { id, text }).await {
+                    Ok(seq) => Ok(Admitted { seq, fresh: true }),
+                    Err(error) => return refuse(done, error),
+                }
+            }
+        };
+        // Whoever asked may have gone; the input is durable all the same.
+        let _ = done.send(answer);
         Ok(())
     }
 

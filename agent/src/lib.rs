@@ -24,6 +24,7 @@ mod equipped;
 mod error;
 mod event;
 mod focus;
+mod goal;
 mod known;
 mod lead;
 mod learn;
@@ -37,8 +38,8 @@ mod state;
 mod world;
 
 pub use agent::{
-    Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Rewinding, Segment, SegmentKind, SessionInfo,
-    Status, Watch, encode, read_journal,
+    Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Pursued, Rewinding, Segment, SegmentKind,
+    SessionInfo, Status, Watch, encode, read_journal,
 };
 pub use context::{Answer, Message};
 pub use decide::Action;
@@ -47,10 +48,11 @@ pub use error::Error;
 pub use event::{
     Before, Budget, Changed, Created, End, Event, Loop, Recorded, Refused, SessionId, Stop, Usage, digest,
 };
+pub use goal::{Checked, Evidence, Goal, Test};
 pub use learn::Lessons;
 pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
 pub use plan::{Task, TaskState};
 pub use recall::Recollection;
-pub use state::{Asked, Checkpoint, Compaction, State};
+pub use state::{Asked, Checkpoint, Compaction, Progressed, State};
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, Weights, World, Worlds};

@@ -475,6 +475,7 @@ impl Worlds for Arc<Live> {
             context_tokens: Some(context_tokens),
             rules: new.rules.clone(),
             repository_rules,
+            until: new.until.clone(),
         })
     }
 

@@ -4,6 +4,7 @@
 //! rather than believed, because a journal may have been written by a version with other habits.
 
 mod budget;
+mod goal;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,14 +22,17 @@ use crate::context::{Answer, Message};
 use crate::dialect::{Bound, Shape};
 use crate::equipped;
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::goal::Checked;
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 use crate::learn::Diary;
 use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
 
+use goal::Pursuit;
 use room::Room;
 
+pub use goal::Progressed;
 pub use room::Compaction;
 
 /// A session as its journal tells it.
@@ -95,6 +99,7 @@ pub struct State {
     looping: Vec<Loop>,
     conversation: Arc<Vec<Message>>,
     room: Room,
+    pursuit: Pursuit,
     plan: Vec<Task>,
     /// What came of calls, by their ids: whether they went well, and in a line.
     outcomes: BTreeMap<String, (bool, String)>,
@@ -208,6 +213,9 @@ impl State {
         if let Event::Reply { usage, .. } = &recorded.event {
             self.usage = self.usage.plus(*usage);
         }
+        if let Event::GoalChecked(Checked { usage: Some(usage), .. }) = &recorded.event {
+            self.usage = self.usage.plus(*usage);
+        }
     }
 
     /// One event further.
@@ -224,6 +232,9 @@ impl State {
                     Arc::make_mut(&mut self.conversation).push(system);
                     self.shown.extend(&created.told);
                     self.room.window = created.context_tokens.unwrap_or_default();
+                    if let Some(goal) = &created.until {
+                        self.goal_set(goal, None);
+                    }
                     self.created = Some(Arc::from(created.clone()));
                     self.created_ms = recorded.at_ms;
                 }
@@ -231,15 +242,20 @@ impl State {
             Event::Input { id, text } => {
                 let text: Arc<str> = text.as_str().into();
                 self.title.get_or_insert_with(|| title(&text));
+                let told = self.with_goal(id, &text);
                 self.inputs.insert(id.clone(), (recorded.seq, text.clone()));
                 if self.created.as_ref().is_some_and(|created| created.memory) {
                     self.diary.asked(recorded.seq, recorded.at_ms, &text);
                     self.unrecalled.push(text.clone());
                 }
                 self.waiting.append(&mut self.asides);
-                self.waiting.push(text);
+                self.waiting.push(told);
                 self.answered = false;
             }
+            Event::GoalSet { goal, input } => self.goal_set(goal, input.as_ref()),
+            Event::GoalDropped => self.goal_dropped(),
+            Event::GoalChecking { check, call } => self.goal_checking(*check, call.as_ref()),
+            Event::GoalChecked(checked) => self.goal_checked(checked),
             Event::Equipped { servers } => self.equip(servers),
             Event::TurnStarted { turn } => {
                 self.turn = *turn;
@@ -257,6 +273,7 @@ impl State {
                 self.repeated.clear();
                 self.looping.clear();
                 self.lead.turn();
+                self.goal_turn();
                 self.diary.begins(*turn);
                 self.attempt = None;
                 self.ended = None;
@@ -286,6 +303,7 @@ impl State {
             Event::StepStarted { step } => {
                 self.step = *step;
                 self.turn_steps += 1;
+                self.goal_told();
                 self.tell();
             }
             Event::Reply { step, tokens, text, calls, refused, stop, usage } => {
@@ -335,6 +353,9 @@ impl State {
                 }
             }
             Event::CallStarted { id, replay, before } => {
+                if self.checks(id) {
+                    self.goal_call_started();
+                }
                 self.changed |= *replay == Replay::Unsafe;
                 self.settle(id, |_| Settled::Started(*replay));
                 if let (Some(attempt), Some(before)) = (&mut self.attempt, before)
@@ -345,6 +366,10 @@ impl State {
             }
             // For people: the model is told by what its calls say.
             Event::Egress { .. } => {}
+            Event::CallFinished { id, outcome, .. } if self.checks(id) => {
+                self.goal_call_finished(outcome);
+                self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
+            }
             Event::CallFinished { id, outcome, left, recalled } => {
                 self.calls_done += 1;
                 if outcome.external {
@@ -494,6 +519,7 @@ impl State {
         self.looping.clear();
         self.running = false;
         self.interrupted = false;
+        self.goal_rests();
         for (call, settled) in &mut self.calls {
             match settled {
                 Settled::Waiting | Settled::Asked { .. } | Settled::Allowed => {
@@ -703,6 +729,9 @@ impl State {
 
     /// A call is not to run.
     fn refuse(&mut self, call: &Call, answer: Answer) {
+        if self.checks(&call.id) {
+            return self.settle(&call.id, |_| Settled::Answered(answer.clone()));
+        }
         self.calls_done += 1;
         self.calls_failed += 1;
         // A small model would be led to the same call again.

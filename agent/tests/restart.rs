@@ -40,8 +40,7 @@ fn created(folder: &Path) -> Created {
         checkpoints: false,
         told: Vec::new(),
         context_tokens: None,
-        rules: Vec::new(),
-        repository_rules: Vec::new(),
+        ..Created::default()
     }
 }
 

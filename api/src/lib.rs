@@ -11,6 +11,7 @@ mod context;
 mod egress;
 
 mod error;
+mod goals;
 mod health;
 pub mod mcp;
 mod memories;

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Problem, ProblemBody};
+use crate::goals::Goal;
 use crate::service::Service;
 use crate::wire::{
     Admitted, Approval, Asked, Body, Id, NewInput, NewSession, Session, SessionPage, SessionQuery,
@@ -58,6 +59,7 @@ pub(crate) async fn create(
         budget,
         memory: new.memory,
         rules: new.rules.into_iter().map(Into::into).collect(),
+        until: new.until.map(Goal::read).transpose()?,
     };
     let info = service.agent().create(wish).await?;
     let status = if there { StatusCode::OK } else { StatusCode::CREATED };
@@ -143,7 +145,12 @@ pub(crate) async fn input(
             crate::auth::random_id().map_err(|failure| Problem::bad_request(failure.to_string()))?
         }
     };
-    let done = service.agent().submit(&session, Command::Input { id: id.clone(), text: new.text }).await?;
+    let (name, text) = (id.clone(), new.text);
+    let command = match new.until.map(Goal::read).transpose()? {
+        Some(goal) => Command::Pursue { id: name, text, goal },
+        None => Command::Input { id: name, text },
+    };
+    let done = service.agent().submit(&session, command).await?;
     Ok((StatusCode::ACCEPTED, Json(Admitted { seq: done.seq.0, fresh: done.fresh, id: Some(id) })))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use agent::{End, Event, Loop, Progress, Recorded};
+use agent::{Checked, End, Event, Loop, Progress, Recorded};
 use serde_json::Value;
 use tools::egress::Contact;
 use tools::mcp::Equipment;
@@ -131,6 +131,24 @@ impl Show {
                     screen.ink(Ink::Accent, "›"),
                     screen.ink(Ink::Bold, clean(text).trim())
                 ));
+            }
+            Event::GoalSet { goal, .. } => {
+                let line = format!(
+                    "◎ until {}",
+                    one_line(&goal.in_words(), screen.width().saturating_sub(8).max(24))
+                );
+                screen.line(&screen.ink(Ink::Dim, &line));
+            }
+            Event::GoalDropped => screen.line(&screen.ink(Ink::Dim, "◎ the goal was taken back")),
+            Event::GoalChecking { call, .. } => {
+                self.calls.extend(call.iter().map(|call| (call.id.clone(), call.clone())));
+                self.do_now(Doing::Waiting);
+            }
+            Event::GoalChecked(checked) => {
+                let ink = if checked.met { Ink::Good } else { Ink::Warn };
+                let line = one_line(&checked_in_words(checked), screen.width().saturating_sub(2).max(60));
+                screen.line(&screen.ink(ink, &format!("◎ {line}")));
+                self.do_now(Doing::Waiting);
             }
             Event::Recalled { trouble: Some(trouble), .. } => {
                 screen
@@ -287,7 +305,10 @@ impl Show {
                 screen.end_text();
                 match end {
                     End::Done | End::Interrupted => {}
-                    End::Budget { .. } | End::ContextFull { .. } | End::Failed { .. } => {
+                    End::Budget { .. }
+                    | End::GoalUnmet { .. }
+                    | End::ContextFull { .. }
+                    | End::Failed { .. } => {
                         screen.line(&screen.ink(Ink::Bad, &end_in_words(end)));
                     }
                 }
@@ -344,6 +365,22 @@ pub(crate) fn compacted_in_words(messages: usize, before_tokens: u64, after_toke
         count(before_tokens),
         count(after_tokens)
     )
+}
+
+/// What came of a check of the goal.
+pub(crate) fn checked_in_words(checked: &Checked) -> String {
+    let Checked { check, met, said, evidence, barred, .. } = checked;
+    match (met, barred) {
+        (_, Some(why)) => format!("check {check}: the goal cannot be checked: {why}"),
+        (true, None) => {
+            let shown: Vec<String> = evidence
+                .iter()
+                .map(|evidence| format!("{} ({})", one_line(&evidence.quote, 120), evidence.call))
+                .collect();
+            format!("check {check}: the goal is reached: {}", shown.join("; "))
+        }
+        (false, None) => format!("check {check}: the goal is not reached: {}", one_line(said, 200)),
+    }
 }
 
 /// Notes by their numbers.
@@ -412,6 +449,7 @@ pub(crate) fn end_in_words(end: &End) -> String {
         End::Done => "done".to_string(),
         End::Interrupted => "interrupted".to_string(),
         End::Budget { limit } => format!("stopped at a limit: {limit}"),
+        End::GoalUnmet { question } => format!("it asks you: {}", clean(question)),
         End::ContextFull { asked, limit } => format!(
             "stopped: the prompt needs {} tokens and the context holds {}; begin a new session with less text, or allow more with --context-tokens",
             count(*asked),

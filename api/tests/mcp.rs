@@ -136,8 +136,7 @@ impl Worlds for Booth {
             checkpoints: false,
             told: Vec::new(),
             context_tokens: None,
-            rules: Vec::new(),
-            repository_rules: Vec::new(),
+            ..Created::default()
         })
     }
 

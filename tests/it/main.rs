@@ -5,6 +5,7 @@
 mod background;
 mod crash;
 mod egress;
+mod goals;
 mod hours;
 mod poison;
 mod remembering;

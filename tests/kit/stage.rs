@@ -57,6 +57,8 @@ pub struct Stage {
     /// The commands that run in the background, and those that have ended and nobody was told of.
     pub background: Mutex<Vec<Running>>,
     exits: Mutex<Vec<Exit>>,
+    /// What the mind says when it is to judge a goal, in order.
+    pub verdicts: Mutex<std::collections::VecDeque<String>>,
     ended: tokio::sync::Notify,
     /// How often the mind was asked, where its context has an end.
     thoughts: AtomicUsize,
@@ -103,6 +105,7 @@ impl Stage {
             window: AtomicU64::default(),
             background: Mutex::default(),
             exits: Mutex::default(),
+            verdicts: Mutex::default(),
             ended: tokio::sync::Notify::new(),
             thoughts: AtomicUsize::default(),
         })
@@ -177,8 +180,7 @@ impl Stage {
             checkpoints: false,
             told: Vec::new(),
             context_tokens: None,
-            rules: Vec::new(),
-            repository_rules: Vec::new(),
+            ..Created::default()
         }
     }
 
@@ -348,6 +350,12 @@ impl World for Seat {
         if limit > 0 && asked > limit {
             return self.stage.effect(|| Err(Error::ContextFull { asked, limit }));
         }
+        if matches!(conversation.last(), Some(Message::User { text }) if text.contains("VERDICT:")) {
+            return self.stage.effect(|| {
+                let verdict = self.stage.verdicts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                Ok(says(&verdict.unwrap_or_else(|| "VERDICT: not met\nWHY: nobody has looked.".to_string())))
+            });
+        }
         if manner.without.len() == created.tools.len() {
             return self.stage.effect(|| Ok(says("All is well in src/here.rs.")));
         }
@@ -506,10 +514,12 @@ pub struct Theatre(pub Arc<Stage>);
 impl Worlds for Theatre {
     async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
         let context_tokens = Some(self.0.window.load(Ordering::SeqCst)).filter(|window| *window > 0);
-        if new.memory == Some(true) {
-            return Ok(Created { context_tokens, ..Stage::remembering(&new.workspace) });
-        }
-        Ok(Created { context_tokens, checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) })
+        let mut created = match new.memory {
+            Some(true) => Stage::remembering(&new.workspace),
+            _ => Created { checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) },
+        };
+        created.budget = new.budget.unwrap_or(created.budget);
+        Ok(Created { context_tokens, until: new.until.clone(), ..created })
     }
 
     async fn open(&self, id: &SessionId, _: &Created) -> Result<Arc<dyn World>, Error> {

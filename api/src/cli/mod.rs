@@ -22,6 +22,7 @@ mod run;
 mod sandbox;
 mod sessions;
 mod tenants;
+mod until;
 mod up;
 
 use std::process::ExitCode;

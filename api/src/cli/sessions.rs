@@ -15,7 +15,8 @@ use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
 use crate::show::{
-    compacted_in_words, contacts_in_words, end_in_words, equipment_in_words, in_words, loop_in_words, numbers,
+    checked_in_words, compacted_in_words, contacts_in_words, end_in_words, equipment_in_words, in_words,
+    loop_in_words, numbers,
 };
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
@@ -77,6 +78,16 @@ pub(crate) enum Args {
         /// The other; the last when left out.
         #[arg(long, value_name = "SEQ")]
         to: Option<u64>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Show a session's goal and how far it has got with it, or take it back.
+    Goal {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// Take it back: turns end when the model answers.
+        #[arg(long)]
+        drop: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -189,6 +200,26 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             let files = changes?.files;
             let nothing = || "nothing changed".to_string();
             say(&if files.is_empty() { nothing() } else { files_in_words(&files, usize::MAX) });
+        }
+        Args::Goal { id, drop: true, server } => {
+            let reached = reach(&id, &server, None).await?;
+            let done = reached.client.drop_goal(&id).await;
+            reached.leave().await;
+            say(if done?.fresh { "the goal was taken back" } else { "it has no goal" });
+        }
+        Args::Goal { id, drop: false, server } => {
+            let state = State::fold(&Source::open(&server, &folders).await?.events(&id).await?);
+            let Some(agent::Progressed { goal, met, rounds, last }) = state.goal() else {
+                say("it has no goal; `saga resume ID --until COMMAND \"…\"` sets one");
+                return Ok(0);
+            };
+            let how = if met {
+                "reached".to_string()
+            } else {
+                format!("not reached; {rounds} of {} checks of a turn", goal.rounds_max)
+            };
+            say(&format!("{}\n{how}", goal.in_words()));
+            last.into_iter().for_each(|last| say(&checked_in_words(last)));
         }
         Args::Context { id, json, server } => {
             let reached = reach(&id, &server, None).await?;
@@ -521,6 +552,7 @@ fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
         turns: 0,
         steps: 0,
         plan: Vec::new(),
+        goal: None,
         prompt_tokens: 0,
         context_tokens: None,
         compactions: 0,
@@ -568,6 +600,7 @@ pub(super) fn end_word(end: &wire::End) -> &'static str {
         wire::End::Done => "done",
         wire::End::Interrupted => "interrupted",
         wire::End::Budget { .. } => "at a limit",
+        wire::End::GoalUnmet { .. } => "goal unmet",
         wire::End::ContextFull { .. } => "context full",
         wire::End::Failed { .. } => "failed",
     }
@@ -588,6 +621,10 @@ fn line(recorded: &Recorded) -> String {
     let said = match &recorded.event {
         Event::Created(created) => format!("made for {} with {}", created.workspace.display(), created.model),
         Event::Input { text, .. } => format!("› {text}"),
+        Event::GoalSet { goal, .. } => format!("goal: {}", goal.in_words()),
+        Event::GoalDropped => "the goal was taken back".to_string(),
+        Event::GoalChecking { check, .. } => format!("check {check} of the goal"),
+        Event::GoalChecked(checked) => checked_in_words(checked),
         Event::TurnStarted { turn } => format!("turn {turn}"),
         Event::Recalled { trouble: Some(trouble), .. } => format!("nothing could be recalled: {trouble}"),
         Event::Recalled { notes, .. } if notes.is_empty() => "nothing remembered bears on it".to_string(),

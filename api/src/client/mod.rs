@@ -173,6 +173,11 @@ impl Client {
         self.ask(Method::POST, &session_path(id, "/approvals"), Some(json(approval))).await
     }
 
+    /// Takes a session's goal back.
+    pub(crate) async fn drop_goal(&self, id: &str) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::DELETE, &session_path(id, "/goal"), None).await
+    }
+
     /// Winds a session back, or tells what that would mean.
     pub(crate) async fn rewind(
         &self,

@@ -7,6 +7,7 @@ use expect_test::{expect, expect_file};
 use super::{Fixture, Options};
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::goals::Goal;
 use crate::routes;
 use crate::server::{bind, open_memory};
 use crate::service::Readiness;
@@ -389,6 +390,7 @@ fn every_route_is_in_the_document() {
         GET    /v1/sessions/{id}/context get
         GET    /v1/sessions/{id}/events events
         POST   /v1/sessions/{id}/fork fork
+        DELETE /v1/sessions/{id}/goal drop_goal
         POST   /v1/sessions/{id}/inputs input
         POST   /v1/sessions/{id}/interrupt interrupt
         POST   /v1/sessions/{id}/rewind rewind
@@ -396,4 +398,48 @@ fn every_route_is_in_the_document() {
         GET    /version version
     "#]]
     .assert_eq(&table);
+}
+
+#[tokio::test]
+async fn a_goal_is_set_shown_and_taken_back() {
+    let saga = Fixture::start(Options::default()).await;
+    let until = wire::NewSession {
+        workspace: "/srv/a".into(),
+        until: Some(Goal { command: Some("make test".into()), ..Goal::default() }),
+        ..wire::NewSession::default()
+    };
+    let session = saga.client.create(&until).await.unwrap();
+    let goal = session.goal.unwrap();
+    assert_eq!(
+        (goal.goal.command.as_deref(), goal.goal.rounds_max, goal.met),
+        (Some("make test"), Some(8), false)
+    );
+    // In this world all goes well, the check too.
+    saga.say(&session.id, "go").await;
+    let rested = saga.rest(&session.id).await;
+    let goal = rested.goal.unwrap();
+    assert!(goal.met && rested.ended == Some(wire::End::Done), "{goal:?}");
+    let path = format!("/v1/sessions/{}", session.id);
+    let body = "{\"text\":\"go on\",\"until\":{\"judged\":\"it flies\",\"rounds_max\":2}}";
+    assert_eq!(saga.post(&format!("{path}/inputs"), body).await.status, 202);
+    let rested = loop {
+        let rested = saga.rest(&session.id).await;
+        if rested.turns == 2 {
+            break rested;
+        }
+    };
+    assert!(matches!(rested.ended, Some(wire::End::GoalUnmet { .. })), "{:?}", rested.ended);
+    assert!(saga.client.drop_goal(&session.id).await.unwrap().fresh);
+    assert_eq!(saga.client.session(&session.id).await.unwrap().goal, None);
+    for wrong in [
+        "{}",
+        "{\"command\":\"a\",\"judged\":\"b\"}",
+        "{\"command\":\" \"}",
+        "{\"command\":\"a\",\"rounds_max\":0}",
+    ] {
+        let body = format!("{{\"text\":\"x\",\"until\":{wrong}}}");
+        assert_eq!(saga.post(&format!("{path}/inputs"), &body).await.problem(), "400 bad_request", "{wrong}");
+        let body = format!("{{\"workspace\":\"/srv\",\"until\":{wrong}}}");
+        assert_eq!(saga.post("/v1/sessions", &body).await.problem(), "400 bad_request", "{wrong}");
+    }
 }
