@@ -1,5 +1,6 @@
 //! All sessions: make, submit, watch, recover, delete.
 
+mod children;
 mod gauge;
 mod rewinding;
 
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::Error;
 use crate::decide::Action;
-use crate::drive::{Order, drive, in_full};
+use crate::drive::{Order, drive_among, in_full};
 use crate::event::{Budget, Created, End, Event, Recorded, SessionId, Usage};
 use crate::goal::{Checked, Goal};
 use crate::plan::Task;
@@ -152,6 +153,8 @@ pub struct SessionInfo {
     pub turns: u32,
     /// Steps started.
     pub steps: u32,
+    /// The session whose sub-agent it is.
+    pub parent: Option<SessionId>,
     /// The plan that the model keeps.
     pub plan: Vec<Task>,
     /// Its goal, and how far it has got with it.
@@ -234,6 +237,7 @@ impl SessionInfo {
             memory: created.is_some_and(|c| c.memory),
             turns: state.turn(),
             steps: state.step(),
+            parent: created.and_then(|c| c.parent.as_ref()).map(|parent| parent.session.clone()),
             plan: state.plan().to_vec(),
             goal: state.goal().map(|progressed| Pursued {
                 goal: progressed.goal.clone(),
@@ -298,6 +302,7 @@ impl Agent {
         }));
         let memory = agent.0.memory.clone();
         let names = blocking(move || Ok(memory.journals()?)).await?;
+        let mut busy = Vec::new();
         for name in names.into_iter().map(|journal| journal.name) {
             // Journals of other kinds have names that no session has.
             let Ok(id) = name.parse::<SessionId>() else { continue };
@@ -314,12 +319,17 @@ impl Agent {
             let late = state.asks().is_some_and(|asked| asked.until_ms.is_some());
             // Making room can wait until somebody comes: nobody's model is opened for it.
             let under_way = !matches!(state.next(), Action::Rest | Action::Compact);
-            let busy = trouble.is_none() && (late || under_way);
+            let waits = state.working().next().is_some();
+            let goes_on = trouble.is_none() && (late || under_way || waits);
             let slot = agent.insert(&id, SessionInfo::of(&id, &state, trouble));
-            if busy {
-                tracing::info!(session = %id, "going on with what was under way");
-                agent.wake(&id, &slot).await?;
+            if goes_on {
+                busy.push((id, slot));
             }
+        }
+        // Only when all are known: some are the children of others.
+        for (id, slot) in busy {
+            tracing::info!(session = %id, "going on with what was under way");
+            agent.wake(&id, &slot).await?;
         }
         Ok(agent)
     }
@@ -371,12 +381,9 @@ impl Agent {
                 )));
             }
         }
-        let slot = self.slot(id)?;
-        // A driver that went to sleep between the look and the sending is woken once more.
-        for _ in 0..3 {
-            let orders = self.wake(id, &slot).await?;
-            let (done, answer) = oneshot::channel();
-            let order = match command.clone() {
+        let stops = command == Command::Interrupt;
+        let admitted = self
+            .order(id, |done| match command.clone() {
                 Command::Input { id, text } => Order::Input { id, text, done },
                 Command::Pursue { id, text, goal } => Order::Pursue { id, text, goal, done },
                 Command::DropGoal => Order::DropGoal { done },
@@ -386,7 +393,26 @@ impl Agent {
                 Command::Interrupt => Order::Interrupt { done },
                 Command::Compact { focus } => Order::Compact { focus, done },
                 Command::Uncompact => Order::Uncompact { done },
-            };
+            })
+            .await?;
+        if stops {
+            self.interrupt_children(id).await;
+        }
+        Ok(admitted)
+    }
+
+    /// Hands an order to a session's driver. Durable when this returns.
+    async fn order(
+        &self,
+        id: &SessionId,
+        order: impl Fn(oneshot::Sender<Result<Admitted, Error>>) -> Order,
+    ) -> Result<Admitted, Error> {
+        let slot = self.slot(id)?;
+        // A driver that went to sleep between the look and the sending is woken once more.
+        for _ in 0..3 {
+            let orders = self.wake(id, &slot).await?;
+            let (done, answer) = oneshot::channel();
+            let order = order(done);
             if orders.send(order).await.is_err() {
                 continue;
             }
@@ -432,8 +458,15 @@ impl Agent {
         Ok(Watch(self.slot(id)?.said.subscribe()))
     }
 
-    /// Stops the session and removes everything it has written.
+    /// Stops the session and removes everything it has written, and its sub-agents with it.
     pub async fn delete(&self, id: &SessionId) -> Result<(), Error> {
+        for child in self.children(id, |_| true) {
+            self.remove(&child).await?;
+        }
+        self.remove(id).await
+    }
+
+    async fn remove(&self, id: &SessionId) -> Result<(), Error> {
         let slot = self.slot(id)?;
         let mut driver = slot.driver.lock().await;
         close(&mut driver).await;
@@ -507,7 +540,8 @@ impl Agent {
         slot.set(SessionInfo::of(id, &state, None));
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (id, slot, idle) = (id.clone(), slot.clone(), self.0.config.idle);
-        let task = tokio::spawn(async move { slot.run(&id, world, &mut state, inbox, idle).await });
+        let family = children::Household { agent: Arc::downgrade(&self.0), id: id.clone() };
+        let task = tokio::spawn(async move { slot.run(&id, world, family, &mut state, inbox, idle).await });
         *driver = Some(Driver { orders: orders.clone(), task });
         Ok(orders)
     }
@@ -546,6 +580,7 @@ impl Slot {
         &self,
         id: &SessionId,
         world: Arc<dyn World>,
+        family: children::Household,
         state: &mut State,
         inbox: mpsc::Receiver<Order>,
         idle: Duration,
@@ -555,6 +590,12 @@ impl Slot {
         let (forward, mut orders) = mpsc::channel(1);
         let wrote = |state: &State, recorded: Arc<Recorded>| {
             self.set(SessionInfo::of(id, state, None));
+            if matches!(recorded.event, Event::TurnEnded { .. })
+                && let Some(parent) = state.created().and_then(|created| created.parent.as_ref())
+                && let Some(returned) = state.returned(id)
+            {
+                children::tell_parent(family.agent.clone(), parent.session.clone(), returned);
+            }
             // Nobody may be watching.
             let _ = self.said.send(Said::Recorded(recorded));
         };
@@ -570,7 +611,7 @@ impl Slot {
                 && info.asks.is_none_or(|ask| ask.until_ms.is_none())
         };
         let driving = async {
-            let done = drive(id, &*world, state, &mut orders, &wrote, &out).await;
+            let done = drive_among(id, &*world, &family, state, &mut orders, &wrote, &out).await;
             // Nobody reads these any more: an order that came too late is dropped here, so that its sender asks the next
             // driver, and the relay is told to end.
             drop(orders);

@@ -2,8 +2,10 @@
 
 use tools::{Call, Replay};
 
+use crate::SessionId;
+use crate::child;
 use crate::event::{Changed, End, Loop};
-use crate::state::{Settled, State};
+use crate::state::{Settled, Spawning, State};
 
 /// What a session does next.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +49,13 @@ pub enum Action {
     Checkpoint,
     /// Leave older messages out of the prompt.
     Compact,
+    /// Bring back what a sub-agent has changed.
+    Merge {
+        /// It.
+        child: SessionId,
+    },
+    /// Write down what came of the call that has begun a sub-agent.
+    Return(Call),
     /// Begin a check of the goal.
     Audit {
         /// Its number.
@@ -79,6 +88,9 @@ impl State {
         if self.created().is_none() {
             return Action::Rest;
         }
+        if let Some(merge) = self.unmerged() {
+            return merge;
+        }
         let (turn, step) = (self.turn(), self.step() + 1);
         if !self.running() {
             if let Some(diary) = self.learning() {
@@ -96,7 +108,21 @@ impl State {
         }
         // A call that was started and never settled means that the service stopped in between. It is settled first,
         // also when the turn was interrupted: what it did to the workspace is not known.
+        // Sub-agents work while their calls wait, several beside each other; what comes after them may build on them.
+        let mut waits = false;
         for (call, settled) in self.calls() {
+            if child::has(&call.name) && !self.interrupted() {
+                match self.spawning(call, settled) {
+                    Spawning::Begin => {}
+                    Spawning::Return => return Action::Return(call.clone()),
+                    Spawning::Wait => {
+                        waits = true;
+                        continue;
+                    }
+                }
+            } else if waits && !matches!(settled, Settled::Answered(_)) {
+                break;
+            }
             match settled {
                 Settled::Started(Replay::Unsafe) => return Action::Lose(call.clone()),
                 // What checks the goal may run any number of times, but it is not let end the service again and again.
@@ -120,6 +146,9 @@ impl State {
                 | Settled::Allowed
                 | Settled::Answered(_) => {}
             }
+        }
+        if waits && !self.interrupted() {
+            return Action::Rest;
         }
         // Before anything else is done to it, and whatever the turn comes to.
         if self.unkept() {

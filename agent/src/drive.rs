@@ -3,6 +3,8 @@
 //! One driver per session, and it alone appends to the session's journal: people's inputs reach it through its inbox,
 //! also while a thought or a call is under way.
 
+mod children;
+
 use std::sync::Arc;
 
 use memory::Seq;
@@ -11,11 +13,13 @@ use tools::rules::Effect;
 use tools::{Outcome, Reach, Replay};
 
 use crate::agent::Admitted;
+use crate::child::{self, Returned};
 use crate::compact;
 use crate::context::Message;
 use crate::decide::Action;
 use crate::dialect::Shape;
 use crate::event::{Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::family::{Alone, Family};
 use crate::goal::{self, Goal, JUDGE_TOKENS_MAX, Test};
 use crate::learn::Lessons;
 use crate::plan;
@@ -64,6 +68,13 @@ pub enum Order {
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
+    /// Hear what a sub-agent has come to.
+    Returned {
+        /// It, and what.
+        returned: Box<Returned>,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
     /// Stop the running turn.
     Interrupt {
         /// Where the answer goes.
@@ -108,7 +119,21 @@ pub async fn drive(
     wrote: &(dyn Fn(&State, Arc<Recorded>) + Send + Sync),
     out: &Sink,
 ) -> Result<(), Error> {
-    let mut driver = Driver { id, world, state, inbox, wrote, out, closing: false };
+    drive_among(id, world, &Alone, state, inbox, wrote, out).await
+}
+
+/// As [`drive`], for a session that may have children.
+pub(crate) async fn drive_among(
+    id: &SessionId,
+    world: &dyn World,
+    family: &dyn Family,
+    state: &mut State,
+    inbox: &mut Inbox,
+    wrote: &(dyn Fn(&State, Arc<Recorded>) + Send + Sync),
+    out: &Sink,
+) -> Result<(), Error> {
+    let mut driver = Driver { id, world, family, state, inbox, wrote, out, closing: false };
+    driver.gather().await?;
     while driver.step().await? {}
     Ok(())
 }
@@ -116,6 +141,7 @@ pub async fn drive(
 struct Driver<'a> {
     id: &'a SessionId,
     world: &'a dyn World,
+    family: &'a dyn Family,
     state: &'a mut State,
     inbox: &'a mut Inbox,
     wrote: &'a (dyn Fn(&State, Arc<Recorded>) + Send + Sync),
@@ -155,7 +181,7 @@ impl Driver<'_> {
                         Some(order) => self.obey(order, None).await?,
                         None => return Ok(false),
                     },
-                    exit = self.world.exited(), if asked_nothing => {
+                    exit = self.world.exited(), if asked_nothing && !self.state.running() => {
                         self.record(Event::Exited { exit }).await?;
                     }
                     () = late => {
@@ -178,6 +204,8 @@ impl Driver<'_> {
             },
             Action::Checkpoint => self.checkpoint().await?,
             Action::Compact => self.compact().await?,
+            Action::Merge { child } => self.merge(child).await?,
+            Action::Return(call) => self.child_returns(call).await?,
             Action::Audit { check } => self.audit(check).await?,
             Action::Conclude { check } => {
                 let checked =
@@ -186,6 +214,9 @@ impl Driver<'_> {
             }
             Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
             Action::End { turn, end } => {
+                if end == End::Interrupted {
+                    self.cancel_children().await?;
+                }
                 self.reached(None).await?;
                 let commands = self.world.commands();
                 if !commands.is_empty() {
@@ -443,6 +474,9 @@ impl Driver<'_> {
             // It has been through here, and runs again only because its outcome was lost.
             return self.act(call).await;
         }
+        if let Some(why) = self.state.barred(&call) {
+            return self.record(Event::CallDenied { id: call.id, why }).await;
+        }
         let approved = self
             .state
             .calls()
@@ -468,6 +502,9 @@ impl Driver<'_> {
     }
 
     async fn act(&mut self, call: tools::Call) -> Result<(), Error> {
+        if child::has(&call.name) {
+            return self.spawn(call).await;
+        }
         let replay = match self.state.foreign(&call.name) {
             // A check is named by somebody to be run again and again.
             _ if self.state.checks(&call.id) => Replay::Safe,
@@ -581,6 +618,7 @@ impl Driver<'_> {
                 };
                 let _ = done.send(answer);
             }
+            Order::Returned { returned, done } => return self.hear_child(*returned, done).await,
             Order::Compact { focus, done } => match self.write(Event::CompactionAsked { focus }).await {
                 Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
                 Err(error) => return refuse(done, error),

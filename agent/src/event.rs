@@ -16,6 +16,7 @@ use tools::rules::Rule;
 use tools::{Call, Exit, Outcome, Replay, Running, Spec};
 
 use crate::Error;
+use crate::child::{Child, Merged, Parent, Returned};
 use crate::goal::{Checked, Goal};
 use crate::recall::Recollection;
 
@@ -149,6 +150,18 @@ pub enum Event {
         /// The notes that it showed, when it was a look into the memory.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         recalled: Vec<Recollection>,
+    },
+    /// A sub-agent is about to be begun, by a call that has started. Durable before it is there.
+    ChildStarted(Box<Child>),
+    /// A sub-agent has come to its end.
+    ChildEnded(Box<Returned>),
+    /// What a sub-agent has changed in its copy of the workspace was brought back, or could not be.
+    ChildMerged {
+        /// The sub-agent.
+        child: SessionId,
+        /// What came of it.
+        #[serde(flatten)]
+        merged: Merged,
     },
     /// Commands or tools reached beyond the sandbox's network, or tried to: each target once, with how often.
     Egress {
@@ -319,6 +332,17 @@ pub struct Created {
     /// What must be true before a turn may end, from the first input on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Goal>,
+    /// How many sub-agents may work at a time. 0: none can be begun.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub children_max: u32,
+    /// Whose sub-agent it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A file before a call changed it.

@@ -14,6 +14,7 @@
 
 mod agent;
 mod check;
+mod child;
 pub mod code;
 mod compact;
 mod context;
@@ -23,6 +24,7 @@ mod drive;
 mod equipped;
 mod error;
 mod event;
+mod family;
 mod focus;
 mod goal;
 mod known;
@@ -41,6 +43,7 @@ pub use agent::{
     Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Pursued, Rewinding, Segment, SegmentKind,
     SessionInfo, Status, Watch, encode, read_journal,
 };
+pub use child::{Access, Child, Merged, Mode, Parent, Returned};
 pub use context::{Answer, Message};
 pub use decide::Action;
 pub use drive::{Inbox, Order, drive};
@@ -54,5 +57,5 @@ pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
 pub use plan::{Task, TaskState};
 pub use recall::Recollection;
-pub use state::{Asked, Checkpoint, Compaction, Progressed, State};
+pub use state::{Asked, Checkpoint, Compaction, Kid, Progressed, State};
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, Weights, World, Worlds};

@@ -4,6 +4,7 @@
 //! rather than believed, because a journal may have been written by a version with other habits.
 
 mod budget;
+mod children;
 mod goal;
 mod room;
 
@@ -29,9 +30,11 @@ use crate::learn::Diary;
 use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
 
+pub(crate) use children::Spawning;
 use goal::Pursuit;
 use room::Room;
 
+pub use children::Kid;
 pub use goal::Progressed;
 pub use room::Compaction;
 
@@ -100,6 +103,11 @@ pub struct State {
     conversation: Arc<Vec<Message>>,
     room: Room,
     pursuit: Pursuit,
+    kids: Vec<Kid>,
+    /// What children have taken that were wound back.
+    lost_tokens: u64,
+    /// In a child: the step it was begun after.
+    born_step: u32,
     plan: Vec<Task>,
     /// What came of calls, by their ids: whether they went well, and in a line.
     outcomes: BTreeMap<String, (bool, String)>,
@@ -213,6 +221,9 @@ impl State {
         if let Event::Reply { usage, .. } = &recorded.event {
             self.usage = self.usage.plus(*usage);
         }
+        if let Event::ChildEnded(returned) = &recorded.event {
+            self.lost_tokens += returned.usage.output_tokens;
+        }
         if let Event::GoalChecked(Checked { usage: Some(usage), .. }) = &recorded.event {
             self.usage = self.usage.plus(*usage);
         }
@@ -237,6 +248,10 @@ impl State {
                     }
                     self.created = Some(Arc::from(created.clone()));
                     self.created_ms = recorded.at_ms;
+                    if created.parent.as_ref().is_some_and(|parent| parent.external) {
+                        self.external = true;
+                        self.doubtful = true;
+                    }
                 }
             }
             Event::Input { id, text } => {
@@ -294,7 +309,14 @@ impl State {
                     None => self.uncovered = true,
                 }
             }
-            Event::Rewound { .. } | Event::Forked { .. } => self.rest(),
+            Event::Rewound { .. } => self.rest(),
+            Event::Forked { .. } => {
+                self.forked();
+                self.rest();
+            }
+            Event::ChildStarted(child) => self.child_started(child),
+            Event::ChildEnded(returned) => self.child_ended(returned),
+            Event::ChildMerged { child, merged } => self.child_merged(child, merged),
             Event::Recalled { notes, .. } => {
                 self.unrecalled.clear();
                 self.recall(notes);
@@ -407,6 +429,7 @@ impl State {
                     }
                 }
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
+                self.child_call_finished(id);
             }
             Event::CallLost { id } => {
                 self.calls_done += 1;
@@ -843,6 +866,15 @@ impl State {
     pub fn shape(&self) -> (Shape, BTreeSet<String>) {
         match &self.created {
             Some(created) if created.led => self.lead.next(created),
+            Some(created) if created.parent.is_some() => {
+                let named = |spec: &Spec| Call {
+                    id: String::new(),
+                    name: spec.name.clone(),
+                    arguments: serde_json::Value::Null,
+                };
+                let barred = created.tools.iter().filter(|spec| self.barred(&named(spec)).is_some());
+                (Shape::Free, barred.map(|spec| spec.name.clone()).collect())
+            }
             _ => (Shape::Free, BTreeSet::new()),
         }
     }

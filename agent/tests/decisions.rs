@@ -188,6 +188,8 @@ fn say(action: &Action) -> String {
         Action::Undo { files, note } => format!("undo {} files: {note}", files.len()),
         Action::Audit { check } => format!("audit {check}"),
         Action::Conclude { check } => format!("conclude {check}"),
+        Action::Merge { child } => format!("merge {child}"),
+        Action::Return(call) => format!("return {}", call.id),
         Action::Compact => "compact".into(),
         Action::Checkpoint => "checkpoint".into(),
         Action::Notice(what) => format!("notice {}", serde_json::to_string(what).unwrap()),

@@ -69,6 +69,8 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         snapshots: Some(snapshots(folder)),
         secret,
         checkpoints: None,
+        children_max: 0,
+        branches: None,
         minds: Vec::new(),
         rules: Vec::new(),
         approval_ms: None,

@@ -84,7 +84,8 @@ pub(crate) async fn list(
         .into_iter()
         .filter(|info| before.as_ref().is_none_or(|(ms, id)| (info.created_ms, &info.id) < (*ms, id)))
         .map(|info| (cursor(&info), Session::from(info)))
-        .filter(|(_, session)| query.status.is_none_or(|status| session.status == status));
+        .filter(|(_, session)| query.status.is_none_or(|status| session.status == status))
+        .filter(|(_, session)| query.parent.is_none() || session.parent == query.parent);
     let page: Vec<(String, Session)> = rest.by_ref().take(limit).collect();
     let more = rest.next().is_some();
     let next_cursor = page.last().filter(|_| more).map(|(cursor, _)| cursor.clone());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use agent::{Checked, End, Event, Loop, Progress, Recorded};
+use agent::{Checked, End, Event, Loop, Merged, Progress, Recorded, Returned};
 use serde_json::Value;
 use tools::egress::Contact;
 use tools::mcp::Equipment;
@@ -223,6 +223,26 @@ impl Show {
                 }
                 self.do_now(Doing::Waiting);
             }
+            Event::ChildStarted(child) => {
+                let line = format!("⑂ sub-agent {} begins: {}", child.child, child.task);
+                screen.line(&screen.ink(Ink::Dim, &one_line(&line, screen.width().max(60))));
+            }
+            Event::ChildEnded(returned) => {
+                let ink = if returned.end == End::Done { Ink::Good } else { Ink::Warn };
+                screen.line(&screen.ink(
+                    ink,
+                    &format!("⑂ {}", one_line(&returned_in_words(returned), screen.width().max(60))),
+                ));
+            }
+            Event::ChildMerged { child, merged } => {
+                let ink = if merged.conflicts.is_empty() && merged.trouble.is_none() {
+                    Ink::Dim
+                } else {
+                    Ink::Warn
+                };
+                let line = merged_in_words(child, merged);
+                screen.line(&screen.ink(ink, &format!("⑂ {}", one_line(&line, screen.width().max(60)))));
+            }
             Event::Egress { contacts, more, .. } => {
                 for line in contacts_in_words(contacts, *more) {
                     screen.line(&screen.ink(Ink::Dim, &format!("⇄ {}", clean(&line))));
@@ -380,6 +400,30 @@ pub(crate) fn checked_in_words(checked: &Checked) -> String {
             format!("check {check}: the goal is reached: {}", shown.join("; "))
         }
         (false, None) => format!("check {check}: the goal is not reached: {}", one_line(said, 200)),
+    }
+}
+
+/// What a sub-agent has come to.
+pub(crate) fn returned_in_words(returned: &Returned) -> String {
+    let Returned { child, end, steps, usage, .. } = returned;
+    format!(
+        "sub-agent {child} after {steps} steps and {} tokens: {}",
+        count(usage.output_tokens),
+        end_in_words(end)
+    )
+}
+
+/// What came of bringing a sub-agent's changes back.
+pub(crate) fn merged_in_words(child: &agent::SessionId, merged: &Merged) -> String {
+    let Merged { files, conflicts, trouble } = merged;
+    match trouble {
+        Some(trouble) => format!("what {child} has changed was not brought back: {trouble}"),
+        None if conflicts.is_empty() => format!("{} files brought back from {child}", files.len()),
+        None => format!(
+            "{} files brought back from {child}, and not these, which were changed here as well: {}",
+            files.len(),
+            conflicts.join(", ")
+        ),
     }
 }
 

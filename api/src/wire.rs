@@ -318,6 +318,9 @@ pub(crate) struct Session {
     pub(crate) turns: u32,
     /// Steps started.
     pub(crate) steps: u32,
+    /// The session whose sub-agent it is; null when it is none.
+    #[serde(default)]
+    pub(crate) parent: Option<String>,
     /// The plan that the model keeps: what is to be done, in order.
     #[serde(default)]
     pub(crate) plan: Vec<Task>,
@@ -374,6 +377,7 @@ impl From<SessionInfo> for Session {
             memory: info.memory,
             turns: info.turns,
             steps: info.steps,
+            parent: info.parent.map(String::from),
             plan: info.plan.into_iter().map(Task::from).collect(),
             goal: info.goal.map(Pursued::from),
             prompt_tokens: info.prompt_tokens,
@@ -410,6 +414,8 @@ pub(crate) struct SessionQuery {
     pub(crate) cursor: Option<String>,
     /// Only sessions that are doing this.
     pub(crate) status: Option<Status>,
+    /// Only sub-agents of this session.
+    pub(crate) parent: Option<String>,
 }
 
 /// A place that a session can be wound back to.
@@ -607,7 +613,7 @@ pub(crate) struct Event {
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
     /// What happened: `created`, `input`, `goal_set`, `goal_dropped`, `goal_checking`, `goal_checked`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
-    /// `approval_given`, `call_denied`, `call_started`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
+    /// `approval_given`, `call_denied`, `call_started`, `child_started`, `child_ended`, `child_merged`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
     /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.
     #[serde(rename = "type")]

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::server::open_memory;
 use crate::show::{
     checked_in_words, compacted_in_words, contacts_in_words, end_in_words, equipment_in_words, in_words,
-    loop_in_words, numbers,
+    loop_in_words, merged_in_words, numbers, returned_in_words,
 };
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
@@ -551,6 +551,7 @@ fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
         memory: false,
         turns: 0,
         steps: 0,
+        parent: None,
         plan: Vec::new(),
         goal: None,
         prompt_tokens: 0,
@@ -571,8 +572,8 @@ fn render(sessions: &[wire::Session]) -> String {
         .duration_since(UNIX_EPOCH)
         .map(|since| since.as_millis() as u64)
         .unwrap_or_default();
-    let rows: Vec<Vec<String>> = sessions
-        .iter()
+    let rows: Vec<Vec<String>> = families(sessions)
+        .into_iter()
         .map(|session| {
             let state = match (session.status, &session.ended) {
                 (wire::Status::Running, _) => "running".to_string(),
@@ -582,7 +583,10 @@ fn render(sessions: &[wire::Session]) -> String {
                 (wire::Status::Idle, None) => "new".to_string(),
             };
             vec![
-                session.id.clone(),
+                match session.parent {
+                    Some(_) => format!("└ {}", session.id),
+                    None => session.id.clone(),
+                },
                 state,
                 age(now_ms.saturating_sub(session.updated_ms)),
                 session.steps.to_string(),
@@ -592,6 +596,19 @@ fn render(sessions: &[wire::Session]) -> String {
         })
         .collect();
     table(&["ID", "STATE", "AGE", "STEPS", "WORKSPACE", "TITLE"], &rows)
+}
+
+/// Sessions with their sub-agents below them, these oldest first.
+fn families(sessions: &[wire::Session]) -> Vec<&wire::Session> {
+    let known = |id: &String| sessions.iter().any(|session| session.id == *id);
+    let mut all = Vec::with_capacity(sessions.len());
+    for session in
+        sessions.iter().filter(|session| session.parent.as_ref().is_none_or(|parent| !known(parent)))
+    {
+        all.push(session);
+        all.extend(sessions.iter().rev().filter(|child| child.parent.as_ref() == Some(&session.id)));
+    }
+    all
 }
 
 /// Why a turn ended, in a word.
@@ -647,6 +664,9 @@ fn line(recorded: &Recorded) -> String {
         }
         Event::CallStarted { id, .. } => format!("call {id} started"),
         Event::CallFinished { id, outcome, .. } => format!("call {id}: {}", outcome.summary),
+        Event::ChildStarted(child) => format!("sub-agent {} begins: {}", child.child, child.task),
+        Event::ChildEnded(returned) => returned_in_words(returned),
+        Event::ChildMerged { child, merged } => merged_in_words(child, merged),
         Event::Egress { contacts, more, .. } => contacts_in_words(contacts, *more).join("; "),
         Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
         Event::Undone { note, kept } if kept.is_empty() => format!("undone: {note}"),
@@ -688,4 +708,29 @@ fn line(recorded: &Recorded) -> String {
     };
     // Wide enough for most of what is said; `--json` has all of it.
     format!("{seq:>5}  {}", one_line(&said, 400))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_agents_stand_below_their_parents() {
+        let session = |id: &str, parent: Option<&str>| wire::Session {
+            parent: parent.map(str::to_string),
+            ..unreadable(id, 0, String::new())
+        };
+        // Newest first, as they are listed; the parent of one is not among them.
+        let sessions = [
+            session("c-2", Some("s-1")),
+            session("c-9", Some("s-gone")),
+            session("c-1", Some("s-1")),
+            session("s-2", None),
+            session("s-1", None),
+        ];
+        let order: Vec<&str> = families(&sessions).into_iter().map(|session| session.id.as_str()).collect();
+        assert_eq!(order, ["c-9", "s-2", "s-1", "c-1", "c-2"]);
+        let shown = render(&sessions);
+        assert!(shown.lines().any(|line| line.starts_with("└ c-1")), "{shown}");
+    }
 }
