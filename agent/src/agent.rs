@@ -3,6 +3,7 @@
 mod children;
 mod gauge;
 mod rewinding;
+mod schedules;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -80,6 +81,17 @@ pub enum Command {
         text: String,
         /// The goal. It takes the place of one that was set before.
         goal: Goal,
+    },
+    /// Say something, with somebody else's text that is told as what it is: nobody vouches for it.
+    Enclose {
+        /// The client's id for this input.
+        id: String,
+        /// What is said.
+        text: String,
+        /// Whose text comes with it, in words.
+        origin: String,
+        /// That text.
+        enclosed: String,
     },
     /// Take the goal back: turns end when the model answers.
     DropGoal,
@@ -268,6 +280,7 @@ struct Inner {
     memory: Memory,
     worlds: Arc<dyn Worlds>,
     slots: Mutex<BTreeMap<SessionId, Arc<Slot>>>,
+    clock: schedules::Clock,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -298,6 +311,7 @@ impl Agent {
             memory,
             worlds,
             slots: Mutex::default(),
+            clock: schedules::Clock::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
         }));
         let memory = agent.0.memory.clone();
@@ -366,7 +380,10 @@ impl Agent {
         if let Command::Pursue { goal, .. } = &command {
             goal.check()?;
         }
-        if let Command::Input { id, text } | Command::Pursue { id, text, .. } = &command {
+        if let Command::Input { id, text }
+        | Command::Pursue { id, text, .. }
+        | Command::Enclose { id, text, .. } = &command
+        {
             if id.is_empty() || id.len() > 128 {
                 return Err(Error::BadRequest("an input id has 1 to 128 bytes".to_string()));
             }
@@ -386,6 +403,9 @@ impl Agent {
             .order(id, |done| match command.clone() {
                 Command::Input { id, text } => Order::Input { id, text, done },
                 Command::Pursue { id, text, goal } => Order::Pursue { id, text, goal, done },
+                Command::Enclose { id, text, origin, enclosed } => {
+                    Order::Enclose { id, text, origin, enclosed, done }
+                }
                 Command::DropGoal => Order::DropGoal { done },
                 Command::Approve { call, allowed, always, by } => {
                     Order::Approve { call, allowed, always, by, done }

@@ -50,6 +50,19 @@ pub enum Order {
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
+    /// Say something, with somebody else's text.
+    Enclose {
+        /// The client's id for it.
+        id: String,
+        /// What is said.
+        text: String,
+        /// Whose text comes with it, in words.
+        origin: String,
+        /// That text.
+        enclosed: String,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
     /// Take the goal back.
     DropGoal {
         /// Where the answer goes.
@@ -597,7 +610,14 @@ impl Driver<'_> {
     async fn obey(&mut self, order: Order, switch: Option<&watch::Sender<bool>>) -> Result<(), Error> {
         match order {
             Order::Input { id, text, done } => return self.hear(id, text, None, done).await,
-            Order::Pursue { id, text, goal, done } => return self.hear(id, text, Some(goal), done).await,
+            Order::Pursue { id, text, goal, done } => {
+                let goal = Event::GoalSet { goal, input: Some(id.clone()) };
+                return self.hear(id, text, Some(goal), done).await;
+            }
+            Order::Enclose { id, text, origin, enclosed, done } => {
+                let enclosed = Event::Enclosed { input: id.clone(), origin, text: enclosed };
+                return self.hear(id, text, Some(enclosed), done).await;
+            }
             Order::DropGoal { done } if self.state.goal().is_none() => {
                 let seq = self.state.last().unwrap_or(Seq(0));
                 let _ = done.send(Ok(Admitted { seq, fresh: false }));
@@ -652,12 +672,12 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Writes down what somebody says, once for each id. A goal that comes with it is durable before it, and holds from it on.
+    /// Writes down what somebody says, once for each id. What comes with it is durable before it, and holds from it on.
     async fn hear(
         &mut self,
         id: String,
         text: String,
-        goal: Option<Goal>,
+        with: Option<Event>,
         done: oneshot::Sender<Result<Admitted, Error>>,
     ) -> Result<(), Error> {
         let known = self.state.input(&id).map(|(seq, old)| (seq, old == text));
@@ -666,8 +686,8 @@ impl Driver<'_> {
             Some((_, false)) => Err(Error::InputIdReused { id }),
             None if self.state.waiting() >= WAITING_MAX => Err(Error::Busy(self.id.clone())),
             None => {
-                if let Some(goal) = goal
-                    && let Err(error) = self.write(Event::GoalSet { goal, input: Some(id.clone()) }).await
+                if let Some(with) = with
+                    && let Err(error) = self.write(with).await
                 {
                     return refuse(done, error);
                 }

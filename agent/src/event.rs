@@ -41,6 +41,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<String>,
     },
+    /// Somebody else's text comes with what is said next.
+    Enclosed {
+        /// The input that it comes with.
+        input: String,
+        /// Whose it is, in words.
+        origin: String,
+        /// It.
+        text: String,
+    },
     /// Somebody has taken the goal back.
     GoalDropped,
     /// The model has answered without a call, and the goal is about to be checked.

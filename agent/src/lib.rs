@@ -36,6 +36,7 @@ mod notebook;
 mod plan;
 mod recall;
 mod sayings;
+pub mod schedule;
 mod state;
 mod world;
 

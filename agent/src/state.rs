@@ -5,6 +5,7 @@
 
 mod budget;
 mod children;
+mod enclosed;
 mod goal;
 mod room;
 
@@ -103,6 +104,8 @@ pub struct State {
     conversation: Arc<Vec<Message>>,
     room: Room,
     pursuit: Pursuit,
+    /// What comes with the input of an id that is not there yet.
+    enclosed: Option<(String, Arc<str>)>,
     kids: Vec<Kid>,
     /// What children have taken that were wound back.
     lost_tokens: u64,
@@ -258,6 +261,7 @@ impl State {
                 let text: Arc<str> = text.as_str().into();
                 self.title.get_or_insert_with(|| title(&text));
                 let told = self.with_goal(id, &text);
+                let told = self.with_enclosed(id, told);
                 self.inputs.insert(id.clone(), (recorded.seq, text.clone()));
                 if self.created.as_ref().is_some_and(|created| created.memory) {
                     self.diary.asked(recorded.seq, recorded.at_ms, &text);
@@ -268,6 +272,7 @@ impl State {
                 self.answered = false;
             }
             Event::GoalSet { goal, input } => self.goal_set(goal, input.as_ref()),
+            Event::Enclosed { input, origin, text } => self.encloses(input, origin, text),
             Event::GoalDropped => self.goal_dropped(),
             Event::GoalChecking { check, call } => self.goal_checking(*check, call.as_ref()),
             Event::GoalChecked(checked) => self.goal_checked(checked),

@@ -17,6 +17,7 @@ pub mod mcp;
 mod memories;
 mod metrics;
 mod routes;
+mod schedules;
 mod sessions;
 mod stream;
 mod tenants;

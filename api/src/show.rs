@@ -139,6 +139,10 @@ impl Show {
                 );
                 screen.line(&screen.ink(Ink::Dim, &line));
             }
+            Event::Enclosed { origin, text, .. } => {
+                let line = format!("✉ from {origin}: {text}");
+                screen.line(&screen.ink(Ink::Dim, &one_line(&line, screen.width().max(60))));
+            }
             Event::GoalDropped => screen.line(&screen.ink(Ink::Dim, "◎ the goal was taken back")),
             Event::GoalChecking { call, .. } => {
                 self.calls.extend(call.iter().map(|call| (call.id.clone(), call.clone())));

@@ -612,7 +612,7 @@ pub(crate) struct Event {
     pub(crate) seq: u64,
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
-    /// What happened: `created`, `input`, `goal_set`, `goal_dropped`, `goal_checking`, `goal_checked`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
+    /// What happened: `created`, `input`, `goal_set`, `goal_dropped`, `enclosed`, `goal_checking`, `goal_checked`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
     /// `approval_given`, `call_denied`, `call_started`, `child_started`, `child_ended`, `child_merged`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
     /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.

@@ -12,4 +12,5 @@ mod poison;
 mod remembering;
 mod rewinding;
 mod rules;
+mod schedules;
 mod sessions;

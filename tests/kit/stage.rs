@@ -154,6 +154,11 @@ impl Stage {
         self.ended.notify_one();
     }
 
+    /// Sets the clock, which goes on by a millisecond whenever somebody looks at it.
+    pub fn set_clock(&self, ms: u64) {
+        self.clock.store(ms as usize, Ordering::SeqCst);
+    }
+
     /// The calls that tools have run, in order.
     pub fn ran(&self) -> Vec<Ran> {
         self.ran.lock().unwrap_or_else(PoisonError::into_inner).clone()

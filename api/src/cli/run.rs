@@ -154,7 +154,7 @@ fn deny(text: &str) -> Result<tools::rules::Rule, String> {
 }
 
 /// The folder to work in, with every link followed.
-fn folder(asked: Option<PathBuf>) -> Result<PathBuf, Failure> {
+pub(super) fn folder(asked: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let asked = match asked {
         Some(folder) => folder,
         None => std::env::current_dir().map_err(|error| {

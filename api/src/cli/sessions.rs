@@ -639,6 +639,7 @@ fn line(recorded: &Recorded) -> String {
         Event::Created(created) => format!("made for {} with {}", created.workspace.display(), created.model),
         Event::Input { text, .. } => format!("› {text}"),
         Event::GoalSet { goal, .. } => format!("goal: {}", goal.in_words()),
+        Event::Enclosed { origin, text, .. } => format!("with it, from {origin}: {text}"),
         Event::GoalDropped => "the goal was taken back".to_string(),
         Event::GoalChecking { check, .. } => format!("check {check} of the goal"),
         Event::GoalChecked(checked) => checked_in_words(checked),
