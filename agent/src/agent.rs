@@ -1,7 +1,9 @@
 //! All sessions: make, submit, watch, recover, delete.
 
+mod children;
 mod gauge;
 mod rewinding;
+mod schedules;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,8 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::Error;
 use crate::decide::Action;
-use crate::drive::{Order, drive, in_full};
+use crate::drive::{Order, drive_among, in_full};
 use crate::event::{Budget, Created, End, Event, Recorded, SessionId, Usage};
+use crate::goal::{Checked, Goal};
 use crate::plan::Task;
 use crate::state::State;
 use crate::world::{Said, Sink, World, Worlds};
@@ -56,6 +59,8 @@ pub struct NewSession {
     pub memory: Option<bool>,
     /// Which calls may run, beside what the service and the repository say.
     pub rules: Vec<tools::rules::Rule>,
+    /// What must be true before a turn may end, from the first input on.
+    pub until: Option<Goal>,
 }
 
 /// What can be asked of a session.
@@ -68,6 +73,28 @@ pub enum Command {
         /// What is said.
         text: String,
     },
+    /// Say something, with what must be true before the turn it begins may end.
+    Pursue {
+        /// The client's id for this input.
+        id: String,
+        /// What is said.
+        text: String,
+        /// The goal. It takes the place of one that was set before.
+        goal: Goal,
+    },
+    /// Say something, with somebody else's text that is told as what it is: nobody vouches for it.
+    Enclose {
+        /// The client's id for this input.
+        id: String,
+        /// What is said.
+        text: String,
+        /// Whose text comes with it, in words.
+        origin: String,
+        /// That text.
+        enclosed: String,
+    },
+    /// Take the goal back: turns end when the model answers.
+    DropGoal,
     /// Say whether a call may run that waits for it.
     Approve {
         /// [`tools::Call::id`].
@@ -138,8 +165,12 @@ pub struct SessionInfo {
     pub turns: u32,
     /// Steps started.
     pub steps: u32,
+    /// The session whose sub-agent it is.
+    pub parent: Option<SessionId>,
     /// The plan that the model keeps.
     pub plan: Vec<Task>,
+    /// Its goal, and how far it has got with it.
+    pub goal: Option<Pursued>,
     /// Tokens of the prompt with the last reply.
     pub prompt_tokens: u64,
     /// Tokens that the model's context holds, as far as they are known.
@@ -160,6 +191,19 @@ pub struct SessionInfo {
     pub updated_ms: u64,
     /// The place of its last event.
     pub last: Seq,
+}
+
+/// A session's goal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pursued {
+    /// The goal.
+    pub goal: Goal,
+    /// Whether it is reached.
+    pub met: bool,
+    /// How often it was checked in the running turn, or in the last one, and not reached.
+    pub rounds: u32,
+    /// What came of the last check.
+    pub last: Option<Checked>,
 }
 
 /// A call that waits for somebody's approval.
@@ -205,7 +249,14 @@ impl SessionInfo {
             memory: created.is_some_and(|c| c.memory),
             turns: state.turn(),
             steps: state.step(),
+            parent: created.and_then(|c| c.parent.as_ref()).map(|parent| parent.session.clone()),
             plan: state.plan().to_vec(),
+            goal: state.goal().map(|progressed| Pursued {
+                goal: progressed.goal.clone(),
+                met: progressed.met,
+                rounds: progressed.rounds,
+                last: progressed.last.cloned(),
+            }),
             prompt_tokens: state.prompt_tokens(),
             context_tokens: state.window(),
             compactions: state.compactions().len(),
@@ -229,6 +280,7 @@ struct Inner {
     memory: Memory,
     worlds: Arc<dyn Worlds>,
     slots: Mutex<BTreeMap<SessionId, Arc<Slot>>>,
+    clock: schedules::Clock,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -259,10 +311,12 @@ impl Agent {
             memory,
             worlds,
             slots: Mutex::default(),
+            clock: schedules::Clock::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
         }));
         let memory = agent.0.memory.clone();
         let names = blocking(move || Ok(memory.journals()?)).await?;
+        let mut busy = Vec::new();
         for name in names.into_iter().map(|journal| journal.name) {
             // Journals of other kinds have names that no session has.
             let Ok(id) = name.parse::<SessionId>() else { continue };
@@ -279,12 +333,17 @@ impl Agent {
             let late = state.asks().is_some_and(|asked| asked.until_ms.is_some());
             // Making room can wait until somebody comes: nobody's model is opened for it.
             let under_way = !matches!(state.next(), Action::Rest | Action::Compact);
-            let busy = trouble.is_none() && (late || under_way);
+            let waits = state.working().next().is_some();
+            let goes_on = trouble.is_none() && (late || under_way || waits);
             let slot = agent.insert(&id, SessionInfo::of(&id, &state, trouble));
-            if busy {
-                tracing::info!(session = %id, "going on with what was under way");
-                agent.wake(&id, &slot).await?;
+            if goes_on {
+                busy.push((id, slot));
             }
+        }
+        // Only when all are known: some are the children of others.
+        for (id, slot) in busy {
+            tracing::info!(session = %id, "going on with what was under way");
+            agent.wake(&id, &slot).await?;
         }
         Ok(agent)
     }
@@ -292,6 +351,7 @@ impl Agent {
     /// Makes a session. Asking again with the same id and the same wishes gives the session that is there.
     pub async fn create(&self, new: NewSession) -> Result<SessionInfo, Error> {
         let now_ms = self.0.worlds.now_ms();
+        new.until.as_ref().map_or(Ok(()), Goal::check)?;
         let created = self.0.worlds.plan(&new).await?;
         let id = new.id.unwrap_or_else(|| SessionId::new(now_ms, random()));
         if let Some(slot) = self.slots().get(&id).cloned() {
@@ -317,7 +377,13 @@ impl Agent {
 
     /// Hands a command to a session. Durable when this returns.
     pub async fn submit(&self, id: &SessionId, command: Command) -> Result<Admitted, Error> {
-        if let Command::Input { id, text } = &command {
+        if let Command::Pursue { goal, .. } = &command {
+            goal.check()?;
+        }
+        if let Command::Input { id, text }
+        | Command::Pursue { id, text, .. }
+        | Command::Enclose { id, text, .. } = &command
+        {
             if id.is_empty() || id.len() > 128 {
                 return Err(Error::BadRequest("an input id has 1 to 128 bytes".to_string()));
             }
@@ -332,20 +398,41 @@ impl Agent {
                 )));
             }
         }
-        let slot = self.slot(id)?;
-        // A driver that went to sleep between the look and the sending is woken once more.
-        for _ in 0..3 {
-            let orders = self.wake(id, &slot).await?;
-            let (done, answer) = oneshot::channel();
-            let order = match command.clone() {
+        let stops = command == Command::Interrupt;
+        let admitted = self
+            .order(id, |done| match command.clone() {
                 Command::Input { id, text } => Order::Input { id, text, done },
+                Command::Pursue { id, text, goal } => Order::Pursue { id, text, goal, done },
+                Command::Enclose { id, text, origin, enclosed } => {
+                    Order::Enclose { id, text, origin, enclosed, done }
+                }
+                Command::DropGoal => Order::DropGoal { done },
                 Command::Approve { call, allowed, always, by } => {
                     Order::Approve { call, allowed, always, by, done }
                 }
                 Command::Interrupt => Order::Interrupt { done },
                 Command::Compact { focus } => Order::Compact { focus, done },
                 Command::Uncompact => Order::Uncompact { done },
-            };
+            })
+            .await?;
+        if stops {
+            self.interrupt_children(id).await;
+        }
+        Ok(admitted)
+    }
+
+    /// Hands an order to a session's driver. Durable when this returns.
+    async fn order(
+        &self,
+        id: &SessionId,
+        order: impl Fn(oneshot::Sender<Result<Admitted, Error>>) -> Order,
+    ) -> Result<Admitted, Error> {
+        let slot = self.slot(id)?;
+        // A driver that went to sleep between the look and the sending is woken once more.
+        for _ in 0..3 {
+            let orders = self.wake(id, &slot).await?;
+            let (done, answer) = oneshot::channel();
+            let order = order(done);
             if orders.send(order).await.is_err() {
                 continue;
             }
@@ -391,8 +478,15 @@ impl Agent {
         Ok(Watch(self.slot(id)?.said.subscribe()))
     }
 
-    /// Stops the session and removes everything it has written.
+    /// Stops the session and removes everything it has written, and its sub-agents with it.
     pub async fn delete(&self, id: &SessionId) -> Result<(), Error> {
+        for child in self.children(id, |_| true) {
+            self.remove(&child).await?;
+        }
+        self.remove(id).await
+    }
+
+    async fn remove(&self, id: &SessionId) -> Result<(), Error> {
         let slot = self.slot(id)?;
         let mut driver = slot.driver.lock().await;
         close(&mut driver).await;
@@ -466,7 +560,8 @@ impl Agent {
         slot.set(SessionInfo::of(id, &state, None));
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (id, slot, idle) = (id.clone(), slot.clone(), self.0.config.idle);
-        let task = tokio::spawn(async move { slot.run(&id, world, &mut state, inbox, idle).await });
+        let family = children::Household { agent: Arc::downgrade(&self.0), id: id.clone() };
+        let task = tokio::spawn(async move { slot.run(&id, world, family, &mut state, inbox, idle).await });
         *driver = Some(Driver { orders: orders.clone(), task });
         Ok(orders)
     }
@@ -505,6 +600,7 @@ impl Slot {
         &self,
         id: &SessionId,
         world: Arc<dyn World>,
+        family: children::Household,
         state: &mut State,
         inbox: mpsc::Receiver<Order>,
         idle: Duration,
@@ -514,6 +610,12 @@ impl Slot {
         let (forward, mut orders) = mpsc::channel(1);
         let wrote = |state: &State, recorded: Arc<Recorded>| {
             self.set(SessionInfo::of(id, state, None));
+            if matches!(recorded.event, Event::TurnEnded { .. })
+                && let Some(parent) = state.created().and_then(|created| created.parent.as_ref())
+                && let Some(returned) = state.returned(id)
+            {
+                children::tell_parent(family.agent.clone(), parent.session.clone(), returned);
+            }
             // Nobody may be watching.
             let _ = self.said.send(Said::Recorded(recorded));
         };
@@ -529,7 +631,7 @@ impl Slot {
                 && info.asks.is_none_or(|ask| ask.until_ms.is_none())
         };
         let driving = async {
-            let done = drive(id, &*world, state, &mut orders, &wrote, &out).await;
+            let done = drive_among(id, &*world, &family, state, &mut orders, &wrote, &out).await;
             // Nobody reads these any more: an order that came too late is dropped here, so that its sender asks the next
             // driver, and the relay is told to end.
             drop(orders);

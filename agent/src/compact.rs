@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::Message;
 use crate::equipped;
+use crate::goal;
 use crate::lead;
 use crate::plan::{self, Task};
 
@@ -155,7 +156,7 @@ pub(crate) fn digest(past: &Past<'_>, summary: Option<&str>, chars_max: usize) -
         .left_out
         .iter()
         .filter_map(|message| match message {
-            Message::User { text } => Some(equipped::said(text).trim()),
+            Message::User { text } if !text.starts_with(goal::MARK) => Some(equipped::said(text).trim()),
             _ => None,
         })
         .collect();
@@ -267,7 +268,7 @@ pub(crate) fn missing(past: &Past<'_>, digest: &str, tail: &[Message]) -> Option
         .left_out
         .iter()
         .filter_map(|message| match message {
-            Message::User { text } => Some(begins(equipped::said(text))),
+            Message::User { text } if !text.starts_with(goal::MARK) => Some(begins(equipped::said(text))),
             _ => None,
         })
         .collect();

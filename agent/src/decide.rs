@@ -2,8 +2,10 @@
 
 use tools::{Call, Replay};
 
+use crate::SessionId;
+use crate::child;
 use crate::event::{Changed, End, Loop};
-use crate::state::{Settled, State};
+use crate::state::{Settled, Spawning, State};
 
 /// What a session does next.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +49,23 @@ pub enum Action {
     Checkpoint,
     /// Leave older messages out of the prompt.
     Compact,
+    /// Bring back what a sub-agent has changed.
+    Merge {
+        /// It.
+        child: SessionId,
+    },
+    /// Write down what came of the call that has begun a sub-agent.
+    Return(Call),
+    /// Begin a check of the goal.
+    Audit {
+        /// Its number.
+        check: u32,
+    },
+    /// Write down what came of the command that checks the goal.
+    Conclude {
+        /// The check's number.
+        check: u32,
+    },
     /// Write down that the model repeats itself.
     Notice(Loop),
     /// End the turn.
@@ -69,6 +88,9 @@ impl State {
         if self.created().is_none() {
             return Action::Rest;
         }
+        if let Some(merge) = self.unmerged() {
+            return merge;
+        }
         let (turn, step) = (self.turn(), self.step() + 1);
         if !self.running() {
             if let Some(diary) = self.learning() {
@@ -86,10 +108,28 @@ impl State {
         }
         // A call that was started and never settled means that the service stopped in between. It is settled first,
         // also when the turn was interrupted: what it did to the workspace is not known.
+        // Sub-agents work while their calls wait, several beside each other; what comes after them may build on them.
+        let mut waits = false;
         for (call, settled) in self.calls() {
+            if child::has(&call.name) && !self.interrupted() {
+                match self.spawning(call, settled) {
+                    Spawning::Begin => {}
+                    Spawning::Return => return Action::Return(call.clone()),
+                    Spawning::Wait => {
+                        waits = true;
+                        continue;
+                    }
+                }
+            } else if waits && !matches!(settled, Settled::Answered(_)) {
+                break;
+            }
             match settled {
                 Settled::Started(Replay::Unsafe) => return Action::Lose(call.clone()),
+                // What checks the goal may run any number of times, but it is not let end the service again and again.
+                Settled::Started(_) if self.checks(&call.id) && self.cut_off() => {}
                 Settled::Started(Replay::Safe) if !self.interrupted() => return Action::Act(call.clone()),
+                // Somebody has said more, so what would be checked is not the end of the turn any more.
+                Settled::Waiting | Settled::Allowed if self.checks(&call.id) && !self.answered() => {}
                 // What was asked for in time is not begun when the time is over.
                 Settled::Waiting | Settled::Allowed if self.late() => {}
                 Settled::Allowed if !self.interrupted() => return Action::Act(call.clone()),
@@ -107,6 +147,9 @@ impl State {
                 | Settled::Answered(_) => {}
             }
         }
+        if waits && !self.interrupted() {
+            return Action::Rest;
+        }
         // Before anything else is done to it, and whatever the turn comes to.
         if self.unkept() {
             return Action::Checkpoint;
@@ -116,7 +159,7 @@ impl State {
             return end(End::Interrupted);
         }
         if self.answered() {
-            return end(End::Done);
+            return self.pursue().unwrap_or_else(|| end(End::Done));
         }
         if let Some((files, note)) = self.failed_attempt() {
             return Action::Undo { files, note };

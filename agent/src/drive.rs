@@ -3,6 +3,8 @@
 //! One driver per session, and it alone appends to the session's journal: people's inputs reach it through its inbox,
 //! also while a thought or a call is under way.
 
+mod children;
+
 use std::sync::Arc;
 
 use memory::Seq;
@@ -11,15 +13,18 @@ use tools::rules::Effect;
 use tools::{Outcome, Reach, Replay};
 
 use crate::agent::Admitted;
+use crate::child::{self, Returned};
 use crate::compact;
 use crate::context::Message;
 use crate::decide::Action;
 use crate::dialect::Shape;
 use crate::event::{Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::family::{Alone, Family};
+use crate::goal::{self, Goal, JUDGE_TOKENS_MAX, Test};
 use crate::learn::Lessons;
 use crate::plan;
 use crate::state::{Settled, State};
-use crate::world::{Cancel, Manner, Progress, Sink, World};
+use crate::world::{Cancel, Manner, Progress, Sink, Thought, World};
 use crate::{Error, SessionId};
 
 /// What people ask of a running session. Each is answered once it is durable.
@@ -34,6 +39,35 @@ pub enum Order {
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
+    /// Say something, with what must be true before the turn it begins may end.
+    Pursue {
+        /// The client's id for it.
+        id: String,
+        /// What is said.
+        text: String,
+        /// The goal.
+        goal: Goal,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Say something, with somebody else's text.
+    Enclose {
+        /// The client's id for it.
+        id: String,
+        /// What is said.
+        text: String,
+        /// Whose text comes with it, in words.
+        origin: String,
+        /// That text.
+        enclosed: String,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Take the goal back.
+    DropGoal {
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
     /// Say whether a call may run that waits for it.
     Approve {
         /// [`tools::Call::id`].
@@ -44,6 +78,13 @@ pub enum Order {
         always: bool,
         /// Who says so.
         by: Option<String>,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Hear what a sub-agent has come to.
+    Returned {
+        /// It, and what.
+        returned: Box<Returned>,
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
@@ -91,7 +132,21 @@ pub async fn drive(
     wrote: &(dyn Fn(&State, Arc<Recorded>) + Send + Sync),
     out: &Sink,
 ) -> Result<(), Error> {
-    let mut driver = Driver { id, world, state, inbox, wrote, out, closing: false };
+    drive_among(id, world, &Alone, state, inbox, wrote, out).await
+}
+
+/// As [`drive`], for a session that may have children.
+pub(crate) async fn drive_among(
+    id: &SessionId,
+    world: &dyn World,
+    family: &dyn Family,
+    state: &mut State,
+    inbox: &mut Inbox,
+    wrote: &(dyn Fn(&State, Arc<Recorded>) + Send + Sync),
+    out: &Sink,
+) -> Result<(), Error> {
+    let mut driver = Driver { id, world, family, state, inbox, wrote, out, closing: false };
+    driver.gather().await?;
     while driver.step().await? {}
     Ok(())
 }
@@ -99,6 +154,7 @@ pub async fn drive(
 struct Driver<'a> {
     id: &'a SessionId,
     world: &'a dyn World,
+    family: &'a dyn Family,
     state: &'a mut State,
     inbox: &'a mut Inbox,
     wrote: &'a (dyn Fn(&State, Arc<Recorded>) + Send + Sync),
@@ -138,7 +194,7 @@ impl Driver<'_> {
                         Some(order) => self.obey(order, None).await?,
                         None => return Ok(false),
                     },
-                    exit = self.world.exited(), if asked_nothing => {
+                    exit = self.world.exited(), if asked_nothing && !self.state.running() => {
                         self.record(Event::Exited { exit }).await?;
                     }
                     () = late => {
@@ -161,8 +217,19 @@ impl Driver<'_> {
             },
             Action::Checkpoint => self.checkpoint().await?,
             Action::Compact => self.compact().await?,
+            Action::Merge { child } => self.merge(child).await?,
+            Action::Return(call) => self.child_returns(call).await?,
+            Action::Audit { check } => self.audit(check).await?,
+            Action::Conclude { check } => {
+                let checked =
+                    self.state.concluded().unwrap_or_else(|| goal::barred(check, "it was not run".into()));
+                self.record(Event::GoalChecked(checked)).await?;
+            }
             Action::Notice(what) => self.record(Event::Looping { step: self.state.step(), what }).await?,
             Action::End { turn, end } => {
+                if end == End::Interrupted {
+                    self.cancel_children().await?;
+                }
                 self.reached(None).await?;
                 let commands = self.world.commands();
                 if !commands.is_empty() {
@@ -265,23 +332,8 @@ impl Driver<'_> {
         created: &Created,
         focus: Option<&str>,
     ) -> Result<Option<(String, Usage)>, Error> {
-        let mut asked = conversation.to_vec();
-        asked.push(Message::User { text: compact::question(focus) });
-        let mut created = created.clone();
-        created.budget.reply_tokens_max = SUMMARY_TOKENS_MAX;
-        let manner = Manner {
-            sampling: created.sampling.clone(),
-            shape: Shape::Free,
-            without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
-            bounds: Vec::new(),
-        };
-        let (switch, cancel) = Cancel::pair();
-        let (_, mut none) = mpsc::channel(1);
-        let (world, quiet) = (self.world, Sink::none());
-        let thought = world.think(&asked, &created, &manner, &cancel, &quiet);
-        let Some(thought) = self.until(thought, &switch, Abandon::Yes, &mut none).await? else {
-            return Ok(None);
-        };
+        let asked = self.beside(conversation, created, compact::question(focus), SUMMARY_TOKENS_MAX).await?;
+        let Some(thought) = asked else { return Ok(None) };
         match thought {
             Ok(thought) if thought.stop != Some(Stop::Interrupted) && !thought.text.trim().is_empty() => {
                 Ok(Some((thought.text, thought.usage)))
@@ -292,6 +344,55 @@ impl Driver<'_> {
                 tracing::warn!(session = %self.id, error = %in_full(&error), "a session could not be summed up by its model");
                 Ok(None)
             }
+        }
+    }
+
+    /// Asks the model something that is no part of its prompt: the conversation as it is with a question at its end, so that nothing is
+    /// computed but that. Nothing when the service stops meanwhile.
+    async fn beside(
+        &mut self,
+        conversation: &[Message],
+        created: &Created,
+        question: String,
+        tokens_max: u32,
+    ) -> Result<Option<Result<Thought, Error>>, Error> {
+        let mut asked = conversation.to_vec();
+        asked.push(Message::User { text: question });
+        let mut created = created.clone();
+        created.budget.reply_tokens_max = tokens_max;
+        let manner = Manner {
+            sampling: created.sampling.clone(),
+            shape: Shape::Free,
+            without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
+            bounds: Vec::new(),
+        };
+        let (switch, cancel) = Cancel::pair();
+        let (_, mut none) = mpsc::channel(1);
+        let (world, quiet) = (self.world, Sink::none());
+        let thought = world.think(&asked, &created, &manner, &cancel, &quiet);
+        self.until(thought, &switch, Abandon::Yes, &mut none).await
+    }
+
+    /// Begins a check of the goal: a command goes the way of calls, a condition is judged at once.
+    async fn audit(&mut self, check: u32) -> Result<(), Error> {
+        let Some(goal) = self.state.goal().map(|progressed| progressed.goal.clone()) else { return Ok(()) };
+        self.record(Event::GoalChecking { check, call: goal.call(check) }).await?;
+        let Test::Judged(condition) = &goal.test else { return Ok(()) };
+        let conversation = self.state.conversation().clone();
+        let created = self.state.created().expect("only a created session has a goal").clone();
+        let tokens_max = self.state.reply_tokens_max().min(JUDGE_TOKENS_MAX);
+        let asked = self.beside(&conversation, &created, goal::question(condition), tokens_max).await?;
+        let Some(thought) = asked else { return Ok(()) };
+        match thought {
+            Ok(thought) if thought.stop == Some(Stop::Interrupted) => Ok(()),
+            Ok(thought) => {
+                let shown = self.state.shown_since();
+                let checked = goal::by_judgement(check, &thought.text, thought.usage, shown);
+                self.record(Event::GoalChecked(checked)).await
+            }
+            Err(Error::ContextFull { asked, limit }) => self.record(Event::Full { asked, limit }).await,
+            Err(Error::Stopping) => Err(Error::Stopping),
+            Err(error) => self.end(End::Failed { error: in_full(&error) }).await,
         }
     }
 
@@ -386,6 +487,9 @@ impl Driver<'_> {
             // It has been through here, and runs again only because its outcome was lost.
             return self.act(call).await;
         }
+        if let Some(why) = self.state.barred(&call) {
+            return self.record(Event::CallDenied { id: call.id, why }).await;
+        }
         let approved = self
             .state
             .calls()
@@ -411,7 +515,12 @@ impl Driver<'_> {
     }
 
     async fn act(&mut self, call: tools::Call) -> Result<(), Error> {
+        if child::has(&call.name) {
+            return self.spawn(call).await;
+        }
         let replay = match self.state.foreign(&call.name) {
+            // A check is named by somebody to be run again and again.
+            _ if self.state.checks(&call.id) => Replay::Safe,
             Some(spec) => spec.replay,
             None => self.world.replay(&call.name),
         };
@@ -500,20 +609,23 @@ impl Driver<'_> {
 
     async fn obey(&mut self, order: Order, switch: Option<&watch::Sender<bool>>) -> Result<(), Error> {
         match order {
-            Order::Input { id, text, done } => {
-                let known = self.state.input(&id).map(|(seq, old)| (seq, old == text));
-                let answer = match known {
-                    Some((seq, true)) => Ok(Admitted { seq, fresh: false }),
-                    Some((_, false)) => Err(Error::InputIdReused { id }),
-                    None if self.state.waiting() >= WAITING_MAX => Err(Error::Busy(self.id.clone())),
-                    None => match self.write(Event::Input { id, text }).await {
-                        Ok(seq) => Ok(Admitted { seq, fresh: true }),
-                        Err(error) => return refuse(done, error),
-                    },
-                };
-                // Whoever asked may have gone; the input is durable all the same.
-                let _ = done.send(answer);
+            Order::Input { id, text, done } => return self.hear(id, text, None, done).await,
+            Order::Pursue { id, text, goal, done } => {
+                let goal = Event::GoalSet { goal, input: Some(id.clone()) };
+                return self.hear(id, text, Some(goal), done).await;
             }
+            Order::Enclose { id, text, origin, enclosed, done } => {
+                let enclosed = Event::Enclosed { input: id.clone(), origin, text: enclosed };
+                return self.hear(id, text, Some(enclosed), done).await;
+            }
+            Order::DropGoal { done } if self.state.goal().is_none() => {
+                let seq = self.state.last().unwrap_or(Seq(0));
+                let _ = done.send(Ok(Admitted { seq, fresh: false }));
+            }
+            Order::DropGoal { done } => match self.write(Event::GoalDropped).await {
+                Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
+                Err(error) => return refuse(done, error),
+            },
             Order::Approve { call, allowed, always, by, done } => {
                 let asked = self.state.asks().map(|asked| asked.call.id.clone());
                 let answer = if asked.as_ref() == Some(&call) {
@@ -526,6 +638,7 @@ impl Driver<'_> {
                 };
                 let _ = done.send(answer);
             }
+            Order::Returned { returned, done } => return self.hear_child(*returned, done).await,
             Order::Compact { focus, done } => match self.write(Event::CompactionAsked { focus }).await {
                 Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
                 Err(error) => return refuse(done, error),
@@ -556,6 +669,36 @@ impl Driver<'_> {
                 let _ = done.send(Ok(Admitted { seq, fresh }));
             }
         }
+        Ok(())
+    }
+
+    /// Writes down what somebody says, once for each id. What comes with it is durable before it, and holds from it on.
+    async fn hear(
+        &mut self,
+        id: String,
+        text: String,
+        with: Option<Event>,
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    ) -> Result<(), Error> {
+        let known = self.state.input(&id).map(|(seq, old)| (seq, old == text));
+        let answer = match known {
+            Some((seq, true)) => Ok(Admitted { seq, fresh: false }),
+            Some((_, false)) => Err(Error::InputIdReused { id }),
+            None if self.state.waiting() >= WAITING_MAX => Err(Error::Busy(self.id.clone())),
+            None => {
+                if let Some(with) = with
+                    && let Err(error) = self.write(with).await
+                {
+                    return refuse(done, error);
+                }
+                match self.write(Event::Input { id, text }).await {
+                    Ok(seq) => Ok(Admitted { seq, fresh: true }),
+                    Err(error) => return refuse(done, error),
+                }
+            }
+        };
+        // Whoever asked may have gone; the input is durable all the same.
+        let _ = done.send(answer);
         Ok(())
     }
 

@@ -11,6 +11,9 @@ pub enum Error {
     /// There is no such session.
     #[error("there is no session {0}; `saga sessions list` shows those there are")]
     NoSession(SessionId),
+    /// There is no such schedule.
+    #[error("there is no schedule {0}; `saga schedule list` shows those there are")]
+    NoSchedule(String),
     /// A session of that id exists and is not the one asked for.
     #[error("a session {0} exists already; leave the id out to get a new one")]
     Exists(SessionId),

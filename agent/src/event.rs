@@ -16,6 +16,8 @@ use tools::rules::Rule;
 use tools::{Call, Exit, Outcome, Replay, Running, Spec};
 
 use crate::Error;
+use crate::child::{Child, Merged, Parent, Returned};
+use crate::goal::{Checked, Goal};
 use crate::recall::Recollection;
 
 /// One fact in the life of a session.
@@ -31,6 +33,35 @@ pub enum Event {
         /// What was said.
         text: String,
     },
+    /// Somebody has set what must be true before a turn may end.
+    GoalSet {
+        /// It.
+        goal: Goal,
+        /// The input that it comes with: it holds from there on. Nothing: from here on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<String>,
+    },
+    /// Somebody else's text comes with what is said next.
+    Enclosed {
+        /// The input that it comes with.
+        input: String,
+        /// Whose it is, in words.
+        origin: String,
+        /// It.
+        text: String,
+    },
+    /// Somebody has taken the goal back.
+    GoalDropped,
+    /// The model has answered without a call, and the goal is about to be checked.
+    GoalChecking {
+        /// 1, 2, 3 … within the session.
+        check: u32,
+        /// The command that checks it, as a call: it starts and finishes as calls do. Nothing where the model judges.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<Call>,
+    },
+    /// The goal has been checked. What is missing is told to the model, and the turn goes on.
+    GoalChecked(Checked),
     /// Servers that the operator has configured give tools from now on, or give others than before. Written before a turn, never
     /// within one.
     Equipped {
@@ -128,6 +159,18 @@ pub enum Event {
         /// The notes that it showed, when it was a look into the memory.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         recalled: Vec<Recollection>,
+    },
+    /// A sub-agent is about to be begun, by a call that has started. Durable before it is there.
+    ChildStarted(Box<Child>),
+    /// A sub-agent has come to its end.
+    ChildEnded(Box<Returned>),
+    /// What a sub-agent has changed in its copy of the workspace was brought back, or could not be.
+    ChildMerged {
+        /// The sub-agent.
+        child: SessionId,
+        /// What came of it.
+        #[serde(flatten)]
+        merged: Merged,
     },
     /// Commands or tools reached beyond the sandbox's network, or tried to: each target once, with how often.
     Egress {
@@ -254,7 +297,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// What a session is, fixed when it is made. With the events that follow it is all the prompt is made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Created {
     /// The folder the session works in.
     pub workspace: PathBuf,
@@ -295,6 +338,20 @@ pub struct Created {
     /// … and by the repository, as its file said when the session was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repository_rules: Vec<Rule>,
+    /// What must be true before a turn may end, from the first input on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Goal>,
+    /// How many sub-agents may work at a time. 0: none can be begun.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub children_max: u32,
+    /// Whose sub-agent it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A file before a call changed it.
@@ -447,6 +504,11 @@ pub enum End {
     Budget {
         /// Which, in words.
         limit: String,
+    },
+    /// The goal is not reached, and the model has had all its tries; or it cannot be checked. The session asks how to go on.
+    GoalUnmet {
+        /// What it asks, in words.
+        question: String,
     },
     /// The prompt no longer fits the model's context.
     ContextFull {

@@ -355,8 +355,7 @@ mod tests {
                 checkpoints: false,
                 told: Vec::new(),
                 context_tokens: None,
-                rules: Vec::new(),
-                repository_rules: Vec::new(),
+                ..Created::default()
             })));
             session.tell(Event::Input { id: "1".into(), text: "Fix it.".into() });
             session.tell(Event::TurnStarted { turn: 1 });

@@ -192,6 +192,9 @@ impl Diary {
             None | Some(End::Done) => {}
             Some(End::Interrupted) => parts.push("It was interrupted.".into()),
             Some(End::Budget { limit }) => parts.push(format!("It ended at its limit of {limit}.")),
+            Some(End::GoalUnmet { question }) => {
+                parts.push(format!("It ended short of its goal: {}.", one_line(question)))
+            }
             Some(End::ContextFull { .. }) => parts.push("It ended because the context was full.".into()),
             Some(End::Failed { error }) => parts.push(format!("It failed: {}", one_line(error))),
         }
@@ -487,8 +490,7 @@ mod tests {
                 checkpoints: false,
                 told: Vec::new(),
                 context_tokens: None,
-                rules: Vec::new(),
-                repository_rules: Vec::new(),
+                ..Created::default()
             };
             let mut turn = Turn { state: State::default(), seq: 0, calls: 0 };
             turn.tell(Event::Created(Box::new(created)));

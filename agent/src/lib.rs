@@ -14,6 +14,7 @@
 
 mod agent;
 mod check;
+mod child;
 pub mod code;
 mod compact;
 mod context;
@@ -23,7 +24,9 @@ mod drive;
 mod equipped;
 mod error;
 mod event;
+mod family;
 mod focus;
+mod goal;
 mod known;
 mod lead;
 mod learn;
@@ -33,13 +36,15 @@ mod notebook;
 mod plan;
 mod recall;
 mod sayings;
+pub mod schedule;
 mod state;
 mod world;
 
 pub use agent::{
-    Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Rewinding, Segment, SegmentKind, SessionInfo,
-    Status, Watch, encode, read_journal,
+    Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Pursued, Rewinding, Segment, SegmentKind,
+    SessionInfo, Status, Watch, encode, read_journal,
 };
+pub use child::{Access, Child, Merged, Mode, Parent, Returned};
 pub use context::{Answer, Message};
 pub use decide::Action;
 pub use drive::{Inbox, Order, drive};
@@ -47,10 +52,11 @@ pub use error::Error;
 pub use event::{
     Before, Budget, Changed, Created, End, Event, Loop, Recorded, Refused, SessionId, Stop, Usage, digest,
 };
+pub use goal::{Checked, Evidence, Goal, Test};
 pub use learn::Lessons;
 pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
 pub use plan::{Task, TaskState};
 pub use recall::Recollection;
-pub use state::{Asked, Checkpoint, Compaction, State};
+pub use state::{Asked, Checkpoint, Compaction, Kid, Progressed, State};
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, Weights, World, Worlds};

@@ -20,6 +20,7 @@ use tools::{Call, Exit, Outcome, Policy, Reach, Replay, Running, Sandbox, Spec, 
 use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
 use crate::check;
+use crate::child::{self, Access, Merged};
 use crate::code::{self, Code};
 use crate::context::Message;
 use crate::dialect::Dialect;
@@ -79,6 +80,10 @@ pub struct LiveOptions {
     pub secret: Option<Secret>,
     /// Where the workspaces of sessions are kept, before each turn and after each step that may have changed them.
     pub checkpoints: Option<Checkpoints>,
+    /// How many sub-agents of a session may work at a time. 0: models are not told that there are any.
+    pub children_max: u32,
+    /// The folder for the copies of workspaces that sub-agents work in; without it they work in none.
+    pub branches: Option<PathBuf>,
     /// Models on other machines.
     pub minds: Vec<Remote>,
     /// Which calls may run, as whoever runs the service says.
@@ -191,9 +196,16 @@ impl Live {
         roots: Vec<PathBuf>,
         secret: Secret,
         checkpoints: Option<Checkpoints>,
+        branches: Option<PathBuf>,
     ) -> Arc<Live> {
         Arc::new(Live {
-            options: LiveOptions { roots, secret: Some(secret), checkpoints, ..self.options.clone() },
+            options: LiveOptions {
+                roots,
+                secret: Some(secret),
+                checkpoints,
+                branches,
+                ..self.options.clone()
+            },
             code: Code::new(memory.clone()),
             memory,
             toolbox: self.toolbox.clone(),
@@ -440,6 +452,9 @@ impl Worlds for Arc<Live> {
         if !led {
             tools.push(code::spec());
             tools.push(plan::spec());
+            if self.options.children_max > 0 {
+                tools.push(child::spec());
+            }
         }
         if memory_on && !led {
             // A small model is told what bears on its work; that it would ask by itself was not seen.
@@ -475,6 +490,9 @@ impl Worlds for Arc<Live> {
             context_tokens: Some(context_tokens),
             rules: new.rules.clone(),
             repository_rules,
+            until: new.until.clone(),
+            children_max: if led { 0 } else { self.options.children_max },
+            parent: None,
         })
     }
 
@@ -485,7 +503,8 @@ impl Worlds for Arc<Live> {
         let mut minds = self.shared.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         minds.push(Arc::downgrade(&thinking));
         drop(minds);
-        let policy = self.policy(&created.workspace);
+        let mut policy = self.policy(&created.workspace);
+        policy.frozen = created.parent.as_ref().is_some_and(|parent| parent.access == Access::Read);
         Ok(Arc::new(LiveWorld {
             live: self.clone(),
             journal,
@@ -511,6 +530,10 @@ impl Worlds for Arc<Live> {
     }
 
     async fn forget(&self, id: &SessionId) {
+        if let Some(branch) = self.options.branches.as_ref().map(|branches| branches.join(id.as_str())) {
+            // Most sessions have none.
+            let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(branch)).await;
+        }
         if let Some(snapshots) = self.options.snapshots.clone() {
             let name = self.slot_name(id);
             // What cannot be deleted now goes when its room is needed.
@@ -522,6 +545,27 @@ impl Worlds for Arc<Live> {
             if let Err(error) = forgotten {
                 tracing::warn!(session = %id, %error, "the checkpoints of a deleted session are still there; they go when their room is needed");
             }
+        }
+    }
+
+    async fn branch(&self, child: &SessionId, base: &Tree) -> Result<PathBuf, Error> {
+        let (Some(branches), Some(checkpoints)) = (&self.options.branches, &self.options.checkpoints) else {
+            return Err(Error::BadRequest(
+                "workspaces are not kept here, so there can be no copy of one".to_string(),
+            ));
+        };
+        let folder = branches.join(child.as_str());
+        let made = std::fs::create_dir_all(&folder).and_then(|()| folder.canonicalize());
+        let folder = made.map_err(|error| {
+            Error::BadRequest(format!("no folder {} for a copy of the workspace: {error}", folder.display()))
+        })?;
+        let sandbox = Sandbox::open(self.policy(&folder)).await?;
+        // What a copy that was cut off has left is made whole.
+        let now = checkpoints.take(&sandbox, child.as_str()).await?.tree;
+        let changed = checkpoints.restore(&sandbox, child.as_str(), base, &now).await?;
+        match changed.is_empty() {
+            true => Ok(folder),
+            false => Err(Error::ChangedMeanwhile { paths: changed }),
         }
     }
 
@@ -786,6 +830,14 @@ impl World for LiveWorld {
     async fn put_back(&self, to: &Tree, now: &Tree) -> Result<Vec<String>, Error> {
         let Some(checkpoints) = &self.live.options.checkpoints else { return Ok(Vec::new()) };
         Ok(checkpoints.restore(&*self.sandbox().await?, self.id.as_str(), to, now).await?)
+    }
+
+    async fn merge(&self, base: &Tree, theirs: &Tree) -> Result<Merged, Error> {
+        let Some(checkpoints) = &self.live.options.checkpoints else {
+            return Err(Error::BadRequest("workspaces are not kept here".to_string()));
+        };
+        let merge = checkpoints.merge(&*self.sandbox().await?, self.id.as_str(), base, theirs).await?;
+        Ok(Merged { files: merge.merged, conflicts: merge.conflicts, trouble: None })
     }
 
     async fn adopt(&self, trees: &[Tree]) -> Result<(), Error> {

@@ -4,6 +4,9 @@
 //! rather than believed, because a journal may have been written by a version with other habits.
 
 mod budget;
+mod children;
+mod enclosed;
+mod goal;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,14 +24,19 @@ use crate::context::{Answer, Message};
 use crate::dialect::{Bound, Shape};
 use crate::equipped;
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::goal::Checked;
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 use crate::learn::Diary;
 use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
 
+pub(crate) use children::Spawning;
+use goal::Pursuit;
 use room::Room;
 
+pub use children::Kid;
+pub use goal::Progressed;
 pub use room::Compaction;
 
 /// A session as its journal tells it.
@@ -95,6 +103,14 @@ pub struct State {
     looping: Vec<Loop>,
     conversation: Arc<Vec<Message>>,
     room: Room,
+    pursuit: Pursuit,
+    /// What comes with the input of an id that is not there yet.
+    enclosed: Option<(String, Arc<str>)>,
+    kids: Vec<Kid>,
+    /// What children have taken that were wound back.
+    lost_tokens: u64,
+    /// In a child: the step it was begun after.
+    born_step: u32,
     plan: Vec<Task>,
     /// What came of calls, by their ids: whether they went well, and in a line.
     outcomes: BTreeMap<String, (bool, String)>,
@@ -208,6 +224,12 @@ impl State {
         if let Event::Reply { usage, .. } = &recorded.event {
             self.usage = self.usage.plus(*usage);
         }
+        if let Event::ChildEnded(returned) = &recorded.event {
+            self.lost_tokens += returned.usage.output_tokens;
+        }
+        if let Event::GoalChecked(Checked { usage: Some(usage), .. }) = &recorded.event {
+            self.usage = self.usage.plus(*usage);
+        }
     }
 
     /// One event further.
@@ -224,22 +246,36 @@ impl State {
                     Arc::make_mut(&mut self.conversation).push(system);
                     self.shown.extend(&created.told);
                     self.room.window = created.context_tokens.unwrap_or_default();
+                    if let Some(goal) = &created.until {
+                        self.goal_set(goal, None);
+                    }
                     self.created = Some(Arc::from(created.clone()));
                     self.created_ms = recorded.at_ms;
+                    if created.parent.as_ref().is_some_and(|parent| parent.external) {
+                        self.external = true;
+                        self.doubtful = true;
+                    }
                 }
             }
             Event::Input { id, text } => {
                 let text: Arc<str> = text.as_str().into();
                 self.title.get_or_insert_with(|| title(&text));
+                let told = self.with_goal(id, &text);
+                let told = self.with_enclosed(id, told);
                 self.inputs.insert(id.clone(), (recorded.seq, text.clone()));
                 if self.created.as_ref().is_some_and(|created| created.memory) {
                     self.diary.asked(recorded.seq, recorded.at_ms, &text);
                     self.unrecalled.push(text.clone());
                 }
                 self.waiting.append(&mut self.asides);
-                self.waiting.push(text);
+                self.waiting.push(told);
                 self.answered = false;
             }
+            Event::GoalSet { goal, input } => self.goal_set(goal, input.as_ref()),
+            Event::Enclosed { input, origin, text } => self.encloses(input, origin, text),
+            Event::GoalDropped => self.goal_dropped(),
+            Event::GoalChecking { check, call } => self.goal_checking(*check, call.as_ref()),
+            Event::GoalChecked(checked) => self.goal_checked(checked),
             Event::Equipped { servers } => self.equip(servers),
             Event::TurnStarted { turn } => {
                 self.turn = *turn;
@@ -257,6 +293,7 @@ impl State {
                 self.repeated.clear();
                 self.looping.clear();
                 self.lead.turn();
+                self.goal_turn();
                 self.diary.begins(*turn);
                 self.attempt = None;
                 self.ended = None;
@@ -277,7 +314,14 @@ impl State {
                     None => self.uncovered = true,
                 }
             }
-            Event::Rewound { .. } | Event::Forked { .. } => self.rest(),
+            Event::Rewound { .. } => self.rest(),
+            Event::Forked { .. } => {
+                self.forked();
+                self.rest();
+            }
+            Event::ChildStarted(child) => self.child_started(child),
+            Event::ChildEnded(returned) => self.child_ended(returned),
+            Event::ChildMerged { child, merged } => self.child_merged(child, merged),
             Event::Recalled { notes, .. } => {
                 self.unrecalled.clear();
                 self.recall(notes);
@@ -286,6 +330,7 @@ impl State {
             Event::StepStarted { step } => {
                 self.step = *step;
                 self.turn_steps += 1;
+                self.goal_told();
                 self.tell();
             }
             Event::Reply { step, tokens, text, calls, refused, stop, usage } => {
@@ -335,6 +380,9 @@ impl State {
                 }
             }
             Event::CallStarted { id, replay, before } => {
+                if self.checks(id) {
+                    self.goal_call_started();
+                }
                 self.changed |= *replay == Replay::Unsafe;
                 self.settle(id, |_| Settled::Started(*replay));
                 if let (Some(attempt), Some(before)) = (&mut self.attempt, before)
@@ -345,6 +393,10 @@ impl State {
             }
             // For people: the model is told by what its calls say.
             Event::Egress { .. } => {}
+            Event::CallFinished { id, outcome, .. } if self.checks(id) => {
+                self.goal_call_finished(outcome);
+                self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
+            }
             Event::CallFinished { id, outcome, left, recalled } => {
                 self.calls_done += 1;
                 if outcome.external {
@@ -382,6 +434,7 @@ impl State {
                     }
                 }
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
+                self.child_call_finished(id);
             }
             Event::CallLost { id } => {
                 self.calls_done += 1;
@@ -494,6 +547,7 @@ impl State {
         self.looping.clear();
         self.running = false;
         self.interrupted = false;
+        self.goal_rests();
         for (call, settled) in &mut self.calls {
             match settled {
                 Settled::Waiting | Settled::Asked { .. } | Settled::Allowed => {
@@ -703,6 +757,9 @@ impl State {
 
     /// A call is not to run.
     fn refuse(&mut self, call: &Call, answer: Answer) {
+        if self.checks(&call.id) {
+            return self.settle(&call.id, |_| Settled::Answered(answer.clone()));
+        }
         self.calls_done += 1;
         self.calls_failed += 1;
         // A small model would be led to the same call again.
@@ -814,6 +871,15 @@ impl State {
     pub fn shape(&self) -> (Shape, BTreeSet<String>) {
         match &self.created {
             Some(created) if created.led => self.lead.next(created),
+            Some(created) if created.parent.is_some() => {
+                let named = |spec: &Spec| Call {
+                    id: String::new(),
+                    name: spec.name.clone(),
+                    arguments: serde_json::Value::Null,
+                };
+                let barred = created.tools.iter().filter(|spec| self.barred(&named(spec)).is_some());
+                (Shape::Free, barred.map(|spec| spec.name.clone()).collect())
+            }
             _ => (Shape::Free, BTreeSet::new()),
         }
     }

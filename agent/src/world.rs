@@ -15,6 +15,7 @@ use tools::{Call, Exit, Outcome, Running};
 
 use crate::Error;
 use crate::agent::NewSession;
+use crate::child::Merged;
 use crate::context::Message;
 use crate::dialect::{Bound, Shape};
 use crate::event::{Before, Changed, Created, Event, Loop, Recorded, Refused, SessionId, Stop, Usage};
@@ -105,6 +106,13 @@ pub trait World: Send + Sync {
     async fn put_back(&self, to: &Tree, now: &Tree) -> Result<Vec<String>, Error> {
         let _ = (to, now);
         Ok(Vec::new())
+    }
+
+    /// Brings what was done to a copy of the workspace, which was `base` and is `theirs`, into it. What was changed here as well, in ways
+    /// that do not go together, stays as it is. Doing so again after it was cut off changes nothing more.
+    async fn merge(&self, base: &Tree, theirs: &Tree) -> Result<Merged, Error> {
+        let _ = (base, theirs);
+        Err(Error::BadRequest("workspaces are not kept here".to_string()))
     }
 
     /// Keeps checkpoints of another session for this one as well.
@@ -224,6 +232,13 @@ pub trait Worlds: Send + Sync {
     /// Makes an empty folder ready to be worked in, and answers with its real path.
     async fn empty(&self, folder: &std::path::Path) -> Result<std::path::PathBuf, Error> {
         Err(Error::BadRequest(format!("{} cannot be made here", folder.display())))
+    }
+
+    /// Makes the folder that a child works in which has a copy of its parent's workspace: what a checkpoint has. Doing so again after it was
+    /// cut off does no harm.
+    async fn branch(&self, child: &SessionId, base: &Tree) -> Result<std::path::PathBuf, Error> {
+        let _ = base;
+        Err(Error::BadRequest(format!("there can be no copy of the workspace for {child} here")))
     }
 
     /// Opens the world of one session.

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agent::{Action, Budget, Created, End, Event, Loop, Recorded, State, Stop, Usage};
+use agent::{Action, Budget, Checked, Created, End, Event, Goal, Loop, Recorded, State, Stop, Usage};
 use expect_test::{Expect, expect};
 use memory::Seq;
 use tools::{Call, Outcome, Replay};
@@ -25,6 +25,19 @@ fn events(history: &str) -> Vec<Recorded> {
                 "created" => Event::from(created()),
                 "minded" => Event::from(minded()),
                 "kept" => Event::from(Created { checkpoints: true, ..created() }),
+                "pursuing" => Event::from(pursuing(Goal::command("make test"))),
+                "convinced" => Event::from(pursuing(Goal::judged("it works"))),
+                "dropped" => Event::GoalDropped,
+                "checking" => Event::GoalChecking {
+                    check: rest.parse().unwrap(),
+                    call: Some(Call { id: format!("g{rest}"), ..call("make") }),
+                },
+                "judging" => Event::GoalChecking { check: rest.parse().unwrap(), call: None },
+                "unmet" => Event::GoalChecked(checked(rest, false)),
+                "met" => Event::GoalChecked(checked(rest, true)),
+                "barred" => {
+                    Event::GoalChecked(Checked { barred: Some("a rule".into()), ..checked(rest, false) })
+                }
                 "check" => Event::Checkpoint { tree: Some(tree()), trouble: None },
                 "uncovered" => Event::Checkpoint { tree: None, trouble: Some("too large".into()) },
                 "back" => Event::Rewound { to: Seq(rest.parse().unwrap()), tree: tree() },
@@ -102,8 +115,23 @@ fn created() -> Created {
         checkpoints: false,
         told: Vec::new(),
         context_tokens: None,
-        rules: Vec::new(),
-        repository_rules: Vec::new(),
+        ..Created::default()
+    }
+}
+
+/// A session with a goal, which is given up when two checks of a turn have said no.
+fn pursuing(goal: Goal) -> Created {
+    Created { until: Some(Goal { rounds_max: 2, ..goal }), ..created() }
+}
+
+fn checked(check: &str, met: bool) -> Checked {
+    Checked {
+        check: check.parse().unwrap(),
+        met,
+        said: "2 tests fail".into(),
+        evidence: Vec::new(),
+        barred: None,
+        usage: None,
     }
 }
 
@@ -158,6 +186,10 @@ fn say(action: &Action) -> String {
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),
         Action::Undo { files, note } => format!("undo {} files: {note}", files.len()),
+        Action::Audit { check } => format!("audit {check}"),
+        Action::Conclude { check } => format!("conclude {check}"),
+        Action::Merge { child } => format!("merge {child}"),
+        Action::Return(call) => format!("return {}", call.id),
         Action::Compact => "compact".into(),
         Action::Checkpoint => "checkpoint".into(),
         Action::Notice(what) => format!("notice {}", serde_json::to_string(what).unwrap()),
@@ -184,6 +216,120 @@ fn a_session_with_a_memory_recalls_before_it_thinks_and_learns_after_the_turn() 
     check("minded ask turn learned recalled step reply end ask", expect!["learn from turn 1"]);
     check("minded ask turn learned recalled step reply end ask learned", expect!["begin turn 2"]);
     check("created ask turn step reply end", expect!["rest"]);
+}
+
+#[test]
+fn a_turn_with_a_goal_ends_when_it_is_reached_or_given_up() {
+    let answered = "pursuing ask turn step reply";
+    check("pursuing ask turn", expect!["think step 1"]);
+    check(answered, expect!["audit 1"]);
+    check(&format!("{answered} checking:1"), expect!["act g1"]);
+    // Whoever names a check says that it may run any number of times.
+    check(&format!("{answered} checking:1 peek:g1"), expect!["act g1"]);
+    check(&format!("{answered} checking:1 peek:g1 done:g1"), expect!["conclude 1"]);
+    check(
+        &format!("{answered} checking:1 peek:g1 done:g1 met:1"),
+        expect![[r#"end turn 1: {"why":"done"}"#]],
+    );
+    check(&format!("{answered} checking:1 peek:g1 done:g1 unmet:1"), expect!["think step 2"]);
+    check(&format!("{answered} checking:1 peek:g1 done:g1 unmet:1 step reply"), expect!["audit 2"]);
+    let given_up = format!(
+        "{answered} checking:1 peek:g1 done:g1 unmet:1 step reply checking:2 peek:g2 done:g2 unmet:2"
+    );
+    check(
+        &given_up,
+        expect![[
+            r#"end turn 1: {"why":"goal_unmet","question":"the goal was checked 2 times and is not reached: `make test` exits with 0; say how to go on"}"#
+        ]],
+    );
+    // It rests then, and has all its rounds again when somebody says how to go on.
+    check(&format!("{given_up} end"), expect!["rest"]);
+    check(&format!("{given_up} end ask turn step reply"), expect!["audit 3"]);
+    // What cannot be checked is asked about at once.
+    check(&format!("{answered} checking:1 denied:g1"), expect!["conclude 1"]);
+    check(
+        &format!("{answered} checking:1 denied:g1 barred:1"),
+        expect![[r#"end turn 1: {"why":"goal_unmet","question":"the goal cannot be checked: a rule"}"#]],
+    );
+    // A check that the service did not survive three times is not tried a fourth time.
+    check(&format!("{answered} checking:1 peek:g1 peek:g1"), expect!["act g1"]);
+    check(&format!("{answered} checking:1 peek:g1 peek:g1 peek:g1"), expect!["conclude 1"]);
+    // Somebody who says more is heard first, and nothing is done by a check that looked at less.
+    check(&format!("{answered} checking:1 ask"), expect!["think step 2"]);
+    check(&format!("{answered} checking:1 peek:g1 ask done:g1"), expect!["think step 2"]);
+    check(&format!("{answered} checking:1 peek:g1 ask done:g1 met:1 step reply"), expect!["audit 2"]);
+    check(
+        &format!("{answered} checking:1 peek:g1 stop done:g1"),
+        expect![[r#"end turn 1: {"why":"interrupted"}"#]],
+    );
+    // A goal is reached once, or taken back.
+    let reached = "pursuing ask turn step reply checking:1 peek:g1 done:g1 met:1 end";
+    check(&format!("{reached} ask turn step reply"), expect![[r#"end turn 2: {"why":"done"}"#]]);
+    check(&format!("{answered} dropped"), expect![[r#"end turn 1: {"why":"done"}"#]]);
+    check(&format!("{answered} checking:1 peek:g1 dropped"), expect![[r#"end turn 1: {"why":"done"}"#]]);
+}
+
+#[test]
+fn what_a_check_says_is_told_and_leaves_no_answer_to_a_call_nobody_made() {
+    let told = |history: &str| {
+        let state = State::fold(&events(history));
+        let messages: Vec<String> = state
+            .conversation()
+            .iter()
+            .skip(1)
+            .map(|message| match message {
+                agent::Message::User { text } => format!("user: {}", text.lines().next().unwrap_or_default()),
+                agent::Message::Assistant { .. } => "reply".to_string(),
+                agent::Message::Results { answers } => format!("{} answers", answers.len()),
+                agent::Message::System { .. } => "system".to_string(),
+            })
+            .collect();
+        (messages.join(" | "), state.waiting())
+    };
+    let round = "pursuing ask turn step reply checking:1 peek:g1 done:g1 unmet:1";
+    let (messages, waiting) = told(&format!("{round} step"));
+    assert!(
+        messages.starts_with(
+            "user: Do it. | reply | user: [From the service, not from the user: the goal is not reached."
+        ),
+        "{messages}"
+    );
+    assert_eq!((messages.matches('|').count(), waiting), (2, 0));
+    // It begins no turn by itself, and is told with what somebody says next.
+    check(&format!("{round} stop end"), expect!["rest"]);
+    let (messages, _) = told(&format!("{round} stop end ask turn step"));
+    assert!(
+        messages.contains("the goal is not reached. Its check, the command make test")
+            && messages.ends_with("user: Do it."),
+        "{messages}"
+    );
+    // A check that somebody came in between with leaves nothing behind.
+    let (messages, _) = told("pursuing ask turn step reply checking:1 peek:g1 ask done:g1 step");
+    assert_eq!(messages, "user: Do it. | reply | user: Do it.");
+}
+
+#[test]
+fn a_goal_costs_what_the_budget_has() {
+    // 3 steps in a turn, 25 tokens; each reply takes 10.
+    let twice = "step reply checking:1 peek:g1 done:g1 unmet:1 step reply checking:2 peek:g2 done:g2";
+    check("convinced ask turn step reply", expect!["audit 1"]);
+    check("convinced ask turn step reply judging:1", expect!["audit 2"]);
+    check("convinced ask turn step reply judging:1 unmet:1", expect!["think step 2"]);
+    // A command still says whether the last step has got there; a judgement is not asked for beyond the budget.
+    check(
+        "pursuing ask turn step reply:a peek:a done:a step reply:b peek:b done:b step reply",
+        expect!["audit 1"],
+    );
+    check(
+        "convinced ask turn step reply:a peek:a done:a step reply:b peek:b done:b step reply",
+        expect![[r#"end turn 1: {"why":"budget","limit":"3 steps in a turn"}"#]],
+    );
+    check(
+        &format!("pursuing ask turn step reply:a peek:a done:a {twice} unmet:2"),
+        expect![[
+            r#"end turn 1: {"why":"goal_unmet","question":"the goal was checked 2 times and is not reached: `make test` exits with 0; say how to go on"}"#
+        ]],
+    );
 }
 
 #[test]

@@ -40,8 +40,7 @@ fn created(folder: &Path) -> Created {
         checkpoints: false,
         told: Vec::new(),
         context_tokens: None,
-        rules: Vec::new(),
-        repository_rules: Vec::new(),
+        ..Created::default()
     }
 }
 
@@ -70,6 +69,8 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         snapshots: Some(snapshots(folder)),
         secret,
         checkpoints: None,
+        children_max: 0,
+        branches: None,
         minds: Vec::new(),
         rules: Vec::new(),
         approval_ms: None,

@@ -33,8 +33,7 @@ fn created(led: bool) -> Event {
         checkpoints: false,
         told: Vec::new(),
         context_tokens: None,
-        rules: Vec::new(),
-        repository_rules: Vec::new(),
+        ..Created::default()
     })
 }
 

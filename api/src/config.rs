@@ -61,6 +61,8 @@ pub struct Config {
     pub memory: bool,
     /// How long somebody may take to approve of a call; without an answer by then it does not run. 0: as long as they like. Seconds.
     pub approval_secs: u64,
+    /// How many sub-agents of a session may work at a time; 0: none, and models are not told of them.
+    pub sub_agents_max: u32,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
     pub idle_secs: u64,
     /// Limits of each turn of sessions that name none.
@@ -216,6 +218,7 @@ impl Default for Config {
             speculate: true,
             memory: true,
             approval_secs: 24 * 60 * 60,
+            sub_agents_max: 2,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -300,6 +303,12 @@ impl Config {
         let BudgetConfig { steps_max, output_tokens_max, reply_tokens_max, .. } = self.budget;
         if steps_max == 0 || output_tokens_max == 0 || reply_tokens_max == 0 {
             return Err("a budget of 0 would end every turn before it begins; give 1 or more".to_string());
+        }
+        if self.sub_agents_max > 16 {
+            return Err(format!(
+                "sub_agents_max is {}; 16 are the most that may work at a time",
+                self.sub_agents_max
+            ));
         }
         servers(&self.mcp)?;
         if let Some(root) = self.workspace_roots.iter().find(|root| !root.is_absolute()) {
@@ -585,6 +594,7 @@ mod tests {
                 speculate = true
                 memory = true
                 approval_secs = 86400
+                sub_agents_max = 2
                 idle_secs = 600
                 rules = []
 
@@ -621,7 +631,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `mcp`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `mcp`; `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -135,6 +135,7 @@ impl From<agent::Error> for Problem {
         use agent::Error as E;
         let (status, code) = match &error {
             E::NoSession(_) => (StatusCode::NOT_FOUND, "no_session"),
+            E::NoSchedule(_) => (StatusCode::NOT_FOUND, "no_schedule"),
             E::Exists(_) => (StatusCode::CONFLICT, "exists"),
             E::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             E::OutsideRoots { .. } => (StatusCode::FORBIDDEN, "outside_roots"),

@@ -11,11 +11,13 @@ mod context;
 mod egress;
 
 mod error;
+mod goals;
 mod health;
 pub mod mcp;
 mod memories;
 mod metrics;
 mod routes;
+mod schedules;
 mod sessions;
 mod stream;
 mod tenants;

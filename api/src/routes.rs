@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use crate::error::Problem;
 use crate::mcp::{Mouth, Way, mount};
 use crate::service::Service;
-use crate::{checkpoints, code, context, health, memories, metrics, sessions, stream};
+use crate::{checkpoints, code, context, goals, health, memories, metrics, schedules, sessions, stream};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -30,6 +30,7 @@ fn open() -> OpenApiRouter<Service> {
         .routes(routes!(health::ready))
         .routes(routes!(health::version))
         .routes(routes!(openapi))
+        .merge(OpenApiRouter::new().routes(routes!(schedules::hook)).layer(schedules::hook_limit()))
 }
 
 /// What needs the key.
@@ -40,6 +41,7 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(sessions::input))
         .routes(routes!(sessions::interrupt))
         .routes(routes!(sessions::approve))
+        .routes(routes!(goals::drop))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::changes))
         .routes(routes!(checkpoints::rewind))
@@ -58,6 +60,9 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(memories::changes_of))
         .routes(routes!(memories::admit))
         .routes(routes!(code::search))
+        .routes(routes!(schedules::create, schedules::list))
+        .routes(routes!(schedules::delete))
+        .routes(routes!(schedules::run))
         .routes(routes!(metrics::metrics))
 }
 

@@ -76,6 +76,8 @@ pub(crate) async fn open(
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,
         secret: config.snapshot_key.as_deref().map(Secret::read).transpose()?,
         checkpoints: open_checkpoints(&folders.data.join("checkpoints"), config.checkpoint_bytes).await,
+        children_max: config.sub_agents_max,
+        branches: Some(folders.data.join("branches")),
         minds: config.minds()?,
         rules: config.rules.clone(),
         approval_ms: (config.approval_secs > 0).then(|| config.approval_secs.saturating_mul(1000)),
@@ -107,6 +109,7 @@ impl Opened {
                 tenant.roots()?,
                 tenant.secret()?,
                 checkpoints,
+                Some(tenant.branches()),
             );
             let agent =
                 Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Problem, ProblemBody};
+use crate::goals::Goal;
 use crate::service::Service;
 use crate::wire::{
     Admitted, Approval, Asked, Body, Id, NewInput, NewSession, Session, SessionPage, SessionQuery,
@@ -58,6 +59,7 @@ pub(crate) async fn create(
         budget,
         memory: new.memory,
         rules: new.rules.into_iter().map(Into::into).collect(),
+        until: new.until.map(Goal::read).transpose()?,
     };
     let info = service.agent().create(wish).await?;
     let status = if there { StatusCode::OK } else { StatusCode::CREATED };
@@ -82,7 +84,8 @@ pub(crate) async fn list(
         .into_iter()
         .filter(|info| before.as_ref().is_none_or(|(ms, id)| (info.created_ms, &info.id) < (*ms, id)))
         .map(|info| (cursor(&info), Session::from(info)))
-        .filter(|(_, session)| query.status.is_none_or(|status| session.status == status));
+        .filter(|(_, session)| query.status.is_none_or(|status| session.status == status))
+        .filter(|(_, session)| query.parent.is_none() || session.parent == query.parent);
     let page: Vec<(String, Session)> = rest.by_ref().take(limit).collect();
     let more = rest.next().is_some();
     let next_cursor = page.last().filter(|_| more).map(|(cursor, _)| cursor.clone());
@@ -143,7 +146,12 @@ pub(crate) async fn input(
             crate::auth::random_id().map_err(|failure| Problem::bad_request(failure.to_string()))?
         }
     };
-    let done = service.agent().submit(&session, Command::Input { id: id.clone(), text: new.text }).await?;
+    let (name, text) = (id.clone(), new.text);
+    let command = match new.until.map(Goal::read).transpose()? {
+        Some(goal) => Command::Pursue { id: name, text, goal },
+        None => Command::Input { id: name, text },
+    };
+    let done = service.agent().submit(&session, command).await?;
     Ok((StatusCode::ACCEPTED, Json(Admitted { seq: done.seq.0, fresh: done.fresh, id: Some(id) })))
 }
 
@@ -188,7 +196,7 @@ pub(crate) async fn approve(
 }
 
 /// The `Idempotency-Key` of a request.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().map(|key| key.trim().trim_matches('"')).unwrap_or_default();
     if key.is_empty() || key.len() > 128 {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use agent::{End, Event, Loop, Progress, Recorded};
+use agent::{Checked, End, Event, Loop, Merged, Progress, Recorded, Returned};
 use serde_json::Value;
 use tools::egress::Contact;
 use tools::mcp::Equipment;
@@ -132,6 +132,28 @@ impl Show {
                     screen.ink(Ink::Bold, clean(text).trim())
                 ));
             }
+            Event::GoalSet { goal, .. } => {
+                let line = format!(
+                    "◎ until {}",
+                    one_line(&goal.in_words(), screen.width().saturating_sub(8).max(24))
+                );
+                screen.line(&screen.ink(Ink::Dim, &line));
+            }
+            Event::Enclosed { origin, text, .. } => {
+                let line = format!("✉ from {origin}: {text}");
+                screen.line(&screen.ink(Ink::Dim, &one_line(&line, screen.width().max(60))));
+            }
+            Event::GoalDropped => screen.line(&screen.ink(Ink::Dim, "◎ the goal was taken back")),
+            Event::GoalChecking { call, .. } => {
+                self.calls.extend(call.iter().map(|call| (call.id.clone(), call.clone())));
+                self.do_now(Doing::Waiting);
+            }
+            Event::GoalChecked(checked) => {
+                let ink = if checked.met { Ink::Good } else { Ink::Warn };
+                let line = one_line(&checked_in_words(checked), screen.width().saturating_sub(2).max(60));
+                screen.line(&screen.ink(ink, &format!("◎ {line}")));
+                self.do_now(Doing::Waiting);
+            }
             Event::Recalled { trouble: Some(trouble), .. } => {
                 screen
                     .line(&screen.ink(Ink::Warn, &format!("nothing could be recalled: {}", clean(trouble))));
@@ -204,6 +226,26 @@ impl Show {
                     screen.line(&format!("  {}", one_line(task, screen.width().saturating_sub(2))));
                 }
                 self.do_now(Doing::Waiting);
+            }
+            Event::ChildStarted(child) => {
+                let line = format!("⑂ sub-agent {} begins: {}", child.child, child.task);
+                screen.line(&screen.ink(Ink::Dim, &one_line(&line, screen.width().max(60))));
+            }
+            Event::ChildEnded(returned) => {
+                let ink = if returned.end == End::Done { Ink::Good } else { Ink::Warn };
+                screen.line(&screen.ink(
+                    ink,
+                    &format!("⑂ {}", one_line(&returned_in_words(returned), screen.width().max(60))),
+                ));
+            }
+            Event::ChildMerged { child, merged } => {
+                let ink = if merged.conflicts.is_empty() && merged.trouble.is_none() {
+                    Ink::Dim
+                } else {
+                    Ink::Warn
+                };
+                let line = merged_in_words(child, merged);
+                screen.line(&screen.ink(ink, &format!("⑂ {}", one_line(&line, screen.width().max(60)))));
             }
             Event::Egress { contacts, more, .. } => {
                 for line in contacts_in_words(contacts, *more) {
@@ -287,7 +329,10 @@ impl Show {
                 screen.end_text();
                 match end {
                     End::Done | End::Interrupted => {}
-                    End::Budget { .. } | End::ContextFull { .. } | End::Failed { .. } => {
+                    End::Budget { .. }
+                    | End::GoalUnmet { .. }
+                    | End::ContextFull { .. }
+                    | End::Failed { .. } => {
                         screen.line(&screen.ink(Ink::Bad, &end_in_words(end)));
                     }
                 }
@@ -344,6 +389,46 @@ pub(crate) fn compacted_in_words(messages: usize, before_tokens: u64, after_toke
         count(before_tokens),
         count(after_tokens)
     )
+}
+
+/// What came of a check of the goal.
+pub(crate) fn checked_in_words(checked: &Checked) -> String {
+    let Checked { check, met, said, evidence, barred, .. } = checked;
+    match (met, barred) {
+        (_, Some(why)) => format!("check {check}: the goal cannot be checked: {why}"),
+        (true, None) => {
+            let shown: Vec<String> = evidence
+                .iter()
+                .map(|evidence| format!("{} ({})", one_line(&evidence.quote, 120), evidence.call))
+                .collect();
+            format!("check {check}: the goal is reached: {}", shown.join("; "))
+        }
+        (false, None) => format!("check {check}: the goal is not reached: {}", one_line(said, 200)),
+    }
+}
+
+/// What a sub-agent has come to.
+pub(crate) fn returned_in_words(returned: &Returned) -> String {
+    let Returned { child, end, steps, usage, .. } = returned;
+    format!(
+        "sub-agent {child} after {steps} steps and {} tokens: {}",
+        count(usage.output_tokens),
+        end_in_words(end)
+    )
+}
+
+/// What came of bringing a sub-agent's changes back.
+pub(crate) fn merged_in_words(child: &agent::SessionId, merged: &Merged) -> String {
+    let Merged { files, conflicts, trouble } = merged;
+    match trouble {
+        Some(trouble) => format!("what {child} has changed was not brought back: {trouble}"),
+        None if conflicts.is_empty() => format!("{} files brought back from {child}", files.len()),
+        None => format!(
+            "{} files brought back from {child}, and not these, which were changed here as well: {}",
+            files.len(),
+            conflicts.join(", ")
+        ),
+    }
 }
 
 /// Notes by their numbers.
@@ -412,6 +497,7 @@ pub(crate) fn end_in_words(end: &End) -> String {
         End::Done => "done".to_string(),
         End::Interrupted => "interrupted".to_string(),
         End::Budget { limit } => format!("stopped at a limit: {limit}"),
+        End::GoalUnmet { question } => format!("it asks you: {}", clean(question)),
         End::ContextFull { asked, limit } => format!(
             "stopped: the prompt needs {} tokens and the context holds {}; begin a new session with less text, or allow more with --context-tokens",
             count(*asked),

@@ -108,6 +108,11 @@ impl Tenant {
         self.folder.join("memory")
     }
 
+    /// Where sub-agents have copies of its workspaces.
+    pub(crate) fn branches(&self) -> PathBuf {
+        self.folder.join("branches")
+    }
+
     /// Where its workspaces are kept.
     pub(crate) fn checkpoints(&self) -> PathBuf {
         self.folder.join("checkpoints")

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::Problem;
+use crate::goals::{Goal, Pursued};
 
 /// A session to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -38,6 +39,9 @@ pub(crate) struct NewSession {
     /// Which calls may run, beside what the service and the repository say: the strictest holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) rules: Vec<Rule>,
+    /// What must be true before a turn may end, from the first input on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<Goal>,
 }
 
 /// Which calls may run. Everything that a rule names must be true of a call; what it leaves out may be anything.
@@ -165,6 +169,11 @@ pub(crate) enum End {
         /// Which, in words.
         limit: String,
     },
+    /// The goal is not reached, and the model has had all its tries; or it cannot be checked. The session asks how to go on.
+    GoalUnmet {
+        /// What it asks, in words.
+        question: String,
+    },
     /// The prompt no longer fits the model's context.
     ContextFull {
         /// Tokens the prompt needs.
@@ -185,6 +194,7 @@ impl From<agent::End> for End {
             agent::End::Done => End::Done,
             agent::End::Interrupted => End::Interrupted,
             agent::End::Budget { limit } => End::Budget { limit },
+            agent::End::GoalUnmet { question } => End::GoalUnmet { question },
             agent::End::ContextFull { asked, limit } => End::ContextFull { asked, limit },
             agent::End::Failed { error } => End::Failed { error },
         }
@@ -308,9 +318,15 @@ pub(crate) struct Session {
     pub(crate) turns: u32,
     /// Steps started.
     pub(crate) steps: u32,
+    /// The session whose sub-agent it is; null when it is none.
+    #[serde(default)]
+    pub(crate) parent: Option<String>,
     /// The plan that the model keeps: what is to be done, in order.
     #[serde(default)]
     pub(crate) plan: Vec<Task>,
+    /// Its goal; null when it has none.
+    #[serde(default)]
+    pub(crate) goal: Option<Pursued>,
     /// Tokens of the prompt with the last reply.
     #[serde(default)]
     pub(crate) prompt_tokens: u64,
@@ -361,7 +377,9 @@ impl From<SessionInfo> for Session {
             memory: info.memory,
             turns: info.turns,
             steps: info.steps,
+            parent: info.parent.map(String::from),
             plan: info.plan.into_iter().map(Task::from).collect(),
+            goal: info.goal.map(Pursued::from),
             prompt_tokens: info.prompt_tokens,
             context_tokens: info.context_tokens,
             compactions: info.compactions,
@@ -396,6 +414,8 @@ pub(crate) struct SessionQuery {
     pub(crate) cursor: Option<String>,
     /// Only sessions that are doing this.
     pub(crate) status: Option<Status>,
+    /// Only sub-agents of this session.
+    pub(crate) parent: Option<String>,
 }
 
 /// A place that a session can be wound back to.
@@ -537,7 +557,7 @@ pub(crate) struct NewFork {
 }
 
 /// Something to say to a session.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NewInput {
     /// The client's own id for this input: sending it again changes nothing. The `Idempotency-Key` header may be used
     /// instead; without either, the service makes one up.
@@ -547,6 +567,9 @@ pub(crate) struct NewInput {
     /// What is said.
     #[schema(min_length = 1, example = "The tests fail. Find the bug and fix it.")]
     pub(crate) text: String,
+    /// What must be true before the turn may end. It takes the place of a goal that was set before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<Goal>,
 }
 
 /// Code to look for.
@@ -589,8 +612,8 @@ pub(crate) struct Event {
     pub(crate) seq: u64,
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
-    /// What happened: `created`, `input`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
-    /// `approval_given`, `call_denied`, `call_started`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
+    /// What happened: `created`, `input`, `goal_set`, `goal_dropped`, `enclosed`, `goal_checking`, `goal_checked`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
+    /// `approval_given`, `call_denied`, `call_started`, `child_started`, `child_ended`, `child_merged`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
     /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.
     #[serde(rename = "type")]

@@ -136,8 +136,7 @@ impl Worlds for Booth {
             checkpoints: false,
             told: Vec::new(),
             context_tokens: None,
-            rules: Vec::new(),
-            repository_rules: Vec::new(),
+            ..Created::default()
         })
     }
 
@@ -285,6 +284,8 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         checkpoints: None,
         rules: Vec::new(),
         approval_ms: None,
+        children_max: 0,
+        branches: None,
         minds: Vec::new(),
         memory: false,
     };

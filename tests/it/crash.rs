@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent::{Created, End, Event, Order, Recorded, SessionId, Sink, State, drive};
+use agent::{Created, End, Event, Goal, Order, Recorded, SessionId, Sink, State, drive};
 use kit::{Files, Ran, Script, Stage, asks, says, thinks};
 use memory::{Kind, Memory, NoteId, Seq};
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +43,18 @@ async fn live_until(
     id: &SessionId,
     last: fn(&State, &Event) -> bool,
 ) -> Result<(), agent::Error> {
+    live_for(None, created, stage, memory, id, last).await
+}
+
+/// As [`live_until`], with a goal that comes with the input.
+async fn live_for(
+    goal: Option<Goal>,
+    created: Created,
+    stage: &Arc<Stage>,
+    memory: &Memory,
+    id: &SessionId,
+    last: fn(&State, &Event) -> bool,
+) -> Result<(), agent::Error> {
     let world = stage.seat(id)?;
     let before = journal(memory, id);
     let mut state = State::fold(&before);
@@ -53,7 +65,12 @@ async fn live_until(
     }
     let (orders, mut inbox) = mpsc::channel(4);
     let (done, answer) = oneshot::channel();
-    orders.try_send(Order::Input { id: "one".into(), text: "Do it.".into(), done }).unwrap();
+    let (name, text) = ("one".to_string(), "Do it.".to_string());
+    let order = match goal {
+        Some(goal) => Order::Pursue { id: name, text, goal, done },
+        None => Order::Input { id: name, text, done },
+    };
+    orders.try_send(order).unwrap();
     // The inbox closes once there is nothing more to come, which ends the life.
     let orders = std::sync::Mutex::new(Some(orders));
     let wrote = move |state: &State, recorded: Arc<Recorded>| {
@@ -260,4 +277,88 @@ async fn a_crash_beside_the_memory_tells_and_keeps_everything_once() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_crash_at_any_effect_of_a_session_with_a_goal_leads_to_the_goal_all_the_same() {
+    // The check is bracketed like a call: it may run again, for whoever named it said so, but never without its intent in the journal.
+    let edit = |new: &str| asks("edit", serde_json::json!({"path": "a", "new": new}));
+    let script = || {
+        Script(vec![
+            edit("bad"),
+            says("Done."),
+            edit("good"),
+            says("Now it is done."),
+            edit("good"),
+            says("Now it is, really."),
+        ])
+    };
+    let last = |_: &State, event: &Event| matches!(event, Event::TurnEnded { .. });
+    let mut again = 0;
+    for last_effect_happens in [false, true] {
+        for fuse in 1.. {
+            let folder = tempfile::tempdir().unwrap();
+            let memory = Memory::open(folder.path()).unwrap();
+            let id: SessionId = "s-goal".parse().unwrap();
+            let files = Files::default();
+            files.lock().unwrap().insert("a".to_string(), "bad".to_string());
+            let life = |fuse, happens| Stage::on(&files, memory.clone(), script(), fuse, happens);
+            let live = |stage: Arc<Stage>| {
+                let (memory, id) = (memory.clone(), id.clone());
+                let created = Stage::created(std::path::Path::new("/nowhere"));
+                async move {
+                    let goal = Some(Goal::command("test"));
+                    let done = live_for(goal, created, &stage, &memory, &id, last).await;
+                    (done, stage.ran())
+                }
+            };
+            let (first, mut ran) = live(life(fuse, last_effect_happens)).await;
+            let (second, ran_again) = live(life(usize::MAX, false)).await;
+            second.unwrap();
+            ran.extend(ran_again);
+            let events = journal(&memory, &id);
+            let count =
+                |is: &dyn Fn(&Event) -> bool| events.iter().filter(|recorded| is(&recorded.event)).count();
+            // Twice where the power failed before the input it came with was durable; nobody was promised anything then.
+            assert!((1..=2).contains(&count(&|event| matches!(event, Event::GoalSet { .. }))), "fuse {fuse}");
+            assert_eq!(count(&|event| matches!(event, Event::Input { .. })), 1, "fuse {fuse}");
+            let checked: Vec<bool> = events
+                .iter()
+                .filter_map(|recorded| match &recorded.event {
+                    Event::GoalChecked(checked) => Some(checked.met),
+                    _ => None,
+                })
+                .collect();
+            let lost = count(&|event| matches!(event, Event::CallLost { .. }));
+            // Where a change was lost, the model is told once more than otherwise.
+            assert!(checked.len() <= 2 + lost && checked.len() >= 2, "fuse {fuse}: {checked:?}, {lost} lost");
+            assert!(checked.iter().rev().skip(1).all(|met| !met), "fuse {fuse}: {checked:?}");
+            assert_eq!(checked.last(), Some(&true), "fuse {fuse}");
+            assert_eq!(files.lock().unwrap()["a"], "good", "fuse {fuse}");
+            let ends = count(&|event| matches!(event, Event::TurnEnded { end: End::Done, .. }));
+            assert_eq!(
+                (ends, count(&|event| matches!(event, Event::TurnEnded { .. }))),
+                (1, 1),
+                "fuse {fuse}"
+            );
+            for check in (1..=checked.len()).map(|check| format!("g{check}")) {
+                let runs = ran.iter().filter(|ran| ran.id == check).count();
+                let begun = count(&|event| matches!(event, Event::CallStarted { id, .. } if *id == check));
+                let ended = count(&|event| matches!(event, Event::CallFinished { id, .. } if *id == check));
+                assert!(runs <= begun, "fuse {fuse}: {check} ran {runs} times and was begun {begun} times");
+                assert_eq!(ended, 1, "fuse {fuse}: {check}");
+                again += runs - 1;
+            }
+            let told = serde_json::to_string(&**State::fold(&events).conversation()).unwrap();
+            assert_eq!(
+                told.matches("the goal is not reached").count(),
+                checked.len() - 1,
+                "fuse {fuse}: {told}"
+            );
+            if first.is_ok() {
+                break;
+            }
+        }
+    }
+    assert!(again > 0, "in some of these lives a check was cut off after it had run");
 }

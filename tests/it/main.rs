@@ -5,14 +5,17 @@
 mod background;
 #[path = "../sim/chance.rs"]
 mod chance;
+mod children;
 mod crash;
 mod egress;
+mod goals;
 mod hours;
 mod kills;
 mod poison;
 mod remembering;
 mod rewinding;
 mod rules;
+mod schedules;
 mod sessions;
 mod tasks;
 mod undo;

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{
-    Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Message, NewSession,
-    Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, Weights, World, Worlds,
+    Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Merged, Message,
+    NewSession, Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, Weights, World,
+    Worlds,
 };
 use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};
@@ -36,6 +37,10 @@ pub struct Ran {
 pub struct Stage {
     memory: Memory,
     script: Script,
+    /// What the mind says in a sub-agent, from its task on.
+    pub child_script: Mutex<Script>,
+    /// The files of sub-agents that have a copy of their own.
+    branches: Mutex<BTreeMap<SessionId, Files>>,
     /// Effects until the power fails; `usize::MAX` for never.
     fuse: AtomicUsize,
     /// Whether the last effect still happens when the power fails.
@@ -57,7 +62,11 @@ pub struct Stage {
     /// The commands that run in the background, and those that have ended and nobody was told of.
     pub background: Mutex<Vec<Running>>,
     exits: Mutex<Vec<Exit>>,
+    /// What the mind says when it is to judge a goal, in order.
+    pub verdicts: Mutex<std::collections::VecDeque<String>>,
     ended: tokio::sync::Notify,
+    /// How many sub-agents a session may have at work; 0: none, and its mind knows of none.
+    pub children_max: AtomicU64,
     /// How often the mind was asked, where its context has an end.
     thoughts: AtomicUsize,
     /// What the next call reaches for beyond the sandbox's network.
@@ -89,6 +98,8 @@ impl Stage {
         Arc::new(Stage {
             memory,
             script,
+            child_script: Mutex::default(),
+            branches: Mutex::default(),
             fuse: AtomicUsize::new(fuse),
             last_effect_happens,
             ran: Mutex::default(),
@@ -103,7 +114,9 @@ impl Stage {
             window: AtomicU64::default(),
             background: Mutex::default(),
             exits: Mutex::default(),
+            verdicts: Mutex::default(),
             ended: tokio::sync::Notify::new(),
+            children_max: AtomicU64::default(),
             thoughts: AtomicUsize::default(),
         })
     }
@@ -124,6 +137,13 @@ impl Stage {
         Arc::new(stage)
     }
 
+    /// This stage, but its sessions keep their files before each turn and after each change.
+    pub fn keep(self: Arc<Stage>) -> Arc<Stage> {
+        let mut stage = Arc::into_inner(self).expect("nobody else has it yet");
+        stage.kept = Some(Mutex::default());
+        Arc::new(stage)
+    }
+
     /// A command in the background ends.
     pub fn ends(&self, exit: Exit) {
         self.background
@@ -132,6 +152,11 @@ impl Stage {
             .retain(|running| running.id != exit.id);
         self.exits.lock().unwrap_or_else(PoisonError::into_inner).push(exit);
         self.ended.notify_one();
+    }
+
+    /// Sets the clock, which goes on by a millisecond whenever somebody looks at it.
+    pub fn set_clock(&self, ms: u64) {
+        self.clock.store(ms as usize, Ordering::SeqCst);
     }
 
     /// The calls that tools have run, in order.
@@ -177,8 +202,7 @@ impl Stage {
             checkpoints: false,
             told: Vec::new(),
             context_tokens: None,
-            rules: Vec::new(),
-            repository_rules: Vec::new(),
+            ..Created::default()
         }
     }
 
@@ -208,10 +232,15 @@ impl Stage {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The files of a sub-agent that has a copy of its own.
+    pub fn branch(&self, child: &SessionId) -> Option<Files> {
+        self.branches.lock().unwrap_or_else(PoisonError::into_inner).get(child).cloned()
+    }
+
     /// What `edit` and `exec` do.
-    fn play(&self, call: &Call) -> Option<Outcome> {
+    fn play(&self, call: &Call, files: &Files) -> Option<Outcome> {
         let text = |name: &str| call.arguments[name].as_str().unwrap_or_default().to_string();
-        let mut files = self.files();
+        let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
         match call.name.as_str() {
             "edit" => {
                 files.insert(text("path"), text("new"));
@@ -293,6 +322,7 @@ struct Seat {
     stage: Arc<Stage>,
     journal: Journal,
     notebook: Notebook,
+    files: Files,
 }
 
 #[async_trait]
@@ -307,7 +337,8 @@ impl Stage {
     pub fn seat(self: &Arc<Stage>, id: &SessionId) -> Result<Arc<dyn World>, Error> {
         let journal = self.memory.journal(id.as_str())?;
         let notebook = Notebook::new(self.memory.clone(), id, Path::new("/nowhere"));
-        Ok(Arc::new(Seat { stage: self.clone(), journal, notebook }))
+        let files = self.branch(id).unwrap_or_else(|| self.files.clone());
+        Ok(Arc::new(Seat { stage: self.clone(), journal, notebook, files }))
     }
 }
 
@@ -348,6 +379,12 @@ impl World for Seat {
         if limit > 0 && asked > limit {
             return self.stage.effect(|| Err(Error::ContextFull { asked, limit }));
         }
+        if matches!(conversation.last(), Some(Message::User { text }) if text.contains("VERDICT:")) {
+            return self.stage.effect(|| {
+                let verdict = self.stage.verdicts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                Ok(says(&verdict.unwrap_or_else(|| "VERDICT: not met\nWHY: nobody has looked.".to_string())))
+            });
+        }
         if manner.without.len() == created.tools.len() {
             return self.stage.effect(|| Ok(says("All is well in src/here.rs.")));
         }
@@ -356,9 +393,20 @@ impl World for Seat {
             // Replies may be left out of the conversation, so they are counted here, and the script begins again at its end.
             _ => self.stage.thoughts.fetch_add(1, Ordering::SeqCst) % self.stage.script.0.len(),
         };
-        let mut thought = self
-            .stage
-            .effect(|| Ok(self.stage.script.0.get(said).cloned().unwrap_or_else(|| says("Done."))))?;
+        let begun = conversation.iter().rposition(
+            |message| matches!(message, Message::User { text } if text.contains("you are a sub-agent.")),
+        );
+        let begun = begun.filter(|_| created.parent.is_some());
+        let script = match begun {
+            Some(_) => self.stage.child_script.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            None => self.stage.script.clone(),
+        };
+        let said = begun.map_or(said, |begun| {
+            let spoken = conversation[begun..].iter();
+            spoken.filter(|message| matches!(message, Message::Assistant { .. })).count()
+        });
+        let mut thought =
+            self.stage.effect(|| Ok(script.0.get(said).cloned().unwrap_or_else(|| says("Done."))))?;
         if limit > 0 {
             thought.usage = Usage { prompt_tokens: asked, ..thought.usage };
         }
@@ -424,7 +472,7 @@ impl World for Seat {
 
     async fn checkpoint(&self) -> Result<Option<Tree>, Error> {
         let Some(kept) = &self.stage.kept else { return Ok(None) };
-        let files = self.stage.files().clone();
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let tree: Tree = agent::digest(&format!("{files:?}")).parse().expect("a digest has 64 digits");
         self.stage.effect(|| {
             kept.lock().unwrap_or_else(PoisonError::into_inner).insert(tree, files);
@@ -449,8 +497,34 @@ impl World for Seat {
     async fn put_back(&self, to: &Tree, _: &Tree) -> Result<Vec<String>, Error> {
         let Some(kept) = &self.stage.kept else { return Ok(Vec::new()) };
         let files = kept.lock().unwrap_or_else(PoisonError::into_inner)[to].clone();
-        *self.stage.files() = files;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
         Ok(Vec::new())
+    }
+
+    async fn merge(&self, base: &Tree, theirs: &Tree) -> Result<Merged, Error> {
+        let Some(kept) = &self.stage.kept else { return Err(Error::BadRequest("nothing is kept".into())) };
+        let (base, theirs) = {
+            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            (kept[base].clone(), kept[theirs].clone())
+        };
+        self.stage.effect(|| {
+            let mut ours = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut merged = Merged::default();
+            let paths: BTreeSet<&String> = base.keys().chain(theirs.keys()).collect();
+            for path in paths.into_iter().filter(|path| base.get(*path) != theirs.get(*path)) {
+                let now = ours.get(path).cloned();
+                if now.as_ref() != base.get(path) && now.as_ref() != theirs.get(path) {
+                    merged.conflicts.push(path.clone());
+                    continue;
+                }
+                merged.files.push(path.clone());
+                match theirs.get(path) {
+                    Some(text) => drop(ours.insert(path.clone(), text.clone())),
+                    None => drop(ours.remove(path)),
+                }
+            }
+            Ok(merged)
+        })
     }
 
     async fn recall(&self, said: &str, shown: &BTreeSet<NoteId>) -> Result<Vec<Recollection>, Error> {
@@ -480,7 +554,7 @@ impl World for Seat {
         let outcome = self.stage.effect(|| {
             let ran = Ran { id: call.id.clone(), name: call.name.clone() };
             self.stage.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
-            Ok(self.stage.play(call))
+            Ok(self.stage.play(call, &self.files))
         });
         if let Some(outcome) = outcome? {
             return Ok(outcome);
@@ -506,10 +580,27 @@ pub struct Theatre(pub Arc<Stage>);
 impl Worlds for Theatre {
     async fn plan(&self, new: &NewSession) -> Result<Created, Error> {
         let context_tokens = Some(self.0.window.load(Ordering::SeqCst)).filter(|window| *window > 0);
-        if new.memory == Some(true) {
-            return Ok(Created { context_tokens, ..Stage::remembering(&new.workspace) });
+        let mut created = match new.memory {
+            Some(true) => Stage::remembering(&new.workspace),
+            _ => Created { checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) },
+        };
+        created.budget = new.budget.unwrap_or(created.budget);
+        created.children_max = self.0.children_max.load(Ordering::SeqCst) as u32;
+        if created.children_max > 0 {
+            let spawn = Spec { name: "spawn".to_string(), ..created.tools[0].clone() };
+            created.tools.push(spawn);
         }
-        Ok(Created { context_tokens, checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) })
+        Ok(Created { context_tokens, until: new.until.clone(), ..created })
+    }
+
+    async fn branch(&self, child: &SessionId, base: &Tree) -> Result<std::path::PathBuf, Error> {
+        let Some(kept) = &self.0.kept else { return Err(Error::BadRequest("nothing is kept".into())) };
+        let files = kept.lock().unwrap_or_else(PoisonError::into_inner)[base].clone();
+        self.0.effect(|| {
+            let mut branches = self.0.branches.lock().unwrap_or_else(PoisonError::into_inner);
+            branches.insert(child.clone(), Arc::new(Mutex::new(files)));
+            Ok(format!("/branches/{child}").into())
+        })
     }
 
     async fn open(&self, id: &SessionId, _: &Created) -> Result<Arc<dyn World>, Error> {

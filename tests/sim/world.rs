@@ -92,8 +92,7 @@ pub(crate) fn created() -> Created {
         checkpoints: true,
         told: Vec::new(),
         context_tokens: Some(WINDOW),
-        rules: Vec::new(),
-        repository_rules: Vec::new(),
+        ..Created::default()
     }
 }
 

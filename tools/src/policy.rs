@@ -13,6 +13,8 @@ use crate::egress::Egress;
 pub struct Policy {
     /// The one host folder that is writable inside, at its real path. Absolute; it must exist.
     pub workspace: PathBuf,
+    /// Whether that folder can only be read, by commands and tools alike.
+    pub frozen: bool,
     /// How much it may use.
     pub limits: Limits,
     /// More host paths to show read-only at their real place, such as toolchains the probing does not find.
@@ -36,6 +38,7 @@ impl Policy {
     pub fn new(workspace: impl Into<PathBuf>) -> Policy {
         Policy {
             workspace: workspace.into(),
+            frozen: false,
             limits: Limits::default(),
             read_only: Vec::new(),
             env: Vec::new(),

@@ -223,3 +223,75 @@ async fn checkpoints_outlive_a_restart_and_go_with_their_owner_or_for_lack_of_ro
     assert!(!small.has(&taken[0]) && small.has(&taken[19]) && small.has(&taken[17]));
     assert!(Path::new(&scene.workspace).exists());
 }
+
+#[tokio::test]
+async fn changes_of_a_copy_are_brought_back_and_nothing_is_written_over() {
+    // The copy is another folder in life; here the workspace plays both in turn.
+    let scene = Scene::open().await;
+    scene
+        .put("same", "1\n")
+        .put("theirs", "1\n")
+        .put("both", "1\n2\n3\n4\n5\n")
+        .put("torn", "1\n")
+        .put("gone", "1\n");
+    scene.put("folder/old", "1\n").put("kept/a", "1\n").put("bin", [0u8, 255, 1]);
+    let base = scene.take().await.tree;
+    scene
+        .put("theirs", "2\n")
+        .put("both", "1\n2\n3\n4\nfive\n")
+        .put("torn", "theirs\n")
+        .put("new/deep/file", "n\n");
+    scene.put("bin", [9u8, 255]).put("clash", "theirs\n");
+    scene.run("rm -r gone folder kept; chmod +x theirs; ln -s theirs link").await;
+    let theirs = scene.take().await.tree;
+    let (owner, now) = ("s-1", scene.take().await.tree);
+    scene.checkpoints.restore(&scene.sandbox, owner, &base, &now).await.unwrap();
+    scene.put("both", "one\n2\n3\n4\n5\n").put("torn", "ours\n").put("ours", "o\n").put("kept/b", "mine\n");
+    scene.put("bin", [7u8, 255]).put("clash", "ours\n");
+    let merge = scene.checkpoints.merge(&scene.sandbox, owner, &base, &theirs).await.unwrap();
+    assert_eq!(merge.conflicts, ["bin", "clash", "torn"]);
+    assert_eq!(merge.merged, ["both", "folder/old", "gone", "kept/a", "link", "new/deep/file", "theirs"]);
+    let all = scene.all();
+    let text = |path: &str| std::fs::read_to_string(scene.workspace.join(path)).ok();
+    assert_eq!(text("both").as_deref(), Some("one\n2\n3\n4\nfive\n"));
+    assert_eq!((text("theirs").as_deref(), text("link").as_deref()), (Some("2\n"), Some("2\n")));
+    assert_eq!((text("torn").as_deref(), text("clash").as_deref()), (Some("ours\n"), Some("ours\n")));
+    assert_eq!((text("new/deep/file").as_deref(), text("kept/b").as_deref()), (Some("n\n"), Some("mine\n")));
+    assert_eq!((text("gone"), text("folder/old"), text("kept/a")), (None, None, None));
+    assert!(fs::metadata(scene.workspace.join("theirs")).unwrap().permissions().mode() & 0o100 != 0);
+    assert_eq!(fs::read(scene.workspace.join("bin")).unwrap(), [7u8, 255]);
+    // Cut off and done again, it changes nothing more.
+    let again = scene.checkpoints.merge(&scene.sandbox, owner, &base, &theirs).await.unwrap();
+    assert_eq!((again.conflicts, scene.all()), (merge.conflicts, all));
+}
+
+#[tokio::test]
+async fn a_frozen_workspace_can_be_read_and_not_written_to() {
+    // By no command and no tool: the mount itself is read-only.
+    let folder = tempfile::tempdir().unwrap();
+    let workspace = folder.path().canonicalize().unwrap();
+    fs::write(workspace.join("a"), "was\n").unwrap();
+    let mut policy = Policy::new(&workspace);
+    policy.frozen = true;
+    policy.helper = Some(env!("CARGO_BIN_EXE_saga-sandbox-helper").into());
+    let sandbox = Sandbox::open(policy).await.unwrap();
+    let ran = sandbox
+        .run(Command::shell("cat a; echo x > /tmp/mine; echo new > a; touch b; rm a; chmod 777 a"))
+        .await
+        .unwrap();
+    assert!(ran.output.contains("was") && ran.output.contains("Read-only file system"), "{}", ran.output);
+    let toolbox = tools::Toolbox::builtin();
+    for (name, arguments) in [
+        ("write", serde_json::json!({"path": "b", "content": "x"})),
+        ("edit", serde_json::json!({"path": "a", "old": "was", "new": "is"})),
+    ] {
+        let call = tools::Call { id: "1".into(), name: name.into(), arguments };
+        let outcome = toolbox.perform(&call, &sandbox, &|_: &str| ()).await.unwrap();
+        assert!(!outcome.ok, "{name}: {}", outcome.text);
+    }
+    let read =
+        tools::Call { id: "2".into(), name: "read".into(), arguments: serde_json::json!({"path": "a"}) };
+    assert!(toolbox.perform(&read, &sandbox, &|_: &str| ()).await.unwrap().text.contains("was"));
+    assert_eq!(fs::read_to_string(workspace.join("a")).unwrap(), "was\n");
+    assert!(!workspace.join("b").exists());
+}

@@ -64,6 +64,12 @@ impl Agent {
         close(&mut driver).await;
         let events = self.journal(id).await?;
         let state = State::fold(&events);
+        if state.working().next().is_some() {
+            // Nobody could tell it of their end.
+            drop(driver);
+            self.wake(id, &slot).await?;
+            return Err(Error::Running(id.clone()));
+        }
         if state.running() || state.waiting() > 0 {
             // Something came in just before, and its driver has been ended.
             drop(driver);

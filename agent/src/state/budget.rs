@@ -16,7 +16,9 @@ impl State {
             Some(format!("{steps_max} steps in a turn"))
         } else if self.turn_output_tokens >= output_tokens_max {
             Some(format!("{output_tokens_max} sampled tokens in a turn"))
-        } else if session_output_tokens_max > 0 && self.usage.output_tokens >= session_output_tokens_max {
+        } else if session_output_tokens_max > 0
+            && self.usage.output_tokens + self.kids_tokens() >= session_output_tokens_max
+        {
             Some(format!("{session_output_tokens_max} sampled tokens in the session"))
         } else if self.late() {
             Some(format!("{wall_secs_max} seconds in a turn, of which {} have passed", took_ms / 1000))
@@ -44,7 +46,7 @@ impl State {
         let of_turn = output_tokens_max.saturating_sub(self.turn_output_tokens);
         let of_session = match session_output_tokens_max {
             0 => u64::MAX,
-            most => most.saturating_sub(self.usage.output_tokens),
+            most => most.saturating_sub(self.usage.output_tokens + self.kids_tokens()),
         };
         let left = of_turn.min(of_session).min(u64::from(reply_tokens_max));
         u32::try_from(left).unwrap_or(reply_tokens_max)

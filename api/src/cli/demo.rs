@@ -229,7 +229,7 @@ async fn work(reached: &Reached, sample: &Path, json: bool, screen: &Screen) -> 
     let session = reached.create(&new, screen).await?;
     let mut follower = Follower::new(client, &session.id, screen, json, true)?;
     let started = Instant::now();
-    let asked = follower.say(TASK).await?;
+    let asked = follower.say(TASK, None).await?;
     let followed = follower.follow(asked - 1, asked).await?;
     let wall = started.elapsed();
     let session = client.session(&session.id).await?;

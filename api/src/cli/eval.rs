@@ -203,7 +203,7 @@ async fn one(
     let began = Instant::now();
     let session = client.create(&new).await?;
     let mut follower = Follower::new(client, &session.id, screen, false, true)?;
-    let asked = follower.say(&task.prompt).await?;
+    let asked = follower.say(&task.prompt, None).await?;
     let limit = tokio::time::sleep(Duration::from_secs(args.timeout_secs));
     tokio::pin!(limit);
     let mut late = false;

@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::client::{Client, Heard, Refusal};
 use crate::failure::Failure;
+use crate::goals::Goal;
 use crate::show::Show;
 use crate::term::{Ink, Screen, say};
 use crate::wire;
@@ -57,9 +58,9 @@ impl<'a> Follower<'a> {
         Ok(Follower { client, id, screen, json, inside, interrupts })
     }
 
-    /// Says something to the session; gives back the place of it.
-    pub(crate) async fn say(&self, text: &str) -> Result<u64, Failure> {
-        let input = wire::NewInput { id: Some(crate::auth::random_id()?), text: text.to_string() };
+    /// Says something to the session, perhaps with a goal; gives back the place of it.
+    pub(crate) async fn say(&self, text: &str, until: Option<Goal>) -> Result<u64, Failure> {
+        let input = wire::NewInput { id: Some(crate::auth::random_id()?), text: text.to_string(), until };
         // The id makes asking again harmless when an answer was lost.
         for _ in 0..2 {
             match self.client.input(self.id, &input).await {

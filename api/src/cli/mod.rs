@@ -20,8 +20,10 @@ mod resume;
 mod rules;
 mod run;
 mod sandbox;
+mod schedule;
 mod sessions;
 mod tenants;
+mod until;
 mod up;
 
 use std::process::ExitCode;
@@ -76,6 +78,9 @@ enum Command {
     /// List, show and delete sessions.
     #[command(subcommand)]
     Sessions(sessions::Args),
+    /// Say something to sessions at a time, again and again, or when somebody calls.
+    #[command(subcommand)]
+    Schedule(schedule::Args),
     /// Search, show, add, forget and measure what is remembered.
     #[command(subcommand)]
     Memory(memory::Args),
@@ -143,6 +148,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Run(args) => run::run(args).await,
         Command::Resume(args) => resume::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
+        Command::Schedule(args) => schedule::run(args).await,
         Command::Memory(args) => memory::run(args).await,
         Command::Eval(args) => eval::run(args).await,
         Command::Rules(args) => rules::run(args).await,

@@ -9,9 +9,11 @@ use agent::Event;
 use super::follow::{Followed, Follower, summary, usage_line};
 use super::reach::{Reached, Server};
 use super::run::exit_code;
+use super::until::Until;
 use crate::config::Overrides;
 use crate::diff::Snapshot;
 use crate::failure::Failure;
+use crate::goals::Goal;
 use crate::term::{Ink, Screen, To, clean, say};
 use crate::wire;
 
@@ -27,6 +29,8 @@ pub(crate) struct Args {
     id: String,
     /// What to say to it.
     text: Option<String>,
+    #[command(flatten)]
+    until: Until,
     /// Print one JSON object per event, and a summary as the last line.
     #[arg(long)]
     json: bool,
@@ -49,7 +53,13 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         roots.push(created.workspace.into());
     }
     let reached = args.server.reach(&config, &folders, roots, &screen).await?;
-    let done = go_on(&reached, &args.id, args.text, args.json, &screen).await;
+    let goal = args.until.goal();
+    let done =
+        match (&goal, &args.text) {
+            (Some(_), None) => Err(Failure::new("a goal comes with something to say")
+                .next("saga resume ID --until COMMAND \"…\"")),
+            _ => go_on(&reached, &args.id, (args.text, goal), args.json, &screen).await,
+        };
     reached.leave().await;
     done
 }
@@ -57,14 +67,13 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
 async fn go_on(
     reached: &Reached,
     id: &str,
-    text: Option<String>,
+    (mut text, mut goal): (Option<String>, Option<Goal>),
     json: bool,
     screen: &Screen,
 ) -> Result<u8, Failure> {
     let client = &reached.client;
     let mut session = client.session(id).await?;
     let mut follower = Follower::new(client, id, screen, json, reached.is_inside())?;
-    let mut text = text;
     if !json {
         where_it_stood(&follower, &session).await?;
     }
@@ -91,7 +100,7 @@ async fn go_on(
         let (from, until) = if words.trim().is_empty() {
             (session.last, session.last)
         } else {
-            let asked = follower.say(&words).await?;
+            let asked = follower.say(&words, goal.take()).await?;
             (if running { session.last } else { asked - 1 }, asked)
         };
         let followed = follower.follow(from, until).await?;

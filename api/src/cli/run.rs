@@ -7,6 +7,7 @@ use agent::End;
 
 use super::follow::{Followed, Follower, summary, usage_line};
 use super::reach::{Reached, Server};
+use super::until::Until;
 use crate::config::Overrides;
 use crate::diff::Snapshot;
 use crate::failure::{EXIT_INTERRUPTED, EXIT_NO, Failure};
@@ -17,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   saga run \"the tests fail, find the bug and fix it\"
   saga run --repo ~/src/project --model ~/models/coder.gguf \"add a --quiet flag\"
+  saga run --until \"cargo test\" \"make the tests pass\"   the turn ends when they do
   git log -1 -p | saga run -                          the task from standard input
   saga run --json \"…\" | jq -r 'select(.type==\"reply\").text'
 
@@ -48,6 +50,8 @@ pub(crate) struct Args {
     /// Recall nothing of earlier work, and write down nothing of this.
     #[arg(long)]
     no_memory: bool,
+    #[command(flatten)]
+    until: Until,
     /// Print one JSON object per event, and a summary as the last line.
     #[arg(long)]
     json: bool,
@@ -78,6 +82,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         budget,
         memory: args.no_memory.then_some(false),
         rules: args.allow.into_iter().chain(args.ask).chain(args.deny).map(wire::Rule::from).collect(),
+        until: args.until.goal(),
     };
     let done = work(&reached, &new, &task, args.json, &screen).await;
     reached.leave().await;
@@ -100,7 +105,7 @@ async fn work(
     }
     let mut follower = Follower::new(client, &session.id, screen, json, reached.is_inside())?;
     let started = Instant::now();
-    let asked = follower.say(task).await?;
+    let asked = follower.say(task, None).await?;
     let followed = follower.follow(asked - 1, asked).await?;
     let now = client.session(&session.id).await?;
     let changes = before.changes();
@@ -130,7 +135,9 @@ pub(crate) fn exit_code(followed: &Followed) -> u8 {
         Followed::Ended(End::Done) => 0,
         Followed::Ended(End::Interrupted) | Followed::Left => EXIT_INTERRUPTED,
         Followed::Asks
-        | Followed::Ended(End::Budget { .. } | End::ContextFull { .. } | End::Failed { .. }) => EXIT_NO,
+        | Followed::Ended(
+            End::Budget { .. } | End::GoalUnmet { .. } | End::ContextFull { .. } | End::Failed { .. },
+        ) => EXIT_NO,
     }
 }
 
@@ -147,7 +154,7 @@ fn deny(text: &str) -> Result<tools::rules::Rule, String> {
 }
 
 /// The folder to work in, with every link followed.
-fn folder(asked: Option<PathBuf>) -> Result<PathBuf, Failure> {
+pub(super) fn folder(asked: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let asked = match asked {
         Some(folder) => folder,
         None => std::env::current_dir().map_err(|error| {

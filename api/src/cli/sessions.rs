@@ -15,7 +15,8 @@ use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
 use crate::show::{
-    compacted_in_words, contacts_in_words, end_in_words, equipment_in_words, in_words, loop_in_words, numbers,
+    checked_in_words, compacted_in_words, contacts_in_words, end_in_words, equipment_in_words, in_words,
+    loop_in_words, merged_in_words, numbers, returned_in_words,
 };
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
@@ -77,6 +78,16 @@ pub(crate) enum Args {
         /// The other; the last when left out.
         #[arg(long, value_name = "SEQ")]
         to: Option<u64>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Show a session's goal and how far it has got with it, or take it back.
+    Goal {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// Take it back: turns end when the model answers.
+        #[arg(long)]
+        drop: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -189,6 +200,26 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             let files = changes?.files;
             let nothing = || "nothing changed".to_string();
             say(&if files.is_empty() { nothing() } else { files_in_words(&files, usize::MAX) });
+        }
+        Args::Goal { id, drop: true, server } => {
+            let reached = reach(&id, &server, None).await?;
+            let done = reached.client.drop_goal(&id).await;
+            reached.leave().await;
+            say(if done?.fresh { "the goal was taken back" } else { "it has no goal" });
+        }
+        Args::Goal { id, drop: false, server } => {
+            let state = State::fold(&Source::open(&server, &folders).await?.events(&id).await?);
+            let Some(agent::Progressed { goal, met, rounds, last }) = state.goal() else {
+                say("it has no goal; `saga resume ID --until COMMAND \"…\"` sets one");
+                return Ok(0);
+            };
+            let how = if met {
+                "reached".to_string()
+            } else {
+                format!("not reached; {rounds} of {} checks of a turn", goal.rounds_max)
+            };
+            say(&format!("{}\n{how}", goal.in_words()));
+            last.into_iter().for_each(|last| say(&checked_in_words(last)));
         }
         Args::Context { id, json, server } => {
             let reached = reach(&id, &server, None).await?;
@@ -533,7 +564,9 @@ fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
         memory: false,
         turns: 0,
         steps: 0,
+        parent: None,
         plan: Vec::new(),
+        goal: None,
         prompt_tokens: 0,
         context_tokens: None,
         compactions: 0,
@@ -552,8 +585,8 @@ fn render(sessions: &[wire::Session]) -> String {
         .duration_since(UNIX_EPOCH)
         .map(|since| since.as_millis() as u64)
         .unwrap_or_default();
-    let rows: Vec<Vec<String>> = sessions
-        .iter()
+    let rows: Vec<Vec<String>> = families(sessions)
+        .into_iter()
         .map(|session| {
             let state = match (session.status, &session.ended) {
                 (wire::Status::Running, _) => "running".to_string(),
@@ -563,7 +596,10 @@ fn render(sessions: &[wire::Session]) -> String {
                 (wire::Status::Idle, None) => "new".to_string(),
             };
             vec![
-                session.id.clone(),
+                match session.parent {
+                    Some(_) => format!("└ {}", session.id),
+                    None => session.id.clone(),
+                },
                 state,
                 age(now_ms.saturating_sub(session.updated_ms)),
                 session.steps.to_string(),
@@ -575,12 +611,26 @@ fn render(sessions: &[wire::Session]) -> String {
     table(&["ID", "STATE", "AGE", "STEPS", "WORKSPACE", "TITLE"], &rows)
 }
 
+/// Sessions with their sub-agents below them, these oldest first.
+fn families(sessions: &[wire::Session]) -> Vec<&wire::Session> {
+    let known = |id: &String| sessions.iter().any(|session| session.id == *id);
+    let mut all = Vec::with_capacity(sessions.len());
+    for session in
+        sessions.iter().filter(|session| session.parent.as_ref().is_none_or(|parent| !known(parent)))
+    {
+        all.push(session);
+        all.extend(sessions.iter().rev().filter(|child| child.parent.as_ref() == Some(&session.id)));
+    }
+    all
+}
+
 /// Why a turn ended, in a word.
 pub(super) fn end_word(end: &wire::End) -> &'static str {
     match end {
         wire::End::Done => "done",
         wire::End::Interrupted => "interrupted",
         wire::End::Budget { .. } => "at a limit",
+        wire::End::GoalUnmet { .. } => "goal unmet",
         wire::End::ContextFull { .. } => "context full",
         wire::End::Failed { .. } => "failed",
     }
@@ -601,6 +651,11 @@ fn line(recorded: &Recorded) -> String {
     let said = match &recorded.event {
         Event::Created(created) => format!("made for {} with {}", created.workspace.display(), created.model),
         Event::Input { text, .. } => format!("› {text}"),
+        Event::GoalSet { goal, .. } => format!("goal: {}", goal.in_words()),
+        Event::Enclosed { origin, text, .. } => format!("with it, from {origin}: {text}"),
+        Event::GoalDropped => "the goal was taken back".to_string(),
+        Event::GoalChecking { check, .. } => format!("check {check} of the goal"),
+        Event::GoalChecked(checked) => checked_in_words(checked),
         Event::TurnStarted { turn } => format!("turn {turn}"),
         Event::Recalled { trouble: Some(trouble), .. } => format!("nothing could be recalled: {trouble}"),
         Event::Recalled { notes, .. } if notes.is_empty() => "nothing remembered bears on it".to_string(),
@@ -623,6 +678,9 @@ fn line(recorded: &Recorded) -> String {
         }
         Event::CallStarted { id, .. } => format!("call {id} started"),
         Event::CallFinished { id, outcome, .. } => format!("call {id}: {}", outcome.summary),
+        Event::ChildStarted(child) => format!("sub-agent {} begins: {}", child.child, child.task),
+        Event::ChildEnded(returned) => returned_in_words(returned),
+        Event::ChildMerged { child, merged } => merged_in_words(child, merged),
         Event::Egress { contacts, more, .. } => contacts_in_words(contacts, *more).join("; "),
         Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
         Event::Undone { note, kept } if kept.is_empty() => format!("undone: {note}"),
@@ -664,4 +722,29 @@ fn line(recorded: &Recorded) -> String {
     };
     // Wide enough for most of what is said; `--json` has all of it.
     format!("{seq:>5}  {}", one_line(&said, 400))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_agents_stand_below_their_parents() {
+        let session = |id: &str, parent: Option<&str>| wire::Session {
+            parent: parent.map(str::to_string),
+            ..unreadable(id, 0, String::new())
+        };
+        // Newest first, as they are listed; the parent of one is not among them.
+        let sessions = [
+            session("c-2", Some("s-1")),
+            session("c-9", Some("s-gone")),
+            session("c-1", Some("s-1")),
+            session("s-2", None),
+            session("s-1", None),
+        ];
+        let order: Vec<&str> = families(&sessions).into_iter().map(|session| session.id.as_str()).collect();
+        assert_eq!(order, ["c-9", "s-2", "s-1", "c-1", "c-2"]);
+        let shown = render(&sessions);
+        assert!(shown.lines().any(|line| line.starts_with("└ c-1")), "{shown}");
+    }
 }

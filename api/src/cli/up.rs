@@ -70,6 +70,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         let (config, folders) = (config.clone(), folders.clone());
         let screen = Screen::new(To::Stderr);
         let opened_model = opened.preloader();
+        let service = opened.service.clone();
         tokio::spawn(async move {
             readiness
                 .send_replace(Readiness::Starting(format!("the model {} is being pulled", config.model)));
@@ -81,7 +82,12 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
                 }
             };
             match done {
-                Ok(()) => tracing::info!(model = config.model, "ready"),
+                Ok(()) => {
+                    tracing::info!(model = config.model, "ready");
+                    // What is due needs the model.
+                    service.agent().keep_time();
+                    service.tenants().iter().for_each(|tenant| tenant.agent().keep_time());
+                }
                 Err(failure) => tracing::error!(model = config.model, "not ready: {failure}"),
             }
         })

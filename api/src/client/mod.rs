@@ -24,6 +24,7 @@ use crate::auth::Key;
 use crate::context::{Context, NewCompaction};
 use crate::error::ProblemBody;
 use crate::failure::Failure;
+use crate::schedules::{NewSchedule, Run, Schedule, Schedules};
 use crate::wire;
 
 pub(crate) use sse::{Heard, Stream};
@@ -173,6 +174,11 @@ impl Client {
         self.ask(Method::POST, &session_path(id, "/approvals"), Some(json(approval))).await
     }
 
+    /// Takes a session's goal back.
+    pub(crate) async fn drop_goal(&self, id: &str) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::DELETE, &session_path(id, "/goal"), None).await
+    }
+
     /// Winds a session back, or tells what that would mean.
     pub(crate) async fn rewind(
         &self,
@@ -243,6 +249,24 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<T, Refusal> {
         self.ask(method, &format!("/v1/memories{path}"), body.map(json)).await
+    }
+
+    /// Keeps a schedule.
+    pub(crate) async fn schedule(&self, new: &NewSchedule) -> Result<Schedule, Refusal> {
+        self.ask(Method::POST, "/v1/schedules", Some(json(new))).await
+    }
+
+    pub(crate) async fn schedules(&self) -> Result<Schedules, Refusal> {
+        self.ask(Method::GET, "/v1/schedules", None).await
+    }
+
+    pub(crate) async fn unschedule(&self, id: &str) -> Result<(), Refusal> {
+        let response = self.send(Method::DELETE, &schedule_path(id, ""), None, &[]).await?;
+        self.good(response).await.map(|_| ())
+    }
+
+    pub(crate) async fn run_schedule(&self, id: &str) -> Result<Run, Refusal> {
+        self.ask(Method::POST, &schedule_path(id, "/run"), None).await
     }
 
     /// Finds code by what it does.
@@ -369,8 +393,17 @@ fn json<T: Serialize>(body: &T) -> Bytes {
     serde_json::to_vec(body).expect("requests have only string keys").into()
 }
 
-/// The path of a session. An id that is none is left for the service to refuse, but must not change the path.
+/// The path of a session.
 fn session_path(id: &str, rest: &str) -> String {
+    path_below("/v1/sessions", id, rest)
+}
+
+fn schedule_path(id: &str, rest: &str) -> String {
+    path_below("/v1/schedules", id, rest)
+}
+
+/// The path of something by its id. An id that is none is left for the service to refuse, but must not change the path.
+fn path_below(above: &str, id: &str, rest: &str) -> String {
     let safe: String = id
         .bytes()
         .map(|b| match b {
@@ -378,7 +411,7 @@ fn session_path(id: &str, rest: &str) -> String {
             b => format!("%{b:02X}"),
         })
         .collect();
-    format!("/v1/sessions/{safe}{rest}")
+    format!("{above}/{safe}{rest}")
 }
 
 #[cfg(test)]

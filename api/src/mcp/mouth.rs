@@ -84,12 +84,16 @@ impl Mouth {
                     ..wire::NewSession::default()
                 };
                 let session = client.create(&new).await.map_err(no)?;
-                client.input(&session.id, &wire::NewInput { id: None, text: task }).await.map_err(no)?;
+                client
+                    .input(&session.id, &wire::NewInput { text: task, ..wire::NewInput::default() })
+                    .await
+                    .map_err(no)?;
                 Ok(json!({"session": session.id, "workspace": session.workspace, "model": session.model}))
             }
             Which::Send => {
                 let tools::Say { session, text, id } = arguments(given)?;
-                let admitted = client.input(&session, &wire::NewInput { id, text }).await.map_err(no)?;
+                let admitted =
+                    client.input(&session, &wire::NewInput { id, text, until: None }).await.map_err(no)?;
                 Ok(json!({"session": session, "seq": admitted.seq, "fresh": admitted.fresh}))
             }
             Which::Wait => {

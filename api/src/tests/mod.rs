@@ -134,7 +134,7 @@ impl Fixture {
     }
 
     async fn say(&self, session: &str, text: &str) -> wire::Admitted {
-        let input = wire::NewInput { id: None, text: text.to_string() };
+        let input = wire::NewInput { text: text.to_string(), ..wire::NewInput::default() };
         self.client.input(session, &input).await.expect("an input is taken")
     }
 

@@ -7,6 +7,7 @@ use expect_test::{expect, expect_file};
 use super::{Fixture, Options};
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::goals::Goal;
 use crate::routes;
 use crate::server::{bind, open_memory};
 use crate::service::Readiness;
@@ -367,6 +368,7 @@ fn every_route_is_in_the_document() {
         GET    /openapi.json openapi
         GET    /ready ready
         POST   /v1/code/search search_code
+        POST   /v1/hooks/{token} call_hook
         GET    /v1/memories list_memories
         POST   /v1/memories add_memory
         POST   /v1/memories/forget forget_memories
@@ -378,6 +380,10 @@ fn every_route_is_in_the_document() {
         DELETE /v1/memories/{id} delete_memory
         POST   /v1/memories/{id}/accept accept_memory
         GET    /v1/memories/{id}/history note_history
+        GET    /v1/schedules list_schedules
+        POST   /v1/schedules create_schedule
+        DELETE /v1/schedules/{id} delete_schedule
+        POST   /v1/schedules/{id}/run run_schedule
         GET    /v1/sessions list
         POST   /v1/sessions create
         GET    /v1/sessions/{id} get
@@ -389,6 +395,7 @@ fn every_route_is_in_the_document() {
         GET    /v1/sessions/{id}/context get
         GET    /v1/sessions/{id}/events events
         POST   /v1/sessions/{id}/fork fork
+        DELETE /v1/sessions/{id}/goal drop_goal
         POST   /v1/sessions/{id}/inputs input
         POST   /v1/sessions/{id}/interrupt interrupt
         POST   /v1/sessions/{id}/rewind rewind
@@ -396,4 +403,106 @@ fn every_route_is_in_the_document() {
         GET    /version version
     "#]]
     .assert_eq(&table);
+}
+
+#[tokio::test]
+async fn a_goal_is_set_shown_and_taken_back() {
+    let saga = Fixture::start(Options::default()).await;
+    let until = wire::NewSession {
+        workspace: "/srv/a".into(),
+        until: Some(Goal { command: Some("make test".into()), ..Goal::default() }),
+        ..wire::NewSession::default()
+    };
+    let session = saga.client.create(&until).await.unwrap();
+    let goal = session.goal.unwrap();
+    assert_eq!(
+        (goal.goal.command.as_deref(), goal.goal.rounds_max, goal.met),
+        (Some("make test"), Some(8), false)
+    );
+    // In this world all goes well, the check too.
+    saga.say(&session.id, "go").await;
+    let rested = saga.rest(&session.id).await;
+    let goal = rested.goal.unwrap();
+    assert!(goal.met && rested.ended == Some(wire::End::Done), "{goal:?}");
+    let path = format!("/v1/sessions/{}", session.id);
+    let body = "{\"text\":\"go on\",\"until\":{\"judged\":\"it flies\",\"rounds_max\":2}}";
+    assert_eq!(saga.post(&format!("{path}/inputs"), body).await.status, 202);
+    let rested = loop {
+        let rested = saga.rest(&session.id).await;
+        if rested.turns == 2 {
+            break rested;
+        }
+    };
+    assert!(matches!(rested.ended, Some(wire::End::GoalUnmet { .. })), "{:?}", rested.ended);
+    assert!(saga.client.drop_goal(&session.id).await.unwrap().fresh);
+    assert_eq!(saga.client.session(&session.id).await.unwrap().goal, None);
+    for wrong in [
+        "{}",
+        "{\"command\":\"a\",\"judged\":\"b\"}",
+        "{\"command\":\" \"}",
+        "{\"command\":\"a\",\"rounds_max\":0}",
+    ] {
+        let body = format!("{{\"text\":\"x\",\"until\":{wrong}}}");
+        assert_eq!(saga.post(&format!("{path}/inputs"), &body).await.problem(), "400 bad_request", "{wrong}");
+        let body = format!("{{\"workspace\":\"/srv\",\"until\":{wrong}}}");
+        assert_eq!(saga.post("/v1/sessions", &body).await.problem(), "400 bad_request", "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_is_kept_run_and_called_by_whoever_knows_its_hook() {
+    let saga = Fixture::start(Options { tenants: 1, ..Options::default() }).await;
+    let saga = &saga;
+    let session = saga.session().await.id;
+    let wake = format!(
+        "{{\"cron\":\"0 9 * * 1-5\",\"zone\":\"Europe/Berlin\",\"session\":\"{session}\",\"prompt\":\"go on\"}}"
+    );
+    let made = saga.post("/v1/schedules", &wake).await;
+    assert_eq!((made.status, made.json()["zone"].as_str()), (201, Some("Europe/Berlin")));
+    let id = made.json()["id"].as_str().unwrap().to_string();
+    let run = saga.client.run_schedule(&id).await.unwrap();
+    assert_eq!((run.run, run.cause.as_str(), run.session.as_deref()), (1, "hand", Some(session.as_str())));
+    let hook = saga
+        .post("/v1/schedules", "{\"hook\":true,\"workspace\":\"/srv/a\",\"prompt\":\"look\"}")
+        .await
+        .json();
+    let path = hook["hook_path"].as_str().unwrap().to_string();
+    // The token is all that is asked for; it is told once, and kept as a digest.
+    let call = |path: String, length: usize| {
+        let body = "x".repeat(length);
+        let text = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}",
+            saga.address
+        );
+        async move { saga.raw(&text).await }
+    };
+    let called = call(path.clone(), 5).await;
+    assert_eq!((called.status, called.json()["cause"].as_str()), (202, Some("hook")), "{}", called.body);
+    let begun = called.json()["session"].as_str().unwrap().to_string();
+    assert_eq!(saga.rest(&begun).await.title.as_deref(), Some("look"));
+    assert_eq!(call(path.clone(), 300 * 1024).await.problem(), "413 too_large");
+    assert_eq!(call("/v1/hooks/guess".to_string(), 5).await.problem(), "404 no_hook");
+    let listed = saga.ask("GET", "/v1/schedules", "", "").await;
+    assert!(!listed.body.contains(path.rsplit('/').next().unwrap()), "{}", listed.body);
+    assert_eq!(listed.json()["schedules"].as_array().unwrap().len(), 2);
+    // A tenant's hook is a tenant's, and called without its key.
+    let json = "Content-Type: application/json\r\n";
+    let theirs = "{\"hook\":true,\"workspace\":\"/srv/b\",\"prompt\":\"look\"}";
+    let theirs = saga.ask_as(&saga.tenants[0], "POST", "/v1/schedules", json, theirs).await.json();
+    assert_eq!(call(theirs["hook_path"].as_str().unwrap().to_string(), 5).await.status, 202);
+    assert_eq!(saga.client.schedules().await.unwrap().schedules.len(), 2);
+    saga.client.unschedule(&id).await.unwrap();
+    assert_eq!(saga.client.schedules().await.unwrap().schedules.len(), 1);
+    for (wrong, problem) in [
+        ("{\"prompt\":\"x\",\"workspace\":\"/srv\"}", "400 bad_request"),
+        ("{\"cron\":\"0 9 * * 1\",\"hook\":true,\"prompt\":\"x\",\"workspace\":\"/srv\"}", "400 bad_request"),
+        ("{\"cron\":\"0 9\",\"prompt\":\"x\",\"workspace\":\"/srv\"}", "400 bad_request"),
+        ("{\"at\":\"2020-01-01T00:00Z\",\"prompt\":\"x\",\"workspace\":\"/srv\"}", "400 bad_request"),
+        ("{\"hook\":true,\"prompt\":\"x\"}", "400 bad_request"),
+        ("{\"hook\":true,\"prompt\":\"x\",\"session\":\"s-none\"}", "404 no_session"),
+        ("{\"hook\":true,\"prompt\":\" \",\"workspace\":\"/srv\"}", "400 bad_request"),
+    ] {
+        assert_eq!(saga.post("/v1/schedules", wrong).await.problem(), problem, "{wrong}");
+    }
+    assert_eq!(saga.ask("POST", "/v1/schedules/w-none/run", "", "").await.problem(), "404 no_schedule");
 }

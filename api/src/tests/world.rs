@@ -107,8 +107,8 @@ impl Worlds for Echo {
             checkpoints: false,
             told: Vec::new(),
             context_tokens: None,
-            rules: Vec::new(),
-            repository_rules: Vec::new(),
+            until: new.until.clone(),
+            ..Created::default()
         })
     }
 

@@ -9,6 +9,7 @@
 //! them: whatever a repository's settings say has no effect. What there is is listed by the sandbox's file helper; of a file that is as
 //! it was nothing is read.
 
+mod merge;
 mod pack;
 mod tree;
 
@@ -30,6 +31,7 @@ use crate::files::{
 };
 use crate::secrets::Secrets;
 use crate::{Error, Sandbox};
+pub use merge::Merge;
 use pack::{Hash, Packs};
 use tree::{Entry, Folder, Kind};
 

@@ -181,13 +181,12 @@ fn settle(
 
     let workspace =
         setup.workspace.to_str().ok_or_else(|| Stop::Failed("the workspace's path".to_owned()))?;
-    let confinement = Confinement::prepare(
-        workspace,
-        &[workspace, "/tmp", "/var/tmp", "/dev/shm", root::HOME],
-        landlock > 0,
-        seccomp,
-    )
-    .map_err(Stop::failed("preparing the confinement"))?;
+    let mut writable = vec!["/tmp", "/var/tmp", "/dev/shm", root::HOME];
+    if !setup.frozen {
+        writable.push(workspace);
+    }
+    let confinement = Confinement::prepare(workspace, &writable, landlock > 0, seccomp)
+        .map_err(Stop::failed("preparing the confinement"))?;
     Ok(Settled { confinement, secrets, growth, looked, listener })
 }
 

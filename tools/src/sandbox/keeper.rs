@@ -94,7 +94,7 @@ fn keep(control: &UnixStream) -> Result<(), Stop> {
     let mut workspace = None;
     if let Some(owner) = mapping.workspace_owner {
         let mapped = mapped_namespace(owner, host_ids)
-            .and_then(|userns| root::detach_mapped(&setup.workspace, userns));
+            .and_then(|userns| root::detach_mapped(&setup.workspace, userns, root::frozen(&setup)));
         let found = match mapped {
             Ok(mount) => {
                 workspace = Some(mount);

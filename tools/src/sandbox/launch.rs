@@ -241,6 +241,7 @@ fn setup(policy: &Policy, toolchains: &Toolchains, probing: bool) -> Result<Setu
     crate::secrets::Secrets::new(&policy.secrets).map_err(refuse)?;
     Ok(Setup {
         workspace,
+        frozen: policy.frozen,
         limits: policy.limits.clone(),
         read_only: shown,
         env: environment(policy, toolchains),

@@ -98,10 +98,15 @@ pub(super) fn take(setup: &Setup, workspace: Option<OwnedFd>) -> io::Result<Piec
     }
     pieces.shown.push(match workspace {
         Some(mount) => Piece { mount, is_folder: true, at: setup.workspace.clone() },
-        None => detach(&setup.workspace, &setup.workspace, NO_SUID | NO_DEV)?,
+        None => detach(&setup.workspace, &setup.workspace, NO_SUID | NO_DEV | frozen(setup))?,
     });
     pieces.shown.sort_by_key(|piece| piece.at.components().count());
     Ok(pieces)
+}
+
+/// What keeps a workspace from being written to, where it can only be read.
+pub(super) fn frozen(setup: &Setup) -> u64 {
+    if setup.frozen { READ_ONLY } else { 0 }
 }
 
 /// Clones a part of the host's tree, with what is mounted below it, and sets attributes on all of the clone.
@@ -116,10 +121,10 @@ pub(super) fn detach(host: &Path, at: &Path, attributes: u64) -> io::Result<Piec
 }
 
 /// The workspace, detached, with its owner's files appearing as those of `userns`'s user.
-pub(super) fn detach_mapped(host: &Path, userns: OwnedFd) -> io::Result<OwnedFd> {
+pub(super) fn detach_mapped(host: &Path, userns: OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = rustix::mount::open_tree(CWD, host, flags)?;
-    sys::mount_setattr(mount.as_fd(), NO_SUID | NO_DEV, Some(userns.as_fd()), false)?;
+    sys::mount_setattr(mount.as_fd(), NO_SUID | NO_DEV | attributes, Some(userns.as_fd()), false)?;
     Ok(mount)
 }
 

@@ -41,6 +41,9 @@ pub(super) struct Shown {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Setup {
     pub(super) workspace: PathBuf,
+    /// Whether it can only be read.
+    #[serde(default)]
+    pub(super) frozen: bool,
     pub(super) limits: Limits,
     pub(super) read_only: Vec<Shown>,
     /// Complete environment of a command, before its own additions.

@@ -93,8 +93,7 @@ fn created() -> Created {
         checkpoints: false,
         told: Vec::new(),
         context_tokens: Some(1_000),
-        rules: Vec::new(),
-        repository_rules: Vec::new(),
+        ..Created::default()
     }
 }
 
