@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use tools::mcp::{Server, Way};
+use tools::mcp::{Address, Server, Way};
 use tools::{Call, Policy, Sandbox, Spec, Toolbox};
 
 fn main() -> ExitCode {
@@ -29,14 +29,7 @@ fn fail(why: &str) -> ExitCode {
 
 async fn visit() -> Result<(), String> {
     let url = std::env::args().next_back().filter(|url| url.starts_with("http")).ok_or("give a URL")?;
-    let server = Server {
-        name: "there".to_string(),
-        way: Way::Url { url, headers: Vec::new() },
-        tools: None,
-        approve: None,
-        trust_hints: false,
-        timeout: Server::TIMEOUT,
-    };
+    let server = Server::new("there", Way::Url(Address::at(url)));
     server.check()?;
     let folder = std::env::temp_dir().join(format!("saga-mcp-client-{}", std::process::id()));
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;

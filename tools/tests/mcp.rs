@@ -22,14 +22,8 @@ struct Scene {
 fn server(how: &str) -> Server {
     let argv = ["python3", "mcp_server.py", how].map(str::to_owned).to_vec();
     let env = vec![("TOKEN".to_owned(), "given".to_owned())];
-    Server {
-        name: "small".to_owned(),
-        way: Way::Command { argv, env },
-        tools: None,
-        approve: None,
-        trust_hints: false,
-        timeout: Duration::from_secs(20),
-    }
+    let timeout = Duration::from_secs(20);
+    Server { timeout, ..Server::new("small", Way::Command { argv, env }) }
 }
 
 async fn open(workspace: &Path) -> Arc<Sandbox> {

@@ -62,7 +62,7 @@ fn list() -> Result<u8, Failure> {
     let rows = servers.iter().map(|server| {
         let how = match &server.way {
             ServerWay::Command { argv, .. } => argv.join(" "),
-            ServerWay::Url { url, .. } => url.clone(),
+            ServerWay::Url(address) => address.url.clone(),
         };
         let asks = match server.approve {
             Some(true) => "each call is asked for",

@@ -1,10 +1,11 @@
 //! The servers whose tools sessions may use, as the settings spell them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tools::mcp::{Server, Way};
+use tools::mcp::{Address, Server, Way};
 
 /// One server: `[mcp.NAME]`. It is a command, which runs in the sandbox of each session, or at a URL.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,12 @@ pub struct McpConfig {
     /// Sent to the URL with every request, such as `Authorization`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// A file of certificates (PEM) that are trusted besides the usual ones when it is reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Ranges of addresses that the name in its URL may lead to although they are not public: `10.1.0.0/16`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_private: Vec<String>,
     /// The tools that may be used, by the server's own names; all of them when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<String>>,
@@ -43,13 +50,21 @@ pub(crate) fn servers(all: &BTreeMap<String, McpConfig>) -> Result<Vec<Server>, 
 fn server(name: &str, config: &McpConfig) -> Result<Server, String> {
     let pairs = |map: &BTreeMap<String, String>| map.clone().into_iter().collect();
     let way = match (&config.url, config.command.is_empty()) {
-        (None, false) if config.headers.is_empty() => {
-            Way::Command { argv: config.command.clone(), env: pairs(&config.env) }
+        (None, false) if !config.headers.is_empty() => {
+            return Err(format!("mcp.{name}: headers are for a url; give a command its env"));
         }
-        (None, false) => return Err(format!("mcp.{name}: headers are for a url; give a command its env")),
-        (Some(url), true) if config.env.is_empty() => {
-            Way::Url { url: url.clone(), headers: pairs(&config.headers) }
+        (None, false) if config.ca_file.is_some() || !config.allow_private.is_empty() => {
+            return Err(format!(
+                "mcp.{name}: ca_file and allow_private are for a url; a command runs in the sandbox"
+            ));
         }
+        (None, false) => Way::Command { argv: config.command.clone(), env: pairs(&config.env) },
+        (Some(url), true) if config.env.is_empty() => Way::Url(Address {
+            url: url.clone(),
+            headers: pairs(&config.headers),
+            ca_file: config.ca_file.clone(),
+            allow_private: config.allow_private.clone(),
+        }),
         (Some(_), true) => return Err(format!("mcp.{name}: env is for a command; give a url its headers")),
         (None, true) | (Some(_), false) => {
             return Err(format!("mcp.{name}: give either a command or a url"));

@@ -1,20 +1,25 @@
-//! Where a server's URL leads, whether it may be dialled, and the connection itself.
+//! Where a server's URL leads, whether it may be dialled, and one request over a connection of its own.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::header::HeaderMap;
-use http::{HeaderName, HeaderValue, Uri};
+use http::header::{self, HeaderMap};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::ClientConfig;
 
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(10);
+use crate::egress::{Contacts, Host, Named, Target, server_name, trusting};
+
+use super::server::Address;
+
+/// How long it may take to agree upon encryption.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What the protocol says itself in its headers.
 const RESERVED: [&str; 8] = [
@@ -31,8 +36,7 @@ const RESERVED: [&str; 8] = [
 /// Where a URL leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) target: Target,
     /// Host and port as the URL has them.
     pub(super) authority: String,
     pub(super) encrypted: bool,
@@ -51,54 +55,113 @@ impl Place {
         if authority.as_str().contains('@') {
             return Err("its URL must not hold a user or password; put a key into its headers".to_owned());
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = Host::read(authority.host()).map_err(|_| wrong("names no host that there can be"))?;
         let port = authority.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-        Ok(Place { host, port, authority: authority.to_string(), encrypted })
+        Ok(Place { target: Target { host, port }, authority: authority.to_string(), encrypted })
+    }
+
+    /// Whether a URL leads to the same place: what is said there may be said here.
+    pub(super) fn holds(&self, other: &Place) -> bool {
+        (&self.target, self.encrypted) == (&other.target, other.encrypted)
     }
 }
 
-/// Whether a place may be dialled; the error says why not. That the operator has configured the URL is the permission:
-/// no model and no server chooses where to, and redirections are not followed. A rule for what may leave the machine goes here.
-fn permitted(_: &Place) -> Result<(), String> {
-    Ok(())
+/// The ways out that the settings of one server open: to its URL, and to nothing else.
+#[derive(Debug)]
+pub(super) struct Road {
+    named: Named,
+    tls: Arc<ClientConfig>,
+    /// What the operator has configured.
+    pub(super) place: Place,
 }
 
 /// A connection, encrypted or not.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
-/// Dials a place.
-pub(super) async fn dial(place: &Place) -> io::Result<Box<dyn Wire>> {
-    permitted(place).map_err(io::Error::other)?;
-    let dialled = tokio::time::timeout(CONNECT, async {
-        let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
-        // Small requests go back and forth; if it cannot be set, they are slower.
-        let _ = stream.set_nodelay(true);
-        if !place.encrypted {
-            return Ok(Box::new(stream) as Box<dyn Wire>);
+impl Road {
+    /// Reads the settings of the server `name`. The error says what is wrong with them.
+    pub(super) fn new(name: &str, address: &Address, contacts: Arc<Contacts>) -> Result<Road, String> {
+        let place = Place::of(&address.url)?;
+        let hosts = vec![place.target.host.clone()];
+        let named = Named::new(format!("mcp.{name}"), hosts, &address.allow_private, contacts)?;
+        let tls = match &address.ca_file {
+            None => USUAL.clone()?,
+            own => trusting(own.as_deref())?,
+        };
+        Ok(Road { named, tls, place })
+    }
+
+    /// Sends a request to the server itself. Its URI is the path; `secret` says whether a key goes along.
+    pub(super) async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        secret: bool,
+    ) -> Result<Response<Incoming>, String> {
+        self.carry(&self.place, request, "", secret).await
+    }
+
+    async fn carry(
+        &self,
+        place: &Place,
+        mut request: Request<Full<Bytes>>,
+        what: &str,
+        secret: bool,
+    ) -> Result<Response<Incoming>, String> {
+        let host = HeaderValue::from_str(&place.authority).map_err(|error| error.to_string())?;
+        request.headers_mut().insert(header::HOST, host);
+        let stream = self.named.dial(&place.target, what, secret).await.map_err(|why| why.to_string())?;
+        let wire: Box<dyn Wire> = match place.encrypted {
+            false => Box::new(stream),
+            true => {
+                let shaken =
+                    TlsConnector::from(self.tls.clone()).connect(server_name(&place.target.host)?, stream);
+                let trusted = |why: String| format!("{} cannot be trusted: {why}", place.target);
+                match tokio::time::timeout(HANDSHAKE, shaken).await {
+                    Ok(Ok(stream)) => Box::new(stream),
+                    Ok(Err(error)) => return Err(trusted(error.to_string())),
+                    Err(_) => {
+                        return Err(trusted(format!(
+                            "nothing was agreed upon within {} s",
+                            HANDSHAKE.as_secs()
+                        )));
+                    }
+                }
+            }
+        };
+        let failed = |error: hyper::Error| format!("{}: {error}", place.target);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(failed)?;
+        // Ends with the answer's body or when it is dropped; what goes wrong in it is seen by the reader too.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        sender.send_request(request).await.map_err(failed)
+    }
+
+    /// Where the server leads on to, if that is another path of its own. Anywhere else is refused, and told so.
+    pub(super) fn onward(&self, headers: &HeaderMap, url: &str) -> Result<String, String> {
+        let location =
+            headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let joined = url::Url::parse(url).and_then(|base| base.join(location));
+        let joined = joined.map_err(|_| format!("it leads elsewhere, to {location:?}, which is no URL"))?;
+        let place = Place::of(joined.as_str())?;
+        if self.place.holds(&place) {
+            return Ok(joined.into());
         }
-        let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(TLS.clone()).connect(name, stream).await?;
-        Ok(Box::new(stream) as Box<dyn Wire>)
-    });
-    match dialled.await {
-        Ok(dialled) => dialled,
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no connection within {} s", CONNECT.as_secs()),
-        )),
+        self.named.refuse(&place.target, "a server leads there that the settings name at another place");
+        Err(format!(
+            "it leads on to {joined}, which is refused; if that is right, write it into the settings as its url"
+        ))
     }
 }
 
-/// The usual certificate authorities.
-static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the usual cipher suites");
-    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
-});
+/// What is trusted when the settings name no certificates of their own.
+static USUAL: LazyLock<Result<Arc<ClientConfig>, String>> = LazyLock::new(|| trusting(None));
+
+/// Whether these are ranges of addresses.
+pub(super) fn private(ranges: &[String]) -> Result<(), String> {
+    Named::new("", Vec::new(), ranges, Arc::default()).map(drop)
+}
 
 /// An operator's headers. Their values may be keys, and are shown nowhere.
 pub(super) fn headers(given: &[(String, String)]) -> Result<HashMap<HeaderName, HeaderValue>, String> {

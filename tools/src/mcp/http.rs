@@ -1,5 +1,5 @@
 //! The protocol's streamable HTTP, over the same HTTP library that serves ours. One connection for each request; redirections
-//! are not followed.
+//! are followed within the very place that the operator has configured.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,8 +11,6 @@ use http::header::{self, HeaderMap};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rmcp::model::{ClientJsonRpcMessage, JsonRpcMessage, ServerJsonRpcMessage};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::{
@@ -21,12 +19,16 @@ use rmcp::transport::streamable_http_client::{
 };
 use sse_stream::{Sse, SseStream};
 
-use super::dial::{self, Place, dial};
+use super::dial::{self, Road};
+use super::server::Address;
 
 /// The most that is read of one answer: a stream that goes on is taken up again. Bytes.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// How much of an answer that is an error is told. Bytes.
 const ERROR_BYTES_MAX: usize = 1 << 10;
+
+/// How often a server may say that it is at another path of its own.
+const HOPS_MAX: usize = 3;
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
@@ -34,19 +36,21 @@ const SESSION: &str = "mcp-session-id";
 
 /// A transport to the server at a URL.
 pub(super) fn transport(
-    url: &str,
-    headers: &[(String, String)],
+    address: &Address,
+    road: Arc<Road>,
 ) -> Result<StreamableHttpClientTransport<Http>, String> {
-    let place = Arc::new(Place::of(url)?);
-    let headers = dial::headers(headers)?;
-    let config = StreamableHttpClientTransportConfig::with_uri(url).custom_headers(headers);
-    Ok(StreamableHttpClientTransport::with_client(Http { place }, config))
+    let headers = dial::headers(&address.headers)?;
+    let secret = !headers.is_empty();
+    let config = StreamableHttpClientTransportConfig::with_uri(address.url.as_str()).custom_headers(headers);
+    Ok(StreamableHttpClientTransport::with_client(Http { road, secret }, config))
 }
 
 /// A way to one server.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
-    place: Arc<Place>,
+    road: Arc<Road>,
+    /// Whether the operator's headers go along with each request.
+    secret: bool,
 }
 
 /// Why a request came to nothing.
@@ -57,7 +61,11 @@ pub(super) struct Unanswered(String);
 type Trouble = StreamableHttpError<Unanswered>;
 
 fn unanswered(error: impl std::error::Error) -> Trouble {
-    StreamableHttpError::Client(Unanswered(error.to_string()))
+    refused(error.to_string())
+}
+
+fn refused(why: String) -> Trouble {
+    StreamableHttpError::Client(Unanswered(why))
 }
 
 impl Http {
@@ -69,38 +77,42 @@ impl Http {
         more: &[(&'static str, Option<&str>)],
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, Trouble> {
-        let url: Uri = url.parse().map_err(unanswered)?;
-        let path = url.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::builder().method(method).uri(path);
-        request = request.header(header::HOST, &self.place.authority);
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        for (name, value) in more {
-            if let Some(value) = value {
-                request = request.header(*name, *value);
+        let mut url = url.to_owned();
+        for _ in 0..=HOPS_MAX {
+            let at: Uri = url.parse().map_err(unanswered)?;
+            let path = at.path_and_query().map_or("/", |path| path.as_str());
+            let mut request = Request::builder().method(method.clone()).uri(path);
+            for (name, value) in &headers {
+                request = request.header(name, value);
+            }
+            for (name, value) in more {
+                if let Some(value) = value {
+                    request = request.header(*name, *value);
+                }
+            }
+            let request = request.body(Full::new(Bytes::from(body.clone()))).map_err(unanswered)?;
+            let response = self.road.ask(request, self.secret).await.map_err(refused)?;
+            match response.status() {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    let asks =
+                        word(response.headers(), header::WWW_AUTHENTICATE).unwrap_or("it does not say how");
+                    let why = format!("HTTP {}; put its key into `headers` ({asks})", response.status());
+                    return Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(why)));
+                }
+                // The others turn a message into a question for a page.
+                StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
+                    url = self.road.onward(response.headers(), &url).map_err(refused)?;
+                }
+                status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
+                    let onward = self.road.onward(response.headers(), &url).map_err(refused)?;
+                    let why =
+                        format!("HTTP {status}: it is at {onward}; write that into the settings as its url");
+                    return Err(refused(why));
+                }
+                _ => return Ok(response),
             }
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(unanswered)?;
-        let wire = dial(&self.place).await.map_err(|error| {
-            let place = &self.place.authority;
-            StreamableHttpError::Client(Unanswered(format!("{place} cannot be reached: {error}")))
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(unanswered)?;
-        // Ends with the answer's body or when it is dropped; what goes wrong in it is seen by the reader too.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let response = sender.send_request(request).await.map_err(unanswered)?;
-        match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let asks =
-                    word(response.headers(), header::WWW_AUTHENTICATE).unwrap_or("it does not say how");
-                let why = format!("HTTP {}; put its key into `headers` ({asks})", response.status());
-                Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(why)))
-            }
-            _ => Ok(response),
-        }
+        Err(refused(format!("it leads on more than {HOPS_MAX} times")))
     }
 }
 

@@ -17,11 +17,13 @@ use rmcp::{ClientHandler, RoleClient};
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, broadcast};
 
+use crate::egress::Contacts;
 use crate::output::harmless;
 use crate::sandbox::{Ends, Wired};
 use crate::{Command, Error, Sandbox};
 
 use super::answer::Answer;
+use super::dial::Road;
 use super::offer::{Listed, Offered, offer};
 use super::schema::shortened;
 use super::{Server, Way, http};
@@ -107,9 +109,13 @@ impl ClientHandler for Listener {
 
 impl Link {
     /// Starts or reaches a server. The inner error says why it cannot be used.
-    pub(super) async fn connect(server: &Server, sandbox: &Sandbox) -> Result<Result<Link, String>, Error> {
+    pub(super) async fn connect(
+        server: &Server,
+        sandbox: &Sandbox,
+        contacts: &Arc<Contacts>,
+    ) -> Result<Result<Link, String>, Error> {
         let usual = ClientLifecycleMode::Initialize;
-        let refused = match Link::try_connect(server, sandbox, usual).await? {
+        let refused = match Link::try_connect(server, sandbox, contacts, usual).await? {
             Err(NotMade { refused: true, why }) => why,
             Err(NotMade { refused: false, why }) => return Ok(Err(why)),
             Ok(link) => return Ok(Ok(link)),
@@ -117,12 +123,13 @@ impl Link {
         // Since the revision of July 2026 there are servers that know no handshake. All others know it, and those that
         // were first asked in the new way would be kept waiting by servers that leave it unanswered.
         let new = ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] };
-        Ok(Link::try_connect(server, sandbox, new).await?.map_err(|_| refused))
+        Ok(Link::try_connect(server, sandbox, contacts, new).await?.map_err(|_| refused))
     }
 
     async fn try_connect(
         server: &Server,
         sandbox: &Sandbox,
+        contacts: &Arc<Contacts>,
         mode: ClientLifecycleMode,
     ) -> Result<Result<Link, NotMade>, Error> {
         let (progress, _) = broadcast::channel(PROGRESS_MAX);
@@ -136,8 +143,9 @@ impl Link {
                 let made = serve_client_with_lifecycle(listener, transport, mode);
                 (tokio::time::timeout(START, made).await, Some(wired))
             }
-            Way::Url { url, headers } => {
-                let transport = match http::transport(url, headers) {
+            Way::Url(address) => {
+                let road = Road::new(&server.name, address, contacts.clone());
+                let transport = match road.and_then(|road| http::transport(address, Arc::new(road))) {
                     Ok(transport) => transport,
                     Err(why) => return Ok(Err(NotMade { refused: false, why })),
                 };
