@@ -333,7 +333,7 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         assert!(contacts.iter().any(|contact| (contact.port, contact.way) == (1, Way::Mcp)), "{contacts:?}");
         assert_eq!(
             (equipment.tools.len(), &equipment.trouble),
-            (13, &None),
+            (14, &None),
             "{dialect:?} {:?}",
             equipment.notes
         );

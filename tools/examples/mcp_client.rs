@@ -29,7 +29,7 @@ fn fail(why: &str) -> ExitCode {
 
 async fn visit() -> Result<(), String> {
     let url = std::env::args().next_back().filter(|url| url.starts_with("http")).ok_or("give a URL")?;
-    let server = Server::new("there", Way::Url(Address::at(url)));
+    let server = Server { answer_defaults: true, ..Server::new("there", Way::Url(Address::at(url))) };
     server.check()?;
     let folder = std::env::temp_dir().join(format!("saga-mcp-client-{}", std::process::id()));
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;

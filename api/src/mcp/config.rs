@@ -37,6 +37,9 @@ pub struct McpConfig {
     pub approve: Option<bool>,
     /// Whether the server is believed when it says that a tool only looks: such a call is made again after a crash.
     pub trust_hints: bool,
+    /// Whether what the server asks while it is called is answered with the defaults that its own questions carry. Otherwise, and where
+    /// a question has none, it is declined.
+    pub answer_defaults: bool,
     /// How long a call may take without a sign of progress; 120 when left out. Seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<u64>,
@@ -77,6 +80,7 @@ fn server(name: &str, config: &McpConfig) -> Result<Server, String> {
         approve: config.approve,
         trust_hints: config.trust_hints,
         timeout: config.timeout_s.map_or(Server::TIMEOUT, Duration::from_secs),
+        answer_defaults: config.answer_defaults,
     };
     server.check()?;
     Ok(server)

@@ -8,6 +8,7 @@
 //! server   what the operator has configured: how it is reached, what of it may be used, how far it is trusted
 //! offer    what it lists as specs for a model, with schemas that make a grammar (schema)
 //! link     a connection: started, listed, called (answer), over pipes into the sandbox or HTTP (dial, http)
+//! question what a server asks while it is called
 //! ```
 
 mod answer;
@@ -15,6 +16,7 @@ mod dial;
 mod http;
 mod link;
 mod offer;
+mod question;
 mod schema;
 mod server;
 

@@ -29,6 +29,8 @@ pub struct Server {
     pub trust_hints: bool,
     /// How long a call may take without a sign of progress.
     pub timeout: Duration,
+    /// Whether what it asks while it is called is answered with the defaults that its own questions carry. Otherwise it is declined.
+    pub answer_defaults: bool,
 }
 
 /// How a server is reached.
@@ -99,6 +101,7 @@ impl Server {
             approve: None,
             trust_hints: false,
             timeout: Server::TIMEOUT,
+            answer_defaults: false,
         }
     }
 
