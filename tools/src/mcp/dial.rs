@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::header::{self, HeaderMap};
-use http::{HeaderName, HeaderValue, Request, Response, Uri};
-use http_body_util::Full;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -16,10 +16,19 @@ use tokio_rustls::rustls::ClientConfig;
 
 use crate::egress::{Contacts, Host, Named, Target, server_name, trusting};
 
+use super::login::{Login, Who};
+use super::schema::shortened;
 use super::server::Address;
 
 /// How long it may take to agree upon encryption.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a request about a login may take, and how much of its answer is read. Bytes: what servers say of themselves is a page.
+const LOGIN_WALL: Duration = Duration::from_secs(20);
+const LOGIN_BYTES_MAX: usize = 256 << 10;
+
+/// What stands after a setting's name where it is told that a login was the reason.
+const LOGIN: &str = ", login";
 
 /// What the protocol says itself in its headers.
 const RESERVED: [&str; 8] = [
@@ -66,13 +75,16 @@ impl Place {
     }
 }
 
-/// The ways out that the settings of one server open: to its URL, and to nothing else.
+/// The ways out that the settings of one server open: to its URL, and to where it lets clients log in, if that is public and
+/// encrypted or the settings name it.
 #[derive(Debug)]
 pub(super) struct Road {
     named: Named,
     tls: Arc<ClientConfig>,
     /// What the operator has configured.
     pub(super) place: Place,
+    /// The hosts that the operator has written with `http://`.
+    plain: Vec<Host>,
 }
 
 /// A connection, encrypted or not.
@@ -83,13 +95,19 @@ impl Road {
     /// Reads the settings of the server `name`. The error says what is wrong with them.
     pub(super) fn new(name: &str, address: &Address, contacts: Arc<Contacts>) -> Result<Road, String> {
         let place = Place::of(&address.url)?;
-        let hosts = vec![place.target.host.clone()];
+        let mut written = vec![place.clone()];
+        for url in named_by(&address.login) {
+            written.push(Place::of(url)?);
+        }
+        let plain = written.iter().filter(|place| !place.encrypted);
+        let plain = plain.map(|place| place.target.host.clone()).collect();
+        let hosts = written.into_iter().map(|place| place.target.host).collect();
         let named = Named::new(format!("mcp.{name}"), hosts, &address.allow_private, contacts)?;
         let tls = match &address.ca_file {
             None => USUAL.clone()?,
             own => trusting(own.as_deref())?,
         };
-        Ok(Road { named, tls, place })
+        Ok(Road { named, tls, place, plain })
     }
 
     /// Sends a request to the server itself. Its URI is the path; `secret` says whether a key goes along.
@@ -99,6 +117,76 @@ impl Road {
         secret: bool,
     ) -> Result<Response<Incoming>, String> {
         self.carry(&self.place, request, "", secret).await
+    }
+
+    /// Says something to the server before there is a login.
+    pub(super) async fn say(
+        &self,
+        url: &str,
+        headers: HashMap<HeaderName, HeaderValue>,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, String> {
+        let secret = !headers.is_empty();
+        let mut request = request(Method::POST, url, body)?;
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let both = HeaderValue::from_static("application/json, text/event-stream");
+        request.headers_mut().insert(header::ACCEPT, both);
+        request.headers_mut().extend(headers);
+        bounded(self.carry(&self.place, request, LOGIN, secret)).await
+    }
+
+    /// What stands at a URL where a server, or where it lets clients log in, says something of itself; nothing when there is nothing.
+    pub(super) async fn document(&self, url: &str) -> Result<Option<Bytes>, String> {
+        let place = self.leads_to_a_login(url)?;
+        let mut request = request(Method::GET, url, Vec::new())?;
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        bounded(async {
+            let response = self.carry(&place, request, LOGIN, false).await?;
+            match response.status() {
+                StatusCode::OK => whole(&place, response).await.map(Some),
+                _ => Ok(None),
+            }
+        })
+        .await
+    }
+
+    /// Asks for a registration or for a token.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        headers: &[(&'static str, String)],
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), String> {
+        let place = self.leads_to_a_login(url)?;
+        let mut request = request(Method::POST, url, body)?;
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        for (name, value) in headers {
+            let mut value = HeaderValue::from_str(value).map_err(|error| error.to_string())?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(*name, value);
+        }
+        bounded(async {
+            let response = self.carry(&place, request, LOGIN, true).await?;
+            let status = response.status();
+            Ok((status, whole(&place, response).await?))
+        })
+        .await
+    }
+
+    /// The place of a URL that a server gives for logging in. In the clear only where nobody listens, or where the operator says so.
+    pub(super) fn leads_to_a_login(&self, url: &str) -> Result<Place, String> {
+        let wrong = |why: &str| format!("the place to log in, {:?}, {why}", shortened(url, 200));
+        let place = Place::of(url).map_err(|_| wrong("is no URL to go to"))?;
+        let host = &place.target.host;
+        let here = match host {
+            Host::Address(address) => address.is_loopback(),
+            Host::Name(name) => name == "localhost",
+        };
+        if !place.encrypted && !here && !self.plain.contains(host) {
+            self.named.refuse(&place.target, "a login in the clear");
+            return Err(wrong("is not encrypted (https)"));
+        }
+        Ok(place)
     }
 
     async fn carry(
@@ -153,6 +241,33 @@ impl Road {
             "it leads on to {joined}, which is refused; if that is right, write it into the settings as its url"
         ))
     }
+}
+
+/// The URLs that the settings name for a login.
+fn named_by(login: &Login) -> impl Iterator<Item = &str> {
+    let company = match &login.who {
+        Who::Company(company) => Some(company.token_endpoint.as_str()),
+        Who::Person | Who::Client => None,
+    };
+    login.issuer.as_deref().into_iter().chain(company)
+}
+
+/// A request for what a URL has after its host.
+fn request(method: Method, url: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, String> {
+    let uri: Uri = url.parse().map_err(|_| format!("{:?} is no URL", shortened(url, 200)))?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::builder().method(method).uri(path).body(Full::new(Bytes::from(body)));
+    request.map_err(|error| error.to_string())
+}
+
+async fn whole(place: &Place, response: Response<Incoming>) -> Result<Bytes, String> {
+    let body = Limited::new(response.into_body(), LOGIN_BYTES_MAX).collect().await;
+    body.map(|body| body.to_bytes()).map_err(|error| format!("{}: {error}", place.target))
+}
+
+async fn bounded<T>(asking: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let late = |_| Err(format!("no answer about a login within {} s", LOGIN_WALL.as_secs()));
+    tokio::time::timeout(LOGIN_WALL, asking).await.unwrap_or_else(late)
 }
 
 /// What is trusted when the settings name no certificates of their own.

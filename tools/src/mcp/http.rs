@@ -20,6 +20,7 @@ use rmcp::transport::streamable_http_client::{
 use sse_stream::{Sse, SseStream};
 
 use super::dial::{self, Road};
+use super::login::{Challenge, Keys};
 use super::server::Address;
 
 /// The most that is read of one answer: a stream that goes on is taken up again. Bytes.
@@ -28,7 +29,10 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 const ERROR_BYTES_MAX: usize = 1 << 10;
 
 /// How often a server may say that it is at another path of its own.
-const HOPS_MAX: usize = 3;
+const HOPS_MAX: u32 = 3;
+
+/// How often a single request makes the service log in: once for a token that has ended, and once more for one that is good for more.
+const LOGINS_MAX: u32 = 2;
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
@@ -36,13 +40,16 @@ const SESSION: &str = "mcp-session-id";
 
 /// A transport to the server at a URL.
 pub(super) fn transport(
+    name: &str,
     address: &Address,
     road: Arc<Road>,
 ) -> Result<StreamableHttpClientTransport<Http>, String> {
     let headers = dial::headers(&address.headers)?;
     let secret = !headers.is_empty();
+    let keys =
+        if address.has_key() { None } else { Keys::new(name, &address.url, &address.login, road.clone()) };
     let config = StreamableHttpClientTransportConfig::with_uri(address.url.as_str()).custom_headers(headers);
-    Ok(StreamableHttpClientTransport::with_client(Http { road, secret }, config))
+    Ok(StreamableHttpClientTransport::with_client(Http { road, secret, keys: keys.map(Arc::new) }, config))
 }
 
 /// A way to one server.
@@ -51,6 +58,8 @@ pub(super) struct Http {
     road: Arc<Road>,
     /// Whether the operator's headers go along with each request.
     secret: bool,
+    /// What there is of a login.
+    keys: Option<Arc<Keys>>,
 }
 
 /// Why a request came to nothing.
@@ -78,7 +87,9 @@ impl Http {
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, Trouble> {
         let mut url = url.to_owned();
-        for _ in 0..=HOPS_MAX {
+        let (mut hops, mut logins) = (0, 0);
+        let mut token = self.token().await?;
+        loop {
             let at: Uri = url.parse().map_err(unanswered)?;
             let path = at.path_and_query().map_or("/", |path| path.as_str());
             let mut request = Request::builder().method(method.clone()).uri(path);
@@ -90,18 +101,25 @@ impl Http {
                     request = request.header(*name, *value);
                 }
             }
+            if let Some(token) = &token {
+                request = request.header(header::AUTHORIZATION, bearer(token).map_err(refused)?);
+            }
             let request = request.body(Full::new(Bytes::from(body.clone()))).map_err(unanswered)?;
-            let response = self.road.ask(request, self.secret).await.map_err(refused)?;
+            let secret = self.secret || token.is_some();
+            let response = self.road.ask(request, secret).await.map_err(refused)?;
             match response.status() {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    let asks =
-                        word(response.headers(), header::WWW_AUTHENTICATE).unwrap_or("it does not say how");
-                    let why = format!("HTTP {}; put its key into `headers` ({asks})", response.status());
-                    return Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(why)));
+                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                    self.turned_away(status, response.headers(), token.as_deref(), logins).await?;
+                    token = self.token().await?;
+                    logins += 1;
                 }
                 // The others turn a message into a question for a page.
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
                     url = self.road.onward(response.headers(), &url).map_err(refused)?;
+                    hops += 1;
+                    if hops > HOPS_MAX {
+                        return Err(refused(format!("it leads on more than {HOPS_MAX} times")));
+                    }
                 }
                 status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
                     let onward = self.road.onward(response.headers(), &url).map_err(refused)?;
@@ -112,7 +130,52 @@ impl Http {
                 _ => return Ok(response),
             }
         }
-        Err(refused(format!("it leads on more than {HOPS_MAX} times")))
+    }
+
+    async fn token(&self) -> Result<Option<String>, Trouble> {
+        match &self.keys {
+            Some(keys) => keys.token().await.map_err(refused),
+            None => Ok(None),
+        }
+    }
+
+    /// Does what there is to do about a request that was turned away. The error says why another try would end the same way.
+    async fn turned_away(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        token: Option<&str>,
+        logins: u32,
+    ) -> Result<(), Trouble> {
+        let no = |why: String| Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(why)));
+        let asks = word(headers, header::WWW_AUTHENTICATE).unwrap_or("it does not say how");
+        let Some(keys) = &self.keys else {
+            return no(format!("HTTP {status}; put its key into `headers` ({asks})"));
+        };
+        let challenge = Challenge::of(headers);
+        if status == StatusCode::FORBIDDEN && !challenge.wants_more() {
+            return no(format!("HTTP {status}: it does not let whoever is logged in do that"));
+        }
+        if logins >= LOGINS_MAX {
+            return no(format!("HTTP {status}, also with a new login ({asks})"));
+        }
+        keys.challenged(&challenge, token).await.or_else(no)
+    }
+}
+
+/// The value of `Authorization` with a token, which is shown nowhere.
+fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let value = HeaderValue::from_str(&format!("Bearer {token}"));
+    let mut value = value.map_err(|_| "its login gave a token that no header can hold".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Why a login does not help, without the words that the protocol's crate has for it. Only a stream has to know that it is that.
+fn plainly(trouble: Trouble) -> Trouble {
+    match trouble {
+        StreamableHttpError::AuthRequired(error) => refused(error.www_authenticate_header),
+        other => other,
     }
 }
 
@@ -134,7 +197,7 @@ impl StreamableHttpClient for Http {
             (header::ACCEPT.as_str(), Some(both.as_str())),
             (SESSION, session.as_deref()),
         ];
-        let response = self.send(Method::POST, &url, headers, &more, body).await?;
+        let response = self.send(Method::POST, &url, headers, &more, body).await.map_err(plainly)?;
         let status = response.status();
         if status == StatusCode::NOT_FOUND && session.is_some() {
             return Err(StreamableHttpError::SessionExpired);

@@ -185,10 +185,11 @@ impl Link {
             }
             Way::Url(address) => {
                 let road = Road::new(&server.name, address, contacts.clone());
-                let transport = match road.and_then(|road| http::transport(address, Arc::new(road))) {
-                    Ok(transport) => transport,
-                    Err(why) => return Ok(Err(NotMade { refused: false, why })),
-                };
+                let transport =
+                    match road.and_then(|road| http::transport(&server.name, address, Arc::new(road))) {
+                        Ok(transport) => transport,
+                        Err(why) => return Ok(Err(NotMade { refused: false, why })),
+                    };
                 let made = serve_client_with_lifecycle(listener, transport, mode);
                 (tokio::time::timeout(START, made).await, None)
             }
@@ -331,7 +332,7 @@ impl Link {
             ServiceError::TransportSend(_) if self.wired.is_some() => Failed::Lost(self.ending().await),
             // A single request that came to nothing over HTTP; the next may do better.
             ServiceError::TransportSend(error) => {
-                Failed::Refused(format!("the server cannot be reached: {}", in_words(&*error.error)))
+                Failed::Refused(format!("the server cannot be used: {}", in_words(&*error.error)))
             }
             other => Failed::Refused(format!("the server did not answer as it should: {}", in_words(&other))),
         }

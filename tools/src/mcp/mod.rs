@@ -9,12 +9,14 @@
 //! offer    what it lists as specs for a model, with schemas that make a grammar (schema)
 //! link     a connection: started, listed, called (answer), over pipes into the sandbox or HTTP (dial, http)
 //! question what a server asks while it is called
+//! login    what a server behind a URL wants before it answers
 //! ```
 
 mod answer;
 mod dial;
 mod http;
 mod link;
+pub mod login;
 mod offer;
 mod question;
 mod schema;

@@ -1,11 +1,12 @@
 //! What the operator says of a server: how it is reached, what of it may be used, and how far it is trusted.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::{Reach, Replay, Spec};
 
+use super::login::Login;
 use super::{BETWEEN, dial};
 
 /// The longest name of a server. With it, a tool's name has 40 of the 64 characters that chat formats take.
@@ -59,12 +60,19 @@ pub struct Address {
     /// Ranges of addresses that its name may lead to although they are not public: `10.1.0.0/16`. An address that stands in the
     /// URL itself needs none, nor does `localhost`.
     pub allow_private: Vec<String>,
+    /// What there is to say of its login, should it want one.
+    pub login: Login,
 }
 
 impl Address {
     /// The server at a URL, with nothing else asked for.
     pub fn at(url: impl Into<String>) -> Address {
         Address { url: url.into(), ..Address::default() }
+    }
+
+    /// Whether the operator gives it a key: then nobody logs in.
+    pub(super) fn has_key(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
     }
 }
 
@@ -77,12 +85,13 @@ impl fmt::Debug for Way {
             Way::Command { argv, env } => {
                 f.debug_struct("Command").field("argv", argv).field("env", &names(env)).finish()
             }
-            Way::Url(Address { url, headers, ca_file, allow_private }) => f
+            Way::Url(Address { url, headers, ca_file, allow_private, login }) => f
                 .debug_struct("Url")
                 .field("url", url)
                 .field("headers", &names(headers))
                 .field("ca_file", ca_file)
                 .field("allow_private", allow_private)
+                .field("login", login)
                 .finish(),
         }
     }
@@ -143,8 +152,16 @@ impl Server {
                 let wrong = |why: String| format!("mcp.{name}: {why}");
                 dial::Place::of(&address.url).map_err(wrong)?;
                 dial::private(&address.allow_private).map_err(wrong)?;
+                address.login.check().map_err(wrong)?;
                 dial::headers(&address.headers).map(drop).map_err(wrong)
             }
+        }
+    }
+
+    /// Keeps its login, should it want one, in a file of this folder.
+    pub fn keep_login_in(&mut self, folder: &Path) {
+        if let Way::Url(address) = &mut self.way {
+            address.login.folder = Some(folder.to_owned());
         }
     }
 
