@@ -868,7 +868,11 @@ impl World for LiveWorld {
 
     async fn contacts(&self) -> (Vec<Contact>, u64) {
         let sandbox = self.sandbox.lock().await;
-        sandbox.as_ref().map_or_else(Default::default, |sandbox| sandbox.contacts())
+        let (mut contacts, more) =
+            sandbox.as_ref().map_or_else(Default::default, |sandbox| sandbox.contacts());
+        let (of_servers, more_of_servers) = self.toolbox.contacts();
+        contacts.extend(of_servers);
+        (contacts, more + more_of_servers)
     }
 
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error> {

@@ -70,7 +70,7 @@ pub(crate) async fn open(
         secrets: config.sandbox.secrets.clone(),
         egress: config.sandbox.egress.open().map_err(Failure::new)?,
         workspace_bytes: config.sandbox.workspace_bytes,
-        servers: crate::mcp::config::servers(&config.mcp).map_err(Failure::new)?,
+        servers: crate::mcp::config::servers_in(&config.mcp, folders).map_err(Failure::new)?,
         helper: None,
         kv_bytes_max: crate::host::memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / KV_SHARE,
         snapshots: open_snapshots(&folders.data.join("kv"), config.snapshot_bytes).await,

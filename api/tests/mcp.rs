@@ -20,7 +20,8 @@ use memory::{Journal, Memory, Seq};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tools::mcp::{Equipment, Server, Way};
+use tools::egress::{Contact, Way};
+use tools::mcp::{Address, Equipment, Server, Way as ServerWay};
 use tools::{Call, Outcome, Policy, Replay, Sandbox, Toolbox};
 
 /// A world whose mind follows a script, with real tools and a real journal.
@@ -77,6 +78,10 @@ impl World for Seat {
             return Ok(Vec::new());
         }
         Ok(self.toolbox.equip(&self.sandbox().await?, known).await?)
+    }
+
+    async fn contacts(&self) -> (Vec<Contact>, u64) {
+        self.toolbox.contacts()
     }
 
     async fn think(
@@ -159,18 +164,12 @@ impl Worlds for Booth {
 
 fn small() -> Server {
     let argv = ["python3", "mcp_server.py", "well"].map(str::to_owned).to_vec();
-    Server { way: Way::Command { argv, env: Vec::new() }, ..named("small", String::new(), Vec::new()) }
+    Server { way: ServerWay::Command { argv, env: Vec::new() }, ..named("small", String::new(), Vec::new()) }
 }
 
 fn named(name: &str, url: String, headers: Vec<(String, String)>) -> Server {
-    Server {
-        name: name.to_string(),
-        way: Way::Url { url, headers },
-        tools: None,
-        approve: None,
-        trust_hints: false,
-        timeout: Duration::from_secs(30),
-    }
+    let timeout = Duration::from_secs(30);
+    Server { timeout, ..Server::new(name, ServerWay::Url(Address { headers, ..Address::at(url) })) }
 }
 
 fn booth(
@@ -253,6 +252,33 @@ async fn a_session_calls_a_servers_tools_and_its_prompt_is_what_its_journal_says
 }
 
 #[tokio::test]
+async fn what_is_reached_for_a_server_stands_in_the_journal() {
+    // The same event as for commands: before a turn for what servers are asked, and beside the call for what it needs.
+    let (service, folder) = (running().await, tempfile::tempdir().unwrap());
+    let headers = vec![("Authorization".to_string(), format!("Bearer {}", service.key.as_str()))];
+    let server = named("saga", format!("http://{}/mcp", service.address), headers);
+    let booth = booth(&folder, vec![server], vec![("saga__list_sessions", json!({}))], Duration::ZERO);
+    let agent = Agent::open(agent::Config::default(), booth.memory.clone(), Arc::new(booth)).await.unwrap();
+    let workspace = folder.path().join("work");
+    let id = agent.create(NewSession { workspace, ..NewSession::default() }).await.unwrap().id;
+    agent.submit(&id, Command::Input { id: "1".into(), text: "Look.".into() }).await.unwrap();
+    let events = rest(&agent, &id).await;
+    let egress = events.iter().filter_map(|recorded| match &recorded.event {
+        Event::Egress { id, contacts, .. } => Some((id.as_deref(), contacts.as_slice())),
+        _ => None,
+    });
+    let told: Vec<_> = egress.collect();
+    assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [None, Some("c1.1")], "{told:?}");
+    for contact in told.iter().flat_map(|(_, contacts)| *contacts) {
+        let (port, rule) = (contact.port, contact.rule.as_str());
+        assert_eq!((port, rule, contact.way), (service.address.port(), "mcp.saga", Way::Mcp));
+        assert!(contact.allowed && contact.secret, "{contact:?}");
+    }
+    let text = format!("{events:?}");
+    assert!(!text.contains(service.key.as_str()));
+}
+
+#[tokio::test]
 async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind() {
     // A stranger's schema that makes no grammar would end every turn of the session.
     let folder = tempfile::tempdir().unwrap();
@@ -276,7 +302,7 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         egress: None,
         workspace_bytes: None,
         lowered: Vec::new(),
-        servers: vec![small()],
+        servers: vec![small(), named("far", "http://127.0.0.1:1/mcp".to_string(), Vec::new())],
         helper: Some(env!("CARGO_BIN_EXE_saga").into()),
         kv_bytes_max: 1 << 30,
         snapshots: None,
@@ -301,10 +327,14 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         let id: SessionId = format!("s-{}", dialect.name().replace('.', "-")).parse().unwrap();
         let world = live.open(&id, &created).await.unwrap();
         let equipped = world.equip(&BTreeMap::new(), &Sink::none()).await.unwrap();
-        let [equipment] = equipped.as_slice() else { panic!("{equipped:?}") };
+        let [far, equipment] = equipped.as_slice() else { panic!("{equipped:?}") };
+        assert!(far.trouble.as_ref().is_some_and(|why| why.contains("cannot be reached")), "{far:?}");
+        // Who looks at a session sees where it has been, also where nobody answered.
+        let (contacts, _) = world.contacts().await;
+        assert!(contacts.iter().any(|contact| (contact.port, contact.way) == (1, Way::Mcp)), "{contacts:?}");
         assert_eq!(
             (equipment.tools.len(), &equipment.trouble),
-            (13, &None),
+            (14, &None),
             "{dialect:?} {:?}",
             equipment.notes
         );
@@ -318,7 +348,7 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         let note = equipment.notes.iter().find(|note| note.starts_with("small__impossible: any value"));
         assert!(note.is_some(), "{:?}", equipment.notes);
         // What is known already is not told again.
-        let known = BTreeMap::from([("small".to_string(), equipment.clone())]);
+        let known = [far, equipment].map(|known| (known.server.clone(), known.clone())).into();
         assert_eq!(world.equip(&known, &Sink::none()).await.unwrap(), []);
         let engine = live.engine(&created.model, &Sink::none()).await.unwrap();
         let all: Vec<_> = created.tools.iter().chain(&equipment.tools).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::builtin;
-use crate::egress::Egress;
+use crate::egress::{Contact, Egress};
 use crate::mcp::{self, Equipment, Servers};
 use crate::{Call, Error, Outcome, Sandbox, Spec, Tool};
 
@@ -38,6 +38,12 @@ impl Toolbox {
         known: &BTreeMap<String, Equipment>,
     ) -> Result<Vec<Equipment>, Error> {
         self.servers.equip(sandbox, known).await
+    }
+
+    /// What was reached for on behalf of servers since this was asked last, and how many more such decisions there were than are
+    /// told one by one. What commands and the tools in the sandbox reach for, [`Sandbox::contacts`] says.
+    pub fn contacts(&self) -> (Vec<Contact>, u64) {
+        self.servers.contacts()
     }
 
     /// What the model is told of the built-in tools, in the order it is told.

@@ -22,14 +22,8 @@ struct Scene {
 fn server(how: &str) -> Server {
     let argv = ["python3", "mcp_server.py", how].map(str::to_owned).to_vec();
     let env = vec![("TOKEN".to_owned(), "given".to_owned())];
-    Server {
-        name: "small".to_owned(),
-        way: Way::Command { argv, env },
-        tools: None,
-        approve: None,
-        trust_hints: false,
-        timeout: Duration::from_secs(20),
-    }
+    let timeout = Duration::from_secs(20);
+    Server { timeout, ..Server::new("small", Way::Command { argv, env }) }
 }
 
 async fn open(workspace: &Path) -> Arc<Sandbox> {
@@ -89,6 +83,7 @@ async fn a_servers_tools_are_listed_and_called_inside_the_sandbox() {
             "small__image",
             "small__impossible",
             "small__long_winded",
+            "small__question",
             "small__refuse",
             "small__slow",
             "small__steps",
@@ -189,6 +184,36 @@ async fn a_call_that_is_given_up_is_cancelled_at_the_server() {
     assert!(std::fs::read_to_string(path).unwrap().contains("requestId"));
     // It is still there.
     assert_eq!(scene.call("echo", json!({"text": "here"})).await.text, "here");
+}
+
+#[tokio::test]
+async fn what_a_server_asks_is_answered_by_its_defaults_where_the_operator_says_so() {
+    // Nobody sits there, and an answer that was made up would be believed.
+    for how in ["well", "modern"] {
+        for (answer_defaults, question, expected, told) in [
+            (false, "open", r#"{"action": "decline"}"#, "which was declined: nobody can be asked from here"),
+            (
+                true,
+                "open",
+                r#"{"action": "accept", "content": {"size": 3}}"#,
+                "with its own defaults: {\"size\":3}",
+            ),
+            (true, "closed", r#"{"action": "decline"}"#, "\"name\" has to be given and has no default"),
+        ] {
+            let mut scene = Scene::with(Server { answer_defaults, ..server(how) }).await;
+            scene.equip().await;
+            let (answered, heard) = scene.call_heard("question", json!({"text": question})).await;
+            let (said, note) = answered.text.split_once('\n').unwrap();
+            assert_eq!(said, expected, "{how}");
+            assert!(
+                note.starts_with("(note: the server asked \"How large?\"") && note.contains(told),
+                "{note}"
+            );
+            assert!(heard.contains(told), "people see it while it runs: {heard}");
+            // It belongs to that call and to no other.
+            assert_eq!(scene.call("echo", json!({"text": "next"})).await.text, "next");
+        }
+    }
 }
 
 #[tokio::test]

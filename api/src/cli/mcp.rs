@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tools::mcp::Way as ServerWay;
+use tools::mcp::login::Standing;
 use tools::{Sandbox, Toolbox};
 
+use super::login;
 use super::reach::Server;
 use crate::config::{Config, Folders};
 use crate::failure::{EXIT_NO, Failure};
-use crate::mcp::{Mouth, Way, config::servers, speak};
+use crate::mcp::{Mouth, Way, config::servers_in, speak};
 use crate::term::{Ink, Screen, To, one_line, table};
 
 #[derive(clap::Args)]
@@ -28,6 +30,16 @@ pub(crate) struct Args {
 enum What {
     /// List the servers whose tools sessions may use, as they are configured.
     List,
+    /// Log in to one of them, with a browser here or elsewhere.
+    Login {
+        /// Which.
+        name: String,
+    },
+    /// Forget the login to one of them.
+    Logout {
+        /// Which.
+        name: String,
+    },
     /// Start each of them in a sandbox on this folder, and show its tools or what is wrong.
     Check {
         /// Only this one.
@@ -44,13 +56,44 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         }
         Some(What::List) => list(),
         Some(What::Check { name }) => check(name.as_deref()).await,
+        Some(What::Login { name }) => {
+            login::log_in(&the(&name)?).await?;
+            check(Some(&name)).await
+        }
+        Some(What::Logout { name }) => {
+            let forgotten = the(&name)?.log_out().await.map_err(Failure::new)?;
+            let said = if forgotten { "is forgotten" } else { "there was none" };
+            Screen::new(To::Stdout).line(&format!("the login to {name}: {said}"));
+            Ok(0)
+        }
     }
 }
 
 fn configured() -> Result<(Config, Vec<tools::mcp::Server>), Failure> {
-    let (_, config) = super::settings()?;
-    let servers = servers(&config.mcp).map_err(Failure::new)?;
+    let (folders, config) = super::settings()?;
+    let servers = servers_in(&config.mcp, &folders).map_err(Failure::new)?;
     Ok((config, servers))
+}
+
+/// The server of this name.
+fn the(name: &str) -> Result<tools::mcp::Server, Failure> {
+    let (_, servers) = configured()?;
+    servers.into_iter().find(|server| server.name == name).ok_or_else(|| nobody(name))
+}
+
+fn nobody(name: &str) -> Failure {
+    Failure::new(format!("there is no server {name:?}")).next("`saga mcp list` shows those there are")
+}
+
+/// How it stands with the login to a server, in a few words.
+fn standing(server: &tools::mcp::Server) -> String {
+    match server.standing() {
+        Ok(Standing::Unasked) => String::new(),
+        Ok(Standing::Wanted { .. }) => format!("wanted: `saga mcp login {}`", server.name),
+        Ok(Standing::In { issuer, left_s: Some(0), renews: false, .. }) => format!("has ended, at {issuer}"),
+        Ok(Standing::In { issuer, .. }) => format!("at {issuer}"),
+        Err(why) => why,
+    }
 }
 
 fn list() -> Result<u8, Failure> {
@@ -62,18 +105,18 @@ fn list() -> Result<u8, Failure> {
     let rows = servers.iter().map(|server| {
         let how = match &server.way {
             ServerWay::Command { argv, .. } => argv.join(" "),
-            ServerWay::Url { url, .. } => url.clone(),
+            ServerWay::Url(address) => address.url.clone(),
         };
         let asks = match server.approve {
             Some(true) => "each call is asked for",
             Some(false) => "never asked for",
             None => "",
         };
-        vec![server.name.clone(), one_line(&how, 80), asks.to_string()]
+        vec![server.name.clone(), one_line(&how, 80), asks.to_string(), one_line(&standing(server), 80)]
     });
     let rows: Vec<Vec<String>> = rows.collect();
     if !rows.is_empty() {
-        screen.line(table(&["name", "server", "calls"], &rows).trim_end());
+        screen.line(table(&["name", "server", "calls", "login"], &rows).trim_end());
     }
     Ok(0)
 }
@@ -83,8 +126,7 @@ async fn check(name: Option<&str>) -> Result<u8, Failure> {
     if let Some(name) = name {
         servers.retain(|server| server.name == name);
         if servers.is_empty() {
-            return Err(Failure::new(format!("there is no server {name:?}"))
-                .next("`saga mcp list` shows those there are"));
+            return Err(nobody(name));
         }
     }
     let folder = std::env::current_dir()

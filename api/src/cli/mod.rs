@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod experts;
 mod follow;
+mod login;
 mod logits;
 mod mcp;
 mod memory;

@@ -22,7 +22,7 @@ pub struct Contact {
     pub way: Way,
     /// Whether it was let through.
     pub allowed: bool,
-    /// The line of the allow-list it fits, or why it was refused.
+    /// The line of the allow-list it fits, or the setting that names it; or why it was refused.
     pub rule: String,
     /// Whether a secret of the operator's went along.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -43,6 +43,8 @@ pub enum Way {
     Socks,
     /// The tool `fetch`.
     Fetch,
+    /// The service itself, for a server of tools that the settings name: what it is asked, and where it lets clients log in.
+    Mcp,
 }
 
 /// The contacts of a session that nobody has asked for yet.

@@ -20,7 +20,7 @@ const RESOLVE_WALL: Duration = Duration::from_secs(10);
 const CONNECT_WALL: Duration = Duration::from_secs(10);
 
 /// How many addresses of a name are tried.
-const ADDRESSES_MAX: usize = 4;
+pub(super) const ADDRESSES_MAX: usize = 4;
 
 /// A session's way out.
 #[derive(Debug)]
@@ -123,19 +123,10 @@ impl Gate {
 
     /// Dials what has passed.
     pub(super) async fn dial(&self, passed: &Passed) -> Result<Bounded<TcpStream>, Refusal> {
-        let mut why = String::new();
-        for address in &passed.addresses {
-            match tokio::time::timeout(CONNECT_WALL, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    // Small requests go out at once; a socket that cannot do that is only slower.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(Bounded::new(stream, Some(self.meter.clone())));
-                }
-                Ok(Err(error)) => why = error.to_string(),
-                Err(_) => why = format!("no answer within {} s", CONNECT_WALL.as_secs()),
-            }
-        }
-        Err(Refusal::Unreachable(format!("{} cannot be reached: {why}", passed.target)))
+        let stream = connect(&passed.addresses).await;
+        let stream = stream
+            .map_err(|why| Refusal::Unreachable(format!("{} cannot be reached: {why}", passed.target)))?;
+        Ok(Bounded::new(stream, Some(self.meter.clone())))
     }
 
     /// The secrets that go along with what is spoken with a target.
@@ -144,9 +135,26 @@ impl Gate {
     }
 }
 
+/// Connects to the first of these that answers; or says why the last one does not.
+pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+    let mut why = String::new();
+    for address in addresses {
+        match tokio::time::timeout(CONNECT_WALL, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // Small requests go out at once; a socket that cannot do that is only slower.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => why = error.to_string(),
+            Err(_) => why = format!("no answer within {} s", CONNECT_WALL.as_secs()),
+        }
+    }
+    Err(why)
+}
+
 /// Whether an address is one of this machine's. The kernel says by which address it would speak with it: a machine speaks
 /// with itself by the very address. Nothing is sent.
-fn is_own(address: IpAddr) -> bool {
+pub(super) fn is_own(address: IpAddr) -> bool {
     let any: SocketAddr = match address {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -172,7 +180,7 @@ pub(crate) enum Names {
 }
 
 impl Names {
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+    pub(super) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, String> {
         match self {
             Names::Told(told) => Ok(told(name)),
             Names::System => {

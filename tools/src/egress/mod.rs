@@ -4,6 +4,7 @@
 //! command ── 127.0.0.1:3128, inside ── proxy ─┐
 //!                                             ├─ gate: list → name, once → address → dial
 //! the tool fetch ── page ─────────────────────┘
+//! a server of tools ── named: the setting that names it → name, once → address → dial
 //! ```
 //!
 //! A sandbox has a network of its own with nothing in it but loopback. Where the operator opens something, the session's
@@ -18,6 +19,7 @@ mod forward;
 mod gate;
 mod html;
 mod inside;
+mod named;
 mod page;
 mod proxy;
 mod rules;
@@ -26,19 +28,23 @@ mod socks;
 mod stream;
 mod tls;
 
+pub(crate) use contacts::Contacts;
 pub use contacts::{Contact, Way};
 pub(crate) use gate::{Gate, Names, Refusal};
 pub(crate) use inside::{BUNDLE, Inside, PORT};
+pub(crate) use named::Named;
 pub(crate) use page::{NoPage, PAGE_BYTES, PAGE_BYTES_MAX, Page, get, host_of};
 pub(crate) use proxy::Proxy;
+pub(crate) use rules::{Host, Target};
 pub use secret::Secret;
+pub(crate) use tls::{server_name, trusting};
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rules::{Rules, Target};
+use rules::Rules;
 use secret::{Injected, Scheme};
 use tls::{Authority, Roots};
 

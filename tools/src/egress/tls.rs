@@ -39,27 +39,9 @@ pub(super) struct Roots {
 impl Roots {
     /// This machine's roots, and those of the operator's own file.
     pub(super) fn read(own: Option<&Path>) -> Result<Roots, String> {
-        // A machine without any can still reach what the operator's file vouches for.
-        let mut text = ROOTS.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-        if let Some(own) = own {
-            let wrong = |why: String| format!("ca_file {}: {why}", own.display());
-            let more = fs::read_to_string(own).map_err(|error| wrong(error.to_string()))?;
-            if CertificateDer::pem_slice_iter(more.as_bytes()).filter_map(Result::ok).count() == 0 {
-                return Err(wrong("it holds no certificate in PEM form".to_owned()));
-            }
-            text = format!("{}\n{more}", text.trim_end());
-        }
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(
-            CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok),
-        );
-        let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(store)
-            .with_no_client_auth();
-        client.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Roots { text, client: Arc::new(client) })
+        let text = texts(own)?;
+        let client = client(&text, RootCertStore::empty())?;
+        Ok(Roots { text, client })
     }
 
     /// What programs inside are to trust instead of what they trust by themselves.
@@ -69,8 +51,38 @@ impl Roots {
     }
 }
 
+/// What the service itself trusts where it is the client: the usual authorities, this machine's roots, and the operator's own file.
+pub(crate) fn trusting(own: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    client(&texts(own)?, RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+}
+
+/// This machine's roots and those of the operator's own file, as the files have them.
+fn texts(own: Option<&Path>) -> Result<String, String> {
+    // A machine without any can still reach what the operator's file vouches for.
+    let text = ROOTS.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let Some(own) = own else { return Ok(text) };
+    let wrong = |why: String| format!("ca_file {}: {why}", own.display());
+    let more = fs::read_to_string(own).map_err(|error| wrong(error.to_string()))?;
+    if CertificateDer::pem_slice_iter(more.as_bytes()).filter_map(Result::ok).count() == 0 {
+        return Err(wrong("it holds no certificate in PEM form".to_owned()));
+    }
+    Ok(format!("{}\n{more}", text.trim_end()))
+}
+
+/// A client that believes the certificates of a text besides those it is given.
+fn client(text: &str, mut store: RootCertStore) -> Result<Arc<ClientConfig>, String> {
+    store.add_parsable_certificates(CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok));
+    let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(client))
+}
+
 /// The name that is looked for in a host's certificate.
-pub(super) fn server_name(host: &Host) -> Result<ServerName<'static>, String> {
+pub(crate) fn server_name(host: &Host) -> Result<ServerName<'static>, String> {
     match host {
         Host::Name(name) => {
             ServerName::try_from(name.clone()).map_err(|_| format!("no certificate can be for {name}"))

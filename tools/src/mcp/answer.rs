@@ -43,6 +43,14 @@ impl Answer {
         Answer { ok: !result.is_error.unwrap_or(false), text }
     }
 
+    /// With what the server asked meanwhile.
+    pub(super) fn noting(mut self, questions: &[String]) -> Answer {
+        for question in questions {
+            let _ = write!(self.text, "\n(note: {question})");
+        }
+        self
+    }
+
     /// As an outcome: harmless and capped, with what is left out kept by an id.
     pub(super) fn outcome(self, sandbox: &Sandbox, wall: Duration) -> Outcome {
         let bytes_total = self.text.len() as u64;

@@ -1,5 +1,5 @@
 //! The protocol's streamable HTTP, over the same HTTP library that serves ours. One connection for each request; redirections
-//! are not followed.
+//! are followed within the very place that the operator has configured.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,8 +11,6 @@ use http::header::{self, HeaderMap};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rmcp::model::{ClientJsonRpcMessage, JsonRpcMessage, ServerJsonRpcMessage};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::{
@@ -21,12 +19,20 @@ use rmcp::transport::streamable_http_client::{
 };
 use sse_stream::{Sse, SseStream};
 
-use super::dial::{self, Place, dial};
+use super::dial::{self, Road};
+use super::login::{Challenge, Keys};
+use super::server::Address;
 
 /// The most that is read of one answer: a stream that goes on is taken up again. Bytes.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// How much of an answer that is an error is told. Bytes.
 const ERROR_BYTES_MAX: usize = 1 << 10;
+
+/// How often a server may say that it is at another path of its own.
+const HOPS_MAX: u32 = 3;
+
+/// How often a single request makes the service log in: once for a token that has ended, and once more for one that is good for more.
+const LOGINS_MAX: u32 = 2;
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
@@ -34,19 +40,26 @@ const SESSION: &str = "mcp-session-id";
 
 /// A transport to the server at a URL.
 pub(super) fn transport(
-    url: &str,
-    headers: &[(String, String)],
+    name: &str,
+    address: &Address,
+    road: Arc<Road>,
 ) -> Result<StreamableHttpClientTransport<Http>, String> {
-    let place = Arc::new(Place::of(url)?);
-    let headers = dial::headers(headers)?;
-    let config = StreamableHttpClientTransportConfig::with_uri(url).custom_headers(headers);
-    Ok(StreamableHttpClientTransport::with_client(Http { place }, config))
+    let headers = dial::headers(&address.headers)?;
+    let secret = !headers.is_empty();
+    let keys =
+        if address.has_key() { None } else { Keys::new(name, &address.url, &address.login, road.clone()) };
+    let config = StreamableHttpClientTransportConfig::with_uri(address.url.as_str()).custom_headers(headers);
+    Ok(StreamableHttpClientTransport::with_client(Http { road, secret, keys: keys.map(Arc::new) }, config))
 }
 
 /// A way to one server.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
-    place: Arc<Place>,
+    road: Arc<Road>,
+    /// Whether the operator's headers go along with each request.
+    secret: bool,
+    /// What there is of a login.
+    keys: Option<Arc<Keys>>,
 }
 
 /// Why a request came to nothing.
@@ -57,7 +70,11 @@ pub(super) struct Unanswered(String);
 type Trouble = StreamableHttpError<Unanswered>;
 
 fn unanswered(error: impl std::error::Error) -> Trouble {
-    StreamableHttpError::Client(Unanswered(error.to_string()))
+    refused(error.to_string())
+}
+
+fn refused(why: String) -> Trouble {
+    StreamableHttpError::Client(Unanswered(why))
 }
 
 impl Http {
@@ -69,38 +86,96 @@ impl Http {
         more: &[(&'static str, Option<&str>)],
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, Trouble> {
-        let url: Uri = url.parse().map_err(unanswered)?;
-        let path = url.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::builder().method(method).uri(path);
-        request = request.header(header::HOST, &self.place.authority);
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        for (name, value) in more {
-            if let Some(value) = value {
-                request = request.header(*name, *value);
+        let mut url = url.to_owned();
+        let (mut hops, mut logins) = (0, 0);
+        let mut token = self.token().await?;
+        loop {
+            let at: Uri = url.parse().map_err(unanswered)?;
+            let path = at.path_and_query().map_or("/", |path| path.as_str());
+            let mut request = Request::builder().method(method.clone()).uri(path);
+            for (name, value) in &headers {
+                request = request.header(name, value);
+            }
+            for (name, value) in more {
+                if let Some(value) = value {
+                    request = request.header(*name, *value);
+                }
+            }
+            if let Some(token) = &token {
+                request = request.header(header::AUTHORIZATION, bearer(token).map_err(refused)?);
+            }
+            let request = request.body(Full::new(Bytes::from(body.clone()))).map_err(unanswered)?;
+            let secret = self.secret || token.is_some();
+            let response = self.road.ask(request, secret).await.map_err(refused)?;
+            match response.status() {
+                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                    self.turned_away(status, response.headers(), token.as_deref(), logins).await?;
+                    token = self.token().await?;
+                    logins += 1;
+                }
+                // The others turn a message into a question for a page.
+                StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
+                    url = self.road.onward(response.headers(), &url).map_err(refused)?;
+                    hops += 1;
+                    if hops > HOPS_MAX {
+                        return Err(refused(format!("it leads on more than {HOPS_MAX} times")));
+                    }
+                }
+                status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
+                    let onward = self.road.onward(response.headers(), &url).map_err(refused)?;
+                    let why =
+                        format!("HTTP {status}: it is at {onward}; write that into the settings as its url");
+                    return Err(refused(why));
+                }
+                _ => return Ok(response),
             }
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(unanswered)?;
-        let wire = dial(&self.place).await.map_err(|error| {
-            let place = &self.place.authority;
-            StreamableHttpError::Client(Unanswered(format!("{place} cannot be reached: {error}")))
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(unanswered)?;
-        // Ends with the answer's body or when it is dropped; what goes wrong in it is seen by the reader too.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let response = sender.send_request(request).await.map_err(unanswered)?;
-        match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let asks =
-                    word(response.headers(), header::WWW_AUTHENTICATE).unwrap_or("it does not say how");
-                let why = format!("HTTP {}; put its key into `headers` ({asks})", response.status());
-                Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(why)))
-            }
-            _ => Ok(response),
+    }
+
+    async fn token(&self) -> Result<Option<String>, Trouble> {
+        match &self.keys {
+            Some(keys) => keys.token().await.map_err(refused),
+            None => Ok(None),
         }
+    }
+
+    /// Does what there is to do about a request that was turned away. The error says why another try would end the same way.
+    async fn turned_away(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        token: Option<&str>,
+        logins: u32,
+    ) -> Result<(), Trouble> {
+        let no = |why: String| Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(why)));
+        let asks = word(headers, header::WWW_AUTHENTICATE).unwrap_or("it does not say how");
+        let Some(keys) = &self.keys else {
+            return no(format!("HTTP {status}; put its key into `headers` ({asks})"));
+        };
+        let challenge = Challenge::of(headers);
+        if status == StatusCode::FORBIDDEN && !challenge.wants_more() {
+            return no(format!("HTTP {status}: it does not let whoever is logged in do that"));
+        }
+        if logins >= LOGINS_MAX {
+            return no(format!("HTTP {status}, also with a new login ({asks})"));
+        }
+        keys.challenged(&challenge, token).await.or_else(no)
+    }
+}
+
+/// The value of `Authorization` with a token, which is shown nowhere.
+fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let value = HeaderValue::from_str(&format!("Bearer {token}"));
+    let mut value = value.map_err(|_| "its login gave a token that no header can hold".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Why a login does not help, without the words that the protocol's crate has for it. Only a stream has to know that it is that.
+fn plainly(trouble: Trouble) -> Trouble {
+    match trouble {
+        StreamableHttpError::AuthRequired(error) => refused(error.www_authenticate_header),
+        other => other,
     }
 }
 
@@ -122,7 +197,7 @@ impl StreamableHttpClient for Http {
             (header::ACCEPT.as_str(), Some(both.as_str())),
             (SESSION, session.as_deref()),
         ];
-        let response = self.send(Method::POST, &url, headers, &more, body).await?;
+        let response = self.send(Method::POST, &url, headers, &more, body).await.map_err(plainly)?;
         let status = response.status();
         if status == StatusCode::NOT_FOUND && session.is_some() {
             return Err(StreamableHttpError::SessionExpired);

@@ -1,30 +1,33 @@
 //! A connection to a server: made, asked what there is, called. The protocol itself is `rmcp`'s.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rmcp::model::{
-    CallToolRequestParams, ClientConfig, Implementation, PaginatedRequestParams, ProgressNotificationParam,
-    ProtocolVersion, Tool,
+    CallToolRequestParams, ClientCapabilities, ClientConfig, ElicitRequestParams, ElicitResult,
+    ElicitationCapability, FormElicitationCapability, Implementation, PaginatedRequestParams,
+    ProgressNotificationParam, ProtocolVersion, Tool,
 };
 use rmcp::service::{
-    ClientInitializeError, ClientLifecycleMode, NotificationContext, RunningService, ServiceError,
-    serve_client_with_lifecycle,
+    ClientInitializeError, ClientLifecycleMode, NotificationContext, RequestContext, RunningService,
+    ServiceError, serve_client_with_lifecycle,
 };
 use rmcp::transport::async_rw::AsyncRwTransport;
-use rmcp::{ClientHandler, RoleClient};
+use rmcp::{ClientHandler, ErrorData, RoleClient};
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, broadcast};
 
+use crate::egress::Contacts;
 use crate::output::harmless;
 use crate::sandbox::{Ends, Wired};
 use crate::{Command, Error, Sandbox};
 
 use super::answer::Answer;
+use super::dial::Road;
 use super::offer::{Listed, Offered, offer};
 use super::schema::shortened;
-use super::{Server, Way, http};
+use super::{Server, Way, http, question};
 
 /// How long a server may take to start and to say hello, and then to list its tools. A runtime that starts cold takes seconds.
 const START: Duration = Duration::from_secs(20);
@@ -39,6 +42,9 @@ const PATIENCE: u32 = 10;
 
 /// Progress that waits to be shown. What there is no room for is not shown.
 const PROGRESS_MAX: usize = 32;
+
+/// How many questions of a server are told of one call. Those beyond are answered all the same.
+const QUESTIONS_MAX: usize = 8;
 
 /// How long the end of a server that has closed its output is waited for, so that it can be told.
 const ENDING: Duration = Duration::from_millis(500);
@@ -75,13 +81,40 @@ struct Heard {
     /// Whether its tools have changed since they were listed.
     changed: AtomicBool,
     progress: broadcast::Sender<String>,
+    /// What it has asked since the call began that runs now, and how it was answered.
+    questions: std::sync::Mutex<Vec<String>>,
+    /// Whether it is answered with the defaults of its own questions.
+    answer_defaults: bool,
 }
 
-/// Hears it. Everything a server may ask of a client is refused: it has no model, no files and nobody to ask from here.
+impl Heard {
+    /// What it has asked since this was called last.
+    fn questions(&self) -> Vec<String> {
+        std::mem::take(&mut *self.questions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Hears it. What a server may ask of a client is refused, but for what it answers itself: there is no model here for it, no files
+/// and nobody to ask.
 #[derive(Clone)]
 struct Listener(Arc<Heard>);
 
 impl ClientHandler for Listener {
+    async fn create_elicitation(
+        &self,
+        asked: ElicitRequestParams,
+        _: RequestContext<RoleClient>,
+    ) -> Result<ElicitResult, ErrorData> {
+        let answered = question::answer(&asked, self.0.answer_defaults);
+        // As with progress, nobody may be there to see it.
+        let _ = self.0.progress.send(format!("{}\n", answered.told));
+        let mut questions = self.0.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        if questions.len() < QUESTIONS_MAX {
+            questions.push(answered.told);
+        }
+        Ok(answered.result)
+    }
+
     async fn on_progress(&self, said: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
         let share = match said.total {
             Some(total) => format!("{} of {total}", said.progress),
@@ -100,16 +133,27 @@ impl ClientHandler for Listener {
     }
 
     fn get_info(&self) -> ClientConfig {
-        ClientConfig::new(Default::default(), Implementation::new("saga", env!("CARGO_PKG_VERSION")))
+        let mut can = ClientCapabilities::default();
+        // A server that is told of it asks; one whose questions are all declined is better off without.
+        can.elicitation = self.0.answer_defaults.then(|| {
+            let mut elicitation = ElicitationCapability::new();
+            elicitation.form = Some(FormElicitationCapability::new());
+            elicitation
+        });
+        ClientConfig::new(can, Implementation::new("saga", env!("CARGO_PKG_VERSION")))
             .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
     }
 }
 
 impl Link {
     /// Starts or reaches a server. The inner error says why it cannot be used.
-    pub(super) async fn connect(server: &Server, sandbox: &Sandbox) -> Result<Result<Link, String>, Error> {
+    pub(super) async fn connect(
+        server: &Server,
+        sandbox: &Sandbox,
+        contacts: &Arc<Contacts>,
+    ) -> Result<Result<Link, String>, Error> {
         let usual = ClientLifecycleMode::Initialize;
-        let refused = match Link::try_connect(server, sandbox, usual).await? {
+        let refused = match Link::try_connect(server, sandbox, contacts, usual).await? {
             Err(NotMade { refused: true, why }) => why,
             Err(NotMade { refused: false, why }) => return Ok(Err(why)),
             Ok(link) => return Ok(Ok(link)),
@@ -117,16 +161,19 @@ impl Link {
         // Since the revision of July 2026 there are servers that know no handshake. All others know it, and those that
         // were first asked in the new way would be kept waiting by servers that leave it unanswered.
         let new = ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] };
-        Ok(Link::try_connect(server, sandbox, new).await?.map_err(|_| refused))
+        Ok(Link::try_connect(server, sandbox, contacts, new).await?.map_err(|_| refused))
     }
 
     async fn try_connect(
         server: &Server,
         sandbox: &Sandbox,
+        contacts: &Arc<Contacts>,
         mode: ClientLifecycleMode,
     ) -> Result<Result<Link, NotMade>, Error> {
         let (progress, _) = broadcast::channel(PROGRESS_MAX);
-        let heard = Arc::new(Heard { changed: AtomicBool::new(true), progress });
+        let (changed, questions) = (AtomicBool::new(true), std::sync::Mutex::default());
+        let answer_defaults = server.answer_defaults;
+        let heard = Arc::new(Heard { changed, progress, questions, answer_defaults });
         let listener = Listener(heard.clone());
         let (made, wired) = match &server.way {
             Way::Command { argv, env } => {
@@ -136,11 +183,13 @@ impl Link {
                 let made = serve_client_with_lifecycle(listener, transport, mode);
                 (tokio::time::timeout(START, made).await, Some(wired))
             }
-            Way::Url { url, headers } => {
-                let transport = match http::transport(url, headers) {
-                    Ok(transport) => transport,
-                    Err(why) => return Ok(Err(NotMade { refused: false, why })),
-                };
+            Way::Url(address) => {
+                let road = Road::new(&server.name, address, contacts.clone());
+                let transport =
+                    match road.and_then(|road| http::transport(&server.name, address, Arc::new(road))) {
+                        Ok(transport) => transport,
+                        Err(why) => return Ok(Err(NotMade { refused: false, why })),
+                    };
                 let made = serve_client_with_lifecycle(listener, transport, mode);
                 (tokio::time::timeout(START, made).await, None)
             }
@@ -236,6 +285,8 @@ impl Link {
             )));
         };
         let mut progress = self.heard.progress.subscribe();
+        // What it asked when nobody called belongs to no call.
+        self.heard.questions();
         let asked = CallToolRequestParams::new(offered.own.clone()).with_arguments(arguments);
         // Dropped, it tells the server that nobody waits any more.
         let answer = self.running.call_tool(asked);
@@ -246,7 +297,13 @@ impl Link {
             tokio::select! {
                 biased;
                 answer = &mut answer => return match answer {
-                    Ok(result) => Ok(Answer::of(result)),
+                    Ok(result) => {
+                        // What it asked was written down before it could go on.
+                        while let Ok(text) = progress.try_recv() {
+                            out(&text);
+                        }
+                        Ok(Answer::of(result).noting(&self.heard.questions()))
+                    }
                     Err(error) => Err(self.failed(error).await),
                 },
                 said = progress.recv() => {
@@ -275,7 +332,7 @@ impl Link {
             ServiceError::TransportSend(_) if self.wired.is_some() => Failed::Lost(self.ending().await),
             // A single request that came to nothing over HTTP; the next may do better.
             ServiceError::TransportSend(error) => {
-                Failed::Refused(format!("the server cannot be reached: {}", in_words(&*error.error)))
+                Failed::Refused(format!("the server cannot be used: {}", in_words(&*error.error)))
             }
             other => Failed::Refused(format!("the server did not answer as it should: {}", in_words(&other))),
         }

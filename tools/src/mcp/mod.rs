@@ -8,18 +8,22 @@
 //! server   what the operator has configured: how it is reached, what of it may be used, how far it is trusted
 //! offer    what it lists as specs for a model, with schemas that make a grammar (schema)
 //! link     a connection: started, listed, called (answer), over pipes into the sandbox or HTTP (dial, http)
+//! question what a server asks while it is called
+//! login    what a server behind a URL wants before it answers
 //! ```
 
 mod answer;
 mod dial;
 mod http;
 mod link;
+pub mod login;
 mod offer;
+mod question;
 mod schema;
 mod server;
 
 pub use offer::plainer;
-pub use server::{Server, Way};
+pub use server::{Address, Server, Way};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +34,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::egress::{Contact, Contacts};
 use crate::{Call, Error, Outcome, Sandbox, Spec};
 use link::{Failed, Link};
 
@@ -75,10 +80,13 @@ impl Equipment {
 /// The servers of one session. They are started when they are first asked for something.
 pub struct Servers {
     slots: Vec<Arc<Slot>>,
+    contacts: Arc<Contacts>,
 }
 
 struct Slot {
     server: Server,
+    /// What the servers' ways out note of whom they reached for.
+    contacts: Arc<Contacts>,
     state: Mutex<State>,
 }
 
@@ -94,8 +102,17 @@ struct State {
 impl Servers {
     /// These servers, none of which runs yet.
     pub fn new(servers: &[Server]) -> Servers {
-        let slot = |server: &Server| Arc::new(Slot { server: server.clone(), state: Mutex::default() });
-        Servers { slots: servers.iter().map(slot).collect() }
+        let contacts = Arc::<Contacts>::default();
+        let slot = |server: &Server| {
+            Arc::new(Slot { server: server.clone(), contacts: contacts.clone(), state: Mutex::default() })
+        };
+        Servers { slots: servers.iter().map(slot).collect(), contacts }
+    }
+
+    /// What was reached for on behalf of servers since this was asked last, and how many more such decisions there were than are
+    /// told one by one.
+    pub(crate) fn contacts(&self) -> (Vec<Contact>, u64) {
+        self.contacts.take()
     }
 
     /// What the servers give now, where that differs from what is known: each is started if it does not run, and asked again
@@ -232,7 +249,7 @@ impl Slot {
             return Ok(Err(format!("{} (it is tried again in {} s)", state.why, left.as_secs() + 1)));
         }
         let began = Instant::now();
-        match Link::connect(&self.server, sandbox).await? {
+        match Link::connect(&self.server, sandbox, &self.contacts).await? {
             Ok(link) => {
                 let link = Arc::new(link);
                 state.link = Some(link.clone());

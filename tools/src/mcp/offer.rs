@@ -154,14 +154,7 @@ mod tests {
     use crate::mcp::Way;
 
     fn server() -> Server {
-        Server {
-            name: "s".to_owned(),
-            way: Way::Command { argv: vec!["x".to_owned()], env: Vec::new() },
-            tools: None,
-            approve: None,
-            trust_hints: false,
-            timeout: Server::TIMEOUT,
-        }
+        Server::new("s", Way::Command { argv: vec!["x".to_owned()], env: Vec::new() })
     }
 
     fn tool(name: &str) -> Listed {

@@ -1,10 +1,12 @@
 //! What the operator says of a server: how it is reached, what of it may be used, and how far it is trusted.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::{Reach, Replay, Spec};
 
+use super::login::Login;
 use super::{BETWEEN, dial};
 
 /// The longest name of a server. With it, a tool's name has 40 of the 64 characters that chat formats take.
@@ -28,6 +30,8 @@ pub struct Server {
     pub trust_hints: bool,
     /// How long a call may take without a sign of progress.
     pub timeout: Duration,
+    /// Whether what it asks while it is called is answered with the defaults that its own questions carry. Otherwise it is declined.
+    pub answer_defaults: bool,
 }
 
 /// How a server is reached.
@@ -41,12 +45,35 @@ pub enum Way {
         env: Vec<(String, String)>,
     },
     /// It is at a URL, which the service itself reaches.
-    Url {
-        /// `http://…` or `https://…`.
-        url: String,
-        /// Sent along with every request.
-        headers: Vec<(String, String)>,
-    },
+    Url(Address),
+}
+
+/// Where a server is, and how the service gets there.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Address {
+    /// `http://…` or `https://…`. That it is configured is the permission to reach this host at this port, and no other.
+    pub url: String,
+    /// Sent along with every request.
+    pub headers: Vec<(String, String)>,
+    /// A file of certificates (PEM) that are trusted besides the usual ones.
+    pub ca_file: Option<PathBuf>,
+    /// Ranges of addresses that its name may lead to although they are not public: `10.1.0.0/16`. An address that stands in the
+    /// URL itself needs none, nor does `localhost`.
+    pub allow_private: Vec<String>,
+    /// What there is to say of its login, should it want one.
+    pub login: Login,
+}
+
+impl Address {
+    /// The server at a URL, with nothing else asked for.
+    pub fn at(url: impl Into<String>) -> Address {
+        Address { url: url.into(), ..Address::default() }
+    }
+
+    /// Whether the operator gives it a key: then nobody logs in.
+    pub(super) fn has_key(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+    }
 }
 
 /// Without the values of variables and headers, which are keys more often than not.
@@ -58,9 +85,14 @@ impl fmt::Debug for Way {
             Way::Command { argv, env } => {
                 f.debug_struct("Command").field("argv", argv).field("env", &names(env)).finish()
             }
-            Way::Url { url, headers } => {
-                f.debug_struct("Url").field("url", url).field("headers", &names(headers)).finish()
-            }
+            Way::Url(Address { url, headers, ca_file, allow_private, login }) => f
+                .debug_struct("Url")
+                .field("url", url)
+                .field("headers", &names(headers))
+                .field("ca_file", ca_file)
+                .field("allow_private", allow_private)
+                .field("login", login)
+                .finish(),
         }
     }
 }
@@ -68,6 +100,19 @@ impl fmt::Debug for Way {
 impl Server {
     /// How long a call may take when nothing else is said.
     pub const TIMEOUT: Duration = Duration::from_secs(120);
+
+    /// A server that is reached so, with nothing else said of it.
+    pub fn new(name: impl Into<String>, way: Way) -> Server {
+        Server {
+            name: name.into(),
+            way,
+            tools: None,
+            approve: None,
+            trust_hints: false,
+            timeout: Server::TIMEOUT,
+            answer_defaults: false,
+        }
+    }
 
     /// Whether this can be used. The error says what is wrong with it.
     ///
@@ -103,10 +148,20 @@ impl Server {
                 }
                 Ok(())
             }
-            Way::Url { url, headers } => {
-                dial::Place::of(url).map_err(|why| format!("mcp.{name}: {why}"))?;
-                dial::headers(headers).map(drop).map_err(|why| format!("mcp.{name}: {why}"))
+            Way::Url(address) => {
+                let wrong = |why: String| format!("mcp.{name}: {why}");
+                dial::Place::of(&address.url).map_err(wrong)?;
+                dial::private(&address.allow_private).map_err(wrong)?;
+                address.login.check().map_err(wrong)?;
+                dial::headers(&address.headers).map(drop).map_err(wrong)
             }
+        }
+    }
+
+    /// Keeps its login, should it want one, in a file of this folder.
+    pub fn keep_login_in(&mut self, folder: &Path) {
+        if let Way::Url(address) = &mut self.way {
+            address.login.folder = Some(folder.to_owned());
         }
     }
 
@@ -121,8 +176,8 @@ impl Server {
         match (self.approve, &self.way) {
             (Some(true), _) => Reach::Final,
             (Some(false), _) => Reach::Workspace,
-            (None, Way::Url { .. }) if destructive => Reach::Final,
-            (None, Way::Url { .. }) => Reach::Outside,
+            (None, Way::Url(_)) if destructive => Reach::Final,
+            (None, Way::Url(_)) => Reach::Outside,
             // It is a command in the sandbox like any other.
             (None, Way::Command { .. }) => Reach::Workspace,
         }
@@ -140,18 +195,11 @@ mod tests {
     use super::*;
 
     fn server(name: &str, way: Way) -> Server {
-        Server {
-            name: name.to_owned(),
-            way,
-            tools: None,
-            approve: None,
-            trust_hints: false,
-            timeout: Server::TIMEOUT,
-        }
+        Server::new(name, way)
     }
 
     fn url(url: &str) -> Way {
-        Way::Url { url: url.to_owned(), headers: Vec::new() }
+        Way::Url(Address::at(url))
     }
 
     fn command(argv: &[&str]) -> Way {
@@ -173,8 +221,14 @@ mod tests {
             wrong(Server { timeout: Duration::ZERO, ..server("a", command(&["x"])) }).contains("timeout_s")
         );
         let headers = vec![("mcp-session-id".to_owned(), "1".to_owned())];
-        let way = Way::Url { url: "http://localhost:1/mcp".to_owned(), headers };
+        let way = Way::Url(Address { headers, ..Address::at("http://localhost:1/mcp") });
         assert!(wrong(server("a", way)).contains("mcp-session-id"));
+        let allow_private = vec!["10.0.0.0/99".to_owned()];
+        let way = Way::Url(Address { allow_private, ..Address::at("http://docs.test/mcp") });
+        assert!(wrong(server("a", way)).contains("10.0.0.0/99"));
+        for nowhere in ["http://a b/", "https://", "http://256.1.1.1/", "http://u:p@a.test/"] {
+            assert!(server("a", url(nowhere)).check().is_err(), "{nowhere}");
+        }
     }
 
     #[test]
@@ -182,7 +236,7 @@ mod tests {
         // What is printed for debugging ends up in logs.
         let headers = vec![("Authorization".to_owned(), "Bearer hunter2".to_owned())];
         let env = vec![("TOKEN".to_owned(), "hunter2".to_owned())];
-        let url = Way::Url { url: "http://localhost:1/mcp".to_owned(), headers };
+        let url = Way::Url(Address { headers, ..Address::at("http://localhost:1/mcp") });
         let said = format!("{url:?} {:?}", Way::Command { argv: vec!["x".to_owned()], env });
         assert!(
             said.contains("Authorization") && said.contains("TOKEN") && !said.contains("hunter2"),
