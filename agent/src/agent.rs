@@ -1,5 +1,6 @@
 //! All sessions: make, submit, watch, recover, delete.
 
+mod carrying;
 mod gauge;
 mod rewinding;
 
@@ -18,11 +19,13 @@ use crate::decide::Action;
 use crate::drive::{Order, drive, in_full};
 use crate::event::{Budget, Created, End, Event, Recorded, SessionId, Usage};
 use crate::plan::Task;
+use crate::portable;
 use crate::state::State;
 use crate::world::{Said, Sink, World, Worlds};
 
+pub use carrying::bring;
 pub use gauge::{Gauge, Segment, SegmentKind};
-pub use rewinding::Rewinding;
+pub use rewinding::{ForkPart, Forking, Rewinding};
 
 /// How the agent treats its sessions.
 #[derive(Debug, Clone)]
@@ -266,6 +269,11 @@ impl Agent {
         for name in names.into_iter().map(|journal| journal.name) {
             // Journals of other kinds have names that no session has.
             let Ok(id) = name.parse::<SessionId>() else { continue };
+            let (memory, came) = (agent.0.memory.clone(), id.clone());
+            if blocking(move || portable::sweep(&memory, &came)).await? {
+                tracing::warn!(session = %id, "its import was cut off; nothing of it is kept");
+                continue;
+            }
             let (state, trouble) = match agent.fold(&id).await {
                 Ok(state) => (state, None),
                 Err(error) => {

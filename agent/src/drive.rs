@@ -441,7 +441,9 @@ impl Driver<'_> {
             Ok((outcome, recalled)) => {
                 // Read after the call and before anything else: what is in the file from now on is somebody else's.
                 let left = if kept { self.world.left(&call).await? } else { None };
-                self.record(Event::CallFinished { id: call.id, outcome, left, recalled }).await
+                let went_well = outcome.ok;
+                self.record(Event::CallFinished { id: call.id.clone(), outcome, left, recalled }).await?;
+                if went_well { self.guide(&call).await } else { Ok(()) }
             }
             Err(Error::Stopping) => Err(Error::Stopping),
             Err(error) => {
@@ -450,6 +452,19 @@ impl Driver<'_> {
                 let recalled = Vec::new();
                 self.record(Event::CallFinished { id: call.id, outcome, left: None, recalled }).await?;
                 self.end(End::Failed { error: in_full(&error) }).await
+            }
+        }
+    }
+
+    /// Tells what the folders say that a call has come below. What cannot be read is told with the next call there.
+    async fn guide(&mut self, call: &tools::Call) -> Result<(), Error> {
+        match self.world.guides(call, self.state.guided()).await {
+            Ok(guides) if guides.is_empty() => Ok(()),
+            Ok(guides) => self.record(Event::Guided { id: call.id.clone(), guides }).await,
+            Err(Error::Stopping) => Err(Error::Stopping),
+            Err(error) => {
+                tracing::warn!(session = %self.id, error = %in_full(&error), "what folders say cannot be read");
+                Ok(())
             }
         }
     }

@@ -16,6 +16,7 @@ use tools::rules::Rule;
 use tools::{Call, Exit, Outcome, Replay, Running, Spec};
 
 use crate::Error;
+use crate::guides::Guide;
 use crate::recall::Recollection;
 
 /// One fact in the life of a session.
@@ -129,6 +130,13 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         recalled: Vec<Recollection>,
     },
+    /// A call came below folders that say how to work there, which the session was not told yet.
+    Guided {
+        /// [`Call::id`].
+        id: String,
+        /// What they say; it is told with the call's answer.
+        guides: Vec<Guide>,
+    },
     /// Commands or tools reached beyond the sandbox's network, or tried to: each target once, with how often.
     Egress {
         /// [`Call::id`] of the call that ran meanwhile; nothing for what commands in the background did between calls.
@@ -178,6 +186,15 @@ pub enum Event {
         from: SessionId,
         /// The place in its journal.
         at: Seq,
+    },
+    /// The session has come in a file: the events before this are those of another one, elsewhere or at another time. It rests. What was
+    /// allowed there is not allowed here, and nobody here vouches for what was said.
+    Imported {
+        /// What it was called there.
+        from: SessionId,
+        /// Whether secrets were blotted out of it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        masked: bool,
     },
     /// The model says or asks for the same again and again. It is only told: nothing is changed because of it.
     Looping {

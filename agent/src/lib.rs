@@ -24,6 +24,7 @@ mod equipped;
 mod error;
 mod event;
 mod focus;
+pub mod guides;
 mod known;
 mod lead;
 mod learn;
@@ -31,14 +32,17 @@ mod live;
 pub mod mind;
 mod notebook;
 mod plan;
+pub mod portable;
 mod recall;
+mod replay;
 mod sayings;
+mod skills;
 mod state;
 mod world;
 
 pub use agent::{
-    Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Rewinding, Segment, SegmentKind, SessionInfo,
-    Status, Watch, encode, read_journal,
+    Admitted, Agent, Ask, Command, Config, ForkPart, Forking, Gauge, NewSession, Rewinding, Segment,
+    SegmentKind, SessionInfo, Status, Watch, bring, encode, read_journal,
 };
 pub use context::{Answer, Message};
 pub use decide::Action;
@@ -52,5 +56,6 @@ pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
 pub use plan::{Task, TaskState};
 pub use recall::Recollection;
+pub use replay::{Model, Replayed, ReplayedStep, replay};
 pub use state::{Asked, Checkpoint, Compaction, State};
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, Weights, World, Worlds};

@@ -24,12 +24,14 @@ use crate::code::{self, Code};
 use crate::context::Message;
 use crate::dialect::Dialect;
 use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
+use crate::guides::{self, Guide, NAMES as GUIDES};
 use crate::lead;
 use crate::learn::Lessons;
 use crate::mind::{LocalMind, Remote, RemoteMind, remote, weigh};
 use crate::notebook::{Files, Notebook};
 use crate::plan;
 use crate::recall::{self, Recollection};
+use crate::skills::{self, Skills};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought, Weights, World, Worlds};
 
 /// What the real world is made of.
@@ -87,6 +89,8 @@ pub struct LiveOptions {
     pub approval_ms: Option<u64>,
     /// Whether sessions that do not say recall earlier work and write down what they learn.
     pub memory: bool,
+    /// A folder of skills for all sessions, besides those of their workspaces.
+    pub skills: Option<PathBuf>,
 }
 
 /// The real [`Worlds`].
@@ -115,8 +119,6 @@ const ENGINES_MAX: usize = 4;
 /// and more are known to call tools by themselves.
 const LED_BELOW: u64 = 7_000_000_000;
 
-/// Where a project says how to work on it: the first that is there. <https://agents.md>
-const GUIDES: [&str; 2] = ["AGENTS.md", "CLAUDE.md"];
 /// What of it is told at once, in characters, and the largest file that is looked at, in bytes. A small model follows a page and loses itself
 /// in ten.
 const GUIDE_CHARS_MAX: usize = 16_000;
@@ -217,6 +219,14 @@ impl Live {
         None
     }
 
+    /// What a session in this folder is told of the skills there are.
+    async fn skills(&self, workspace: &Path) -> Result<Option<String>, Error> {
+        // If there is no sandbox, the first call says why.
+        let Ok(sandbox) = Sandbox::open(self.policy(workspace)).await else { return Ok(None) };
+        let (toolbox, operator) = (&*self.toolbox, self.options.skills.as_deref());
+        Ok(skills::told(&Skills { toolbox, sandbox: &sandbox, operator }.all().await?))
+    }
+
     /// What the repository says about which calls may run, read inside a sandbox.
     async fn repository_rules(&self, workspace: &Path) -> Result<Vec<Rule>, Error> {
         #[derive(serde::Deserialize)]
@@ -243,6 +253,14 @@ impl Live {
         Ok(written.rules)
     }
 
+    /// Where the network is open to commands, they may send anything anywhere.
+    fn reach_out(&self, tools: &mut [Spec]) {
+        if self.options.lowered.iter().any(|layer| layer == "network") {
+            let commands = tools.iter_mut().filter(|tool| lead::runs(&tool.name));
+            commands.for_each(|tool| tool.reach = Reach::Outside);
+        }
+    }
+
     /// What the sandbox of a session in this folder may do.
     fn policy(&self, workspace: &Path) -> Policy {
         let mut policy = Policy {
@@ -254,6 +272,8 @@ impl Live {
         if let Some(secrets) = &self.options.secrets {
             policy.secrets.clone_from(secrets);
         }
+        // Scripts of a skill are run where they lie.
+        policy.read_only.extend(self.options.skills.clone());
         if let Some(bytes) = self.options.workspace_bytes {
             policy.limits.workspace_bytes = bytes;
         }
@@ -429,13 +449,7 @@ impl Worlds for Arc<Live> {
             .filter(|spec| offered(&spec.name, led, format))
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
-        if self.options.lowered.iter().any(|layer| layer == "network") {
-            // Then a command may send anything anywhere.
-            tools
-                .iter_mut()
-                .filter(|tool| lead::runs(&tool.name))
-                .for_each(|tool| tool.reach = Reach::Outside);
-        }
+        self.reach_out(&mut tools);
         let memory_on = new.memory.unwrap_or(self.options.memory);
         if !led {
             tools.push(code::spec());
@@ -447,6 +461,10 @@ impl Worlds for Arc<Live> {
         }
         Rules::new(Level::Session, &new.rules).map_err(Error::BadRequest)?;
         let repository_rules = self.repository_rules(&workspace).await?;
+        let skills = if led { None } else { self.skills(&workspace).await? };
+        if skills.is_some() {
+            tools.push(skills::spec());
+        }
         let check = check::command(&workspace);
         let guide = self.guide(&workspace, if led { LED_GUIDE_CHARS_MAX } else { GUIDE_CHARS_MAX }).await;
         let (memory, place) = (self.memory.clone(), workspace.clone());
@@ -458,6 +476,7 @@ impl Worlds for Arc<Live> {
                 led.then_some(tools.as_slice()),
                 check.as_deref(),
                 guide.as_deref(),
+                skills.as_deref(),
                 notes.as_deref(),
                 new.instructions.as_deref(),
             ),
@@ -476,6 +495,27 @@ impl Worlds for Arc<Live> {
             rules: new.rules.clone(),
             repository_rules,
         })
+    }
+
+    fn folder(&self, folder: &Path) -> Result<PathBuf, Error> {
+        workspace(folder, &self.options.roots)
+    }
+
+    fn vet(&self, created: &mut Created) {
+        let mut ours: Vec<Spec> = self.toolbox.specs().into_iter().cloned().collect();
+        ours.extend([code::spec(), plan::spec(), skills::spec()]);
+        ours.extend(Notebook::specs());
+        for tool in &mut created.tools {
+            let known = ours.iter().find(|spec| spec.name == tool.name);
+            // What nobody here knows is not run unasked.
+            (tool.reach, tool.replay) =
+                known.map_or((Reach::Final, Replay::Unsafe), |spec| (spec.reach, spec.replay));
+        }
+        self.reach_out(&mut created.tools);
+    }
+
+    fn checkpoints(&self) -> Option<Checkpoints> {
+        self.options.checkpoints.clone()
     }
 
     async fn open(&self, id: &SessionId, created: &Created) -> Result<Arc<dyn World>, Error> {
@@ -738,6 +778,10 @@ impl World for LiveWorld {
         .await
     }
 
+    async fn guides(&self, call: &Call, known: &BTreeMap<String, String>) -> Result<Vec<Guide>, Error> {
+        guides::find(self, &self.policy.workspace, call, known, self.led).await
+    }
+
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
         let Some(path) = call.arguments["path"].as_str().filter(|_| lead::changes(&call.name)) else {
             return Ok(None);
@@ -802,13 +846,19 @@ impl World for LiveWorld {
     }
 
     fn consults(&self, tool: &str) -> bool {
-        Notebook::has(tool) || code::has(tool)
+        Notebook::has(tool) || code::has(tool) || skills::has(tool)
     }
 
     async fn consult(&self, call: &Call, external: bool) -> Result<(Outcome, Vec<Recollection>), Error> {
         if code::has(&call.name) {
             let found = self.live.code.search(&self.sandbox().await?, call).await?;
             return Ok((found, Vec::new()));
+        }
+        if skills::has(&call.name) {
+            let sandbox = self.sandbox().await?;
+            let operator = self.live.options.skills.as_deref();
+            let read = Skills { toolbox: &self.live.toolbox, sandbox: &sandbox, operator }.read(call).await?;
+            return Ok((read, Vec::new()));
         }
         self.notebook.consult(call, external, self).await
     }
@@ -878,6 +928,7 @@ fn system_prompt(
     led: Option<&[Spec]>,
     check: Option<&str>,
     guide: Option<&str>,
+    skills: Option<&str>,
     notes: Option<&str>,
     instructions: Option<&str>,
 ) -> String {
@@ -894,6 +945,9 @@ fn system_prompt(
     }
     if let Some(guide) = guide {
         text.push_str(&format!("\n\n{guide}"));
+    }
+    if let Some(skills) = skills {
+        text.push_str(&format!("\n\n{skills}"));
     }
     if let Some(notes) = notes {
         text.push_str(&format!("\n\n{notes}"));

@@ -14,6 +14,7 @@ use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tools::checkpoint::Tree;
 use tools::mcp::{self, Equipment};
+use tools::rules::Effect;
 use tools::{Call, Exit, Outcome, Reach, Replay, Spec};
 
 use crate::check;
@@ -21,6 +22,7 @@ use crate::context::{Answer, Message};
 use crate::dialect::{Bound, Shape};
 use crate::equipped;
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::guides::Guide;
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 use crate::learn::Diary;
@@ -60,6 +62,10 @@ pub struct State {
     waiting: Vec<Arc<str>>,
     /// What has happened beside people's words and the model is told with the next of them.
     asides: Vec<Arc<str>>,
+    /// What folders say about working below them, which the model is told with the answers of its calls, and the digests of what it was
+    /// told, by path.
+    guides: Vec<Guide>,
+    guided: BTreeMap<String, String>,
     /// Calls of the last reply that the model has not been given the answers of.
     calls: Vec<(Call, Settled)>,
     /// Calls of this turn and their answers, to notice when the model goes in circles.
@@ -134,6 +140,7 @@ struct Attempt {
     tried: usize,
     lead: Lead,
     known: Known,
+    guided: BTreeMap<String, String>,
     /// Tests that passed then.
     passed: u32,
     /// Files as they were and as they were left.
@@ -278,6 +285,7 @@ impl State {
                 }
             }
             Event::Rewound { .. } | Event::Forked { .. } => self.rest(),
+            Event::Imported { .. } => self.arrive(),
             Event::Recalled { notes, .. } => {
                 self.unrecalled.clear();
                 self.recall(notes);
@@ -342,6 +350,10 @@ impl State {
                 {
                     attempt.files.push(Changed { before: before.clone(), left: None });
                 }
+            }
+            Event::Guided { guides, .. } => {
+                self.guided.extend(guides.iter().map(|guide| (guide.path.clone(), guide.digest.clone())));
+                self.guides.extend_from_slice(guides);
             }
             // For people: the model is told by what its calls say.
             Event::Egress { .. } => {}
@@ -512,12 +524,25 @@ impl State {
         self.asides.clear();
         self.unrecalled.clear();
         self.recalled.clear();
+        self.guides.clear();
         self.diary = Diary::default();
         self.learning = None;
         self.changed = false;
         self.ended = None;
         self.room.full = None;
         self.room.asked = None;
+    }
+
+    /// The session comes from elsewhere and rests. Whoever made the file may have written anything into it.
+    fn arrive(&mut self) {
+        self.rest();
+        self.allowed.clear();
+        self.shown.clear();
+        self.external = true;
+        self.doubtful = true;
+        if let Some(created) = &mut self.created {
+            Arc::make_mut(created).rules.retain(|rule| rule.then != Effect::Allow);
+        }
     }
 
     /// The session is shown notes.
@@ -572,6 +597,9 @@ impl State {
             answers.push(answer);
         }
         answers.extend(self.refused.drain(..).map(|refused| Answer::refused(&refused)));
+        if let Some(last) = answers.last_mut() {
+            self.guides.drain(..).for_each(|guide| last.text.push_str(&format!("\n\n{}", guide.told())));
+        }
         if !answers.is_empty() {
             told.push(Message::Results { answers });
         }
@@ -617,6 +645,7 @@ impl State {
                 tried: self.tried.len(),
                 lead: self.lead.clone(),
                 known: self.known.clone(),
+                guided: self.guided.clone(),
                 passed,
                 files: Vec::new(),
                 edits: Vec::new(),
@@ -696,6 +725,8 @@ impl State {
         self.circles = 0;
         self.lead = attempt.lead;
         self.known = attempt.known;
+        self.guided = attempt.guided;
+        self.guides.clear();
         self.lead.undone(attempt.edits);
         let conversation = Arc::make_mut(&mut self.conversation);
         conversation.truncate(attempt.messages);
@@ -840,6 +871,11 @@ impl State {
     /// What people said that nothing has been recalled to yet.
     pub(crate) fn unrecalled(&self) -> Option<String> {
         (!self.unrecalled.is_empty()).then(|| self.unrecalled.join("\n"))
+    }
+
+    /// Digests of what folders say and the session was told, by path.
+    pub(crate) fn guided(&self) -> &BTreeMap<String, String> {
+        &self.guided
     }
 
     /// The notes the session has been told.

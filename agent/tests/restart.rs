@@ -74,6 +74,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         rules: Vec::new(),
         approval_ms: None,
         memory: false,
+        skills: None,
     };
     Live::new(options, Memory::open(&folder.join("memory")).unwrap())
 }

@@ -59,6 +59,9 @@ pub struct Config {
     pub speculate: bool,
     /// Whether sessions that do not say recall earlier work, and write down what they learn.
     pub memory: bool,
+    /// A folder of skills for all sessions, besides those of their workspaces: folders with a SKILL.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skills: Option<PathBuf>,
     /// How long somebody may take to approve of a call; without an answer by then it does not run. 0: as long as they like. Seconds.
     pub approval_secs: u64,
     /// How long a resting session keeps its timeline and its sandbox. Seconds.
@@ -215,6 +218,7 @@ impl Default for Config {
             snapshot_key: None,
             speculate: true,
             memory: true,
+            skills: None,
             approval_secs: 24 * 60 * 60,
             idle_secs: agent::Config::default().idle.as_secs(),
             budget: BudgetConfig::default(),
@@ -304,6 +308,9 @@ impl Config {
         servers(&self.mcp)?;
         if let Some(root) = self.workspace_roots.iter().find(|root| !root.is_absolute()) {
             return Err(format!("the workspace root {} is not absolute; write it from / on", root.display()));
+        }
+        if let Some(folder) = self.skills.as_ref().filter(|folder| !folder.is_absolute()) {
+            return Err(format!("skills is {}; write it from / on", folder.display()));
         }
         self.minds.iter().try_for_each(|(name, mind)| mind.check(name))?;
         self.sandbox.egress.check()?;
@@ -621,7 +628,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `mcp`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `skills`, `approval_secs`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `mcp`; `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -4,6 +4,7 @@
 //! sessions through the same HTTP API.
 
 mod auth;
+mod carrying;
 mod checkpoints;
 mod code;
 mod config;

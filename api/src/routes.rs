@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use crate::error::Problem;
 use crate::mcp::{Mouth, Way, mount};
 use crate::service::Service;
-use crate::{checkpoints, code, context, health, memories, metrics, sessions, stream};
+use crate::{carrying, checkpoints, code, context, health, memories, metrics, sessions, stream};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -43,7 +43,9 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::changes))
         .routes(routes!(checkpoints::rewind))
-        .routes(routes!(checkpoints::fork))
+        .routes(routes!(checkpoints::fork, checkpoints::look_at_fork))
+        .routes(routes!(carrying::export))
+        .routes(routes!(carrying::import))
         .routes(routes!(context::get))
         .routes(routes!(context::compact))
         .routes(routes!(context::uncompact))

@@ -205,6 +205,10 @@ impl Show {
                 }
                 self.do_now(Doing::Waiting);
             }
+            Event::Guided { guides, .. } => {
+                let paths: Vec<&str> = guides.iter().map(|guide| guide.path.as_str()).collect();
+                screen.line(&screen.ink(Ink::Dim, &format!("☞ told what {} says", clean(&paths.join(", ")))));
+            }
             Event::Egress { contacts, more, .. } => {
                 for line in contacts_in_words(contacts, *more) {
                     screen.line(&screen.ink(Ink::Dim, &format!("⇄ {}", clean(&line))));
@@ -238,6 +242,9 @@ impl Show {
             Event::Forked { from, at } => {
                 let line = format!("↪ goes on from event {} of session {from}", at.0);
                 screen.line(&screen.ink(Ink::Dim, &line));
+            }
+            Event::Imported { from, masked } => {
+                screen.line(&screen.ink(Ink::Dim, &format!("↪ {}", imported_in_words(from, *masked))));
             }
             Event::Full { .. } | Event::CompactionAsked { .. } => {}
             Event::Running { commands } => {
@@ -335,6 +342,12 @@ impl Show {
             }
         })
     }
+}
+
+/// Where a session has come from.
+pub(crate) fn imported_in_words(from: &agent::SessionId, masked: bool) -> String {
+    let masked = if masked { ", with its secrets blotted out" } else { "" };
+    format!("came in a file, where it was session {from}{masked}")
 }
 
 /// What a compaction has done.

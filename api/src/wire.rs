@@ -523,6 +523,58 @@ impl From<agent::Rewinding> for Rewinding {
     }
 }
 
+/// A place that a session is to be gone on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ForkAt {
+    /// The place among its events; its end when left out.
+    pub(crate) at: Option<u64>,
+}
+
+/// What a fork at a place would have of a session, and what it would not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Forking {
+    /// The place.
+    pub(crate) at: u64,
+    /// What it would go on from.
+    pub(crate) kept: ForkPart,
+    /// What it would not know of.
+    pub(crate) dropped: ForkPart,
+    /// What has become of the workspace's files since, as far as checkpoints tell; null where there are none.
+    pub(crate) files: Option<Vec<FileChange>>,
+}
+
+/// A part of a session's events: those that hold, without what was wound back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ForkPart {
+    /// How many events.
+    pub(crate) events: usize,
+    /// What people said, oldest first.
+    pub(crate) inputs: Vec<String>,
+    /// Replies of the model.
+    pub(crate) replies: usize,
+    /// Calls that have ended.
+    pub(crate) calls: usize,
+}
+
+impl From<agent::ForkPart> for ForkPart {
+    fn from(part: agent::ForkPart) -> ForkPart {
+        let agent::ForkPart { events, inputs, replies, calls } = part;
+        ForkPart { events, inputs, replies, calls }
+    }
+}
+
+impl From<agent::Forking> for Forking {
+    fn from(forking: agent::Forking) -> Forking {
+        Forking {
+            at: forking.at.0,
+            kept: forking.kept.into(),
+            dropped: forking.dropped.into(),
+            files: forking.files.map(|files| files.into_iter().map(FileChange::from).collect()),
+        }
+    }
+}
+
 /// A session that is to go on from where another one stood.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NewFork {
@@ -590,8 +642,8 @@ pub(crate) struct Event {
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
     /// What happened: `created`, `input`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
-    /// `approval_given`, `call_denied`, `call_started`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
-    /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `interrupted`, `turn_ended` or
+    /// `approval_given`, `call_denied`, `call_started`, `egress`, `call_finished`, `guided`, `call_lost`, `undone`, `checkpoint`, `rewound`,
+    /// `forked`, `imported`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.
     #[serde(rename = "type")]
     pub(crate) kind: String,

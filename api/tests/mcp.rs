@@ -287,6 +287,7 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         approval_ms: None,
         minds: Vec::new(),
         memory: false,
+        skills: None,
     };
     let live = Live::new(options, booth.memory.clone());
     let workspace = folder.path().join("work").canonicalize().unwrap();

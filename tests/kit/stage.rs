@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use agent::guides::Guide;
 use agent::{
     Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Message, NewSession,
     Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, Weights, World, Worlds,
@@ -385,6 +386,10 @@ impl World for Seat {
     async fn weigh(&self, conversation: &[Message], _: &Created) -> Result<Weights, Error> {
         let window = Some(self.stage.window.load(Ordering::SeqCst)).filter(|window| *window > 0);
         self.stage.effect(|| Ok(Weights::guessed(conversation, window)))
+    }
+
+    async fn guides(&self, call: &Call, known: &BTreeMap<String, String>) -> Result<Vec<Guide>, Error> {
+        agent::guides::find(self, Path::new("/nowhere"), call, known, false).await
     }
 
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {

@@ -1,6 +1,7 @@
 //! The `saga` command: one file per subcommand.
 
 mod bench;
+mod carry;
 mod config;
 mod context;
 mod demo;

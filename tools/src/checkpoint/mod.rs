@@ -5,6 +5,7 @@
 //! them: whatever a repository's settings say has no effect. What there is is listed by the sandbox's file helper; of a file that is as
 //! it was nothing is read.
 
+mod carry;
 mod pack;
 mod tree;
 
@@ -27,6 +28,8 @@ use crate::secrets::Secrets;
 use crate::{Error, Sandbox};
 use pack::{Hash, Packs};
 use tree::{Entry, Folder, Kind};
+
+pub use carry::{Cargo, Mask, name_of};
 
 /// Content that is put back with one request. Bytes.
 const BATCH_BYTES: usize = 1 << 20;
