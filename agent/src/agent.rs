@@ -89,6 +89,8 @@ pub enum Command {
         /// What is to be kept most of all, in words.
         focus: Option<String>,
     },
+    /// Set other limits; they hold from then on.
+    Budget(Budget),
     /// Show the model again what was left out last.
     Uncompact,
 }
@@ -155,6 +157,8 @@ pub struct SessionInfo {
     pub tool_calls: u32,
     /// Calls that have ended badly.
     pub tool_errors: u32,
+    /// Its limits.
+    pub budget: Budget,
     /// What all replies have cost.
     pub usage: Usage,
     /// Milliseconds since 1970 when it was made.
@@ -215,6 +219,7 @@ impl SessionInfo {
             waiting: state.waiting(),
             tool_calls,
             tool_errors,
+            budget: created.map(|c| c.budget).unwrap_or_default(),
             usage: state.usage(),
             created_ms: state.created_ms(),
             updated_ms: state.updated_ms(),
@@ -232,6 +237,8 @@ struct Inner {
     memory: Memory,
     worlds: Arc<dyn Worlds>,
     slots: Mutex<BTreeMap<SessionId, Arc<Slot>>>,
+    /// What all sessions write down.
+    heard: broadcast::Sender<(SessionId, Arc<Recorded>)>,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -239,6 +246,7 @@ struct Inner {
 struct Slot {
     info: Mutex<SessionInfo>,
     said: broadcast::Sender<Said>,
+    heard: broadcast::Sender<(SessionId, Arc<Recorded>)>,
     driver: tokio::sync::Mutex<Option<Driver>>,
 }
 
@@ -262,6 +270,7 @@ impl Agent {
             memory,
             worlds,
             slots: Mutex::default(),
+            heard: broadcast::channel(SAID).0,
             stopping: std::sync::atomic::AtomicBool::new(false),
         }));
         let memory = agent.0.memory.clone();
@@ -274,8 +283,11 @@ impl Agent {
                 tracing::warn!(session = %id, "its import was cut off; nothing of it is kept");
                 continue;
             }
-            let (state, trouble) = match agent.fold(&id).await {
-                Ok(state) => (state, None),
+            let (state, trouble) = match agent.journal(&id).await {
+                Ok(events) => {
+                    agent.0.worlds.count(&events);
+                    (State::fold(&events), None)
+                }
                 Err(error) => {
                     tracing::error!(session = %id, error = %in_full(&error), "a journal cannot be read");
                     (State::default(), Some(in_full(&error)))
@@ -352,6 +364,7 @@ impl Agent {
                 }
                 Command::Interrupt => Order::Interrupt { done },
                 Command::Compact { focus } => Order::Compact { focus, done },
+                Command::Budget(budget) => Order::Budget { budget, done },
                 Command::Uncompact => Order::Uncompact { done },
             };
             if orders.send(order).await.is_err() {
@@ -397,6 +410,11 @@ impl Agent {
     /// from the watch what lies after them.
     pub fn watch(&self, id: &SessionId) -> Result<Watch, Error> {
         Ok(Watch(self.slot(id)?.said.subscribe()))
+    }
+
+    /// The events of all sessions from now on, as they are written. A reader that is too slow is told how many it has missed.
+    pub fn heard(&self) -> broadcast::Receiver<(SessionId, Arc<Recorded>)> {
+        self.0.heard.subscribe()
     }
 
     /// Stops the session and removes everything it has written.
@@ -446,6 +464,7 @@ impl Agent {
         let slot = Arc::new(Slot {
             info: Mutex::new(info),
             said: broadcast::channel(SAID).0,
+            heard: self.0.heard.clone(),
             driver: tokio::sync::Mutex::new(None),
         });
         self.slots().insert(id.clone(), slot.clone());
@@ -523,6 +542,7 @@ impl Slot {
         let wrote = |state: &State, recorded: Arc<Recorded>| {
             self.set(SessionInfo::of(id, state, None));
             // Nobody may be watching.
+            let _ = self.heard.send((id.clone(), recorded.clone()));
             let _ = self.said.send(Said::Recorded(recorded));
         };
         let said = self.said.clone();

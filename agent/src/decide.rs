@@ -91,7 +91,7 @@ impl State {
                 Settled::Started(Replay::Unsafe) => return Action::Lose(call.clone()),
                 Settled::Started(Replay::Safe) if !self.interrupted() => return Action::Act(call.clone()),
                 // What was asked for in time is not begun when the time is over.
-                Settled::Waiting | Settled::Allowed if self.late() => {}
+                Settled::Waiting | Settled::Allowed if self.overdue() => {}
                 Settled::Allowed if !self.interrupted() => return Action::Act(call.clone()),
                 Settled::Waiting if !self.interrupted() => {
                     return match self.guarded(call) {

@@ -11,11 +11,12 @@ use tools::rules::Effect;
 use tools::{Outcome, Reach, Replay};
 
 use crate::agent::Admitted;
+use crate::allowance::Left;
 use crate::compact;
 use crate::context::Message;
 use crate::decide::Action;
 use crate::dialect::Shape;
-use crate::event::{Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::event::{Budget, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::learn::Lessons;
 use crate::plan;
 use crate::state::{Settled, State};
@@ -56,6 +57,13 @@ pub enum Order {
     Compact {
         /// What is to be kept most of all, in words.
         focus: Option<String>,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Set other limits.
+    Budget {
+        /// All of them.
+        budget: Budget,
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
@@ -314,11 +322,17 @@ impl Driver<'_> {
     }
 
     async fn think(&mut self, step: u32) -> Result<(), Error> {
+        let left = self.world.left();
+        if let Some(Left { tokens: 0, limit }) = left {
+            return self.end(End::Budget { limit }).await;
+        }
         self.record(Event::StepStarted { step }).await?;
         let conversation = self.state.conversation().clone();
         let mut created = Created::clone(self.state.created().expect("only a created session thinks"));
         // What is left of the turn's budget, and of the session's, is all that a reply may take.
-        created.budget.reply_tokens_max = self.state.reply_tokens_max();
+        let most = left.map_or(u32::MAX, |left| u32::try_from(left.tokens).unwrap_or(u32::MAX));
+        created.budget.reply_tokens_max = self.state.reply_tokens_max().min(most);
+        created.budget.session_cost_nanos_max = self.state.cost_left_nanos();
         let (shape, without) = self.state.shape();
         let manner = Manner {
             sampling: sampling(&created.sampling, self.state.circles(), self.state.undone()),
@@ -542,6 +556,10 @@ impl Driver<'_> {
                 let _ = done.send(answer);
             }
             Order::Compact { focus, done } => match self.write(Event::CompactionAsked { focus }).await {
+                Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
+                Err(error) => return refuse(done, error),
+            },
+            Order::Budget { budget, done } => match self.write(Event::Budgeted { budget }).await {
                 Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
                 Err(error) => return refuse(done, error),
             },

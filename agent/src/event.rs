@@ -247,6 +247,11 @@ pub enum Event {
         /// What came of it.
         exit: Exit,
     },
+    /// Somebody has set other limits: they hold from now on.
+    Budgeted {
+        /// All of them.
+        budget: Budget,
+    },
     /// Somebody asked the running turn to stop.
     Interrupted,
     /// The agent rests.
@@ -361,6 +366,23 @@ pub struct Budget {
     /// Most tokens sampled in the whole session. 0: as many as it likes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub session_output_tokens_max: u64,
+    /// Most seconds that the tools of a turn run, held against what they have run before each call. 0: as long as they like.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tool_secs_max: u64,
+    /// Most that the replies of the whole session cost, in billionths of the currency that minds' prices are in. 0: as much as they like.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub session_cost_nanos_max: u64,
+}
+
+/// Billionths of a currency in one of it.
+const NANOS: u64 = 1_000_000_000;
+
+/// An amount of money, for people: with two decimals, or as many as it takes to be told from nothing.
+pub fn money(nanos: u64) -> String {
+    let (whole, rest) = (nanos / NANOS, nanos % NANOS);
+    let decimals = format!("{rest:09}");
+    let kept = if whole > 0 || rest >= NANOS / 100 { 2 } else { 6 };
+    format!("{whole}.{}", &decimals[..kept])
 }
 
 impl Default for Budget {
@@ -372,6 +394,8 @@ impl Default for Budget {
             reply_tokens_max: 4_096,
             wall_secs_max: 0,
             session_output_tokens_max: 0,
+            tool_secs_max: 0,
+            session_cost_nanos_max: 0,
         }
     }
 }
@@ -437,6 +461,9 @@ pub struct Usage {
     pub prefill_ms: u64,
     /// Milliseconds spent sampling.
     pub decode_ms: u64,
+    /// What it cost where its mind has a price: billionths of the currency that the price is in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cost_nanos: u64,
 }
 
 impl Usage {
@@ -448,6 +475,7 @@ impl Usage {
             output_tokens: self.output_tokens + other.output_tokens,
             prefill_ms: self.prefill_ms + other.prefill_ms,
             decode_ms: self.decode_ms + other.decode_ms,
+            cost_nanos: self.cost_nanos.saturating_add(other.cost_nanos),
         }
     }
 }

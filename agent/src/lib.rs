@@ -13,6 +13,7 @@
 //! longer one.
 
 mod agent;
+mod allowance;
 mod check;
 pub mod code;
 mod compact;
@@ -44,12 +45,14 @@ pub use agent::{
     Admitted, Agent, Ask, Command, Config, ForkPart, Forking, Gauge, NewSession, Rewinding, Segment,
     SegmentKind, SessionInfo, Status, Watch, bring, encode, read_journal,
 };
+pub use allowance::{Allowance, Left};
 pub use context::{Answer, Message};
 pub use decide::Action;
 pub use drive::{Inbox, Order, drive};
 pub use error::Error;
 pub use event::{
     Before, Budget, Changed, Created, End, Event, Loop, Recorded, Refused, SessionId, Stop, Usage, digest,
+    money,
 };
 pub use learn::Lessons;
 pub use live::{Live, LiveOptions};

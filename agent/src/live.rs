@@ -19,11 +19,12 @@ use tools::{Call, Exit, Outcome, Policy, Reach, Replay, Running, Sandbox, Spec, 
 
 use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
+use crate::allowance::{Allowance, Left};
 use crate::check;
 use crate::code::{self, Code};
 use crate::context::Message;
 use crate::dialect::Dialect;
-use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
+use crate::event::{Before, Budget, Changed, Created, Event, Recorded, SessionId};
 use crate::guides::{self, Guide, NAMES as GUIDES};
 use crate::lead;
 use crate::learn::Lessons;
@@ -91,6 +92,8 @@ pub struct LiveOptions {
     pub memory: bool,
     /// A folder of skills for all sessions, besides those of their workspaces.
     pub skills: Option<PathBuf>,
+    /// Tokens that all sessions may use in a day; as many as they like when left out.
+    pub tokens_per_day: Option<u64>,
 }
 
 /// The real [`Worlds`].
@@ -100,6 +103,8 @@ pub struct Live {
     toolbox: Arc<Toolbox>,
     code: Code,
     shared: Arc<Shared>,
+    /// What they may use, if there is a limit.
+    allowance: Option<Allowance>,
     /// Whose sessions these are; nothing for the service's own.
     tenant: Option<String>,
 }
@@ -175,6 +180,7 @@ impl Live {
     pub fn new(options: LiveOptions, memory: Memory) -> Arc<Live> {
         let toolbox = Toolbox::new(options.egress.as_deref(), &[]);
         Arc::new(Live {
+            allowance: options.tokens_per_day.map(Allowance::new),
             options,
             code: Code::new(memory.clone()),
             memory,
@@ -193,9 +199,17 @@ impl Live {
         roots: Vec<PathBuf>,
         secret: Secret,
         checkpoints: Option<Checkpoints>,
+        tokens_per_day: Option<u64>,
     ) -> Arc<Live> {
         Arc::new(Live {
-            options: LiveOptions { roots, secret: Some(secret), checkpoints, ..self.options.clone() },
+            options: LiveOptions {
+                roots,
+                secret: Some(secret),
+                checkpoints,
+                tokens_per_day,
+                ..self.options.clone()
+            },
+            allowance: tokens_per_day.map(Allowance::new),
             code: Code::new(memory.clone()),
             memory,
             toolbox: self.toolbox.clone(),
@@ -497,6 +511,12 @@ impl Worlds for Arc<Live> {
         })
     }
 
+    fn count(&self, events: &[Recorded]) {
+        if let Some(allowance) = &self.allowance {
+            allowance.count_all(events);
+        }
+    }
+
     fn folder(&self, folder: &Path) -> Result<PathBuf, Error> {
         workspace(folder, &self.options.roots)
     }
@@ -679,7 +699,11 @@ impl World for LiveWorld {
 
     async fn append(&self, at_ms: u64, event: &Event) -> Result<Seq, Error> {
         let (journal, record) = (self.journal.clone(), encode(at_ms, event));
-        blocking(move || Ok(journal.append(&record)?)).await
+        let seq = blocking(move || Ok(journal.append(&record)?)).await?;
+        if let Some(allowance) = &self.live.allowance {
+            allowance.count(at_ms, event);
+        }
+        Ok(seq)
     }
 
     fn replay(&self, tool: &str) -> Replay {
@@ -731,6 +755,10 @@ impl World for LiveWorld {
         drop(mind);
         self.live.trim(&self.thinking);
         thought
+    }
+
+    fn left(&self) -> Option<Left> {
+        self.live.allowance.as_ref().map(|allowance| allowance.left(now_ms()))
     }
 
     fn judge(&self, call: &Call) -> Option<Verdict> {

@@ -29,6 +29,7 @@ use crate::learn::Diary;
 use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
 
+use budget::ToolTime;
 use room::Room;
 
 pub use room::Compaction;
@@ -55,6 +56,8 @@ pub struct State {
     step: u32,
     turn_steps: u32,
     turn_output_tokens: u64,
+    tool_time: ToolTime,
+    budgeted: Option<Seq>,
     /// When the turn began: later, by as long as somebody was waited for.
     turn_began_ms: u64,
     asked_ms: u64,
@@ -258,6 +261,7 @@ impl State {
                 self.room.tried = false;
                 self.turn_steps = 0;
                 self.turn_output_tokens = 0;
+                self.tool_time = ToolTime::default();
                 self.turn_began_ms = recorded.at_ms;
                 self.tried.clear();
                 self.circles = 0;
@@ -343,6 +347,7 @@ impl State {
                 }
             }
             Event::CallStarted { id, replay, before } => {
+                self.tool_time.begins(recorded.at_ms);
                 self.changed |= *replay == Replay::Unsafe;
                 self.settle(id, |_| Settled::Started(*replay));
                 if let (Some(attempt), Some(before)) = (&mut self.attempt, before)
@@ -358,6 +363,7 @@ impl State {
             // For people: the model is told by what its calls say.
             Event::Egress { .. } => {}
             Event::CallFinished { id, outcome, left, recalled } => {
+                self.tool_time.ends(recorded.at_ms);
                 self.calls_done += 1;
                 if outcome.external {
                     // A page may be written to mislead, like a note of such text.
@@ -396,6 +402,7 @@ impl State {
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
             }
             Event::CallLost { id } => {
+                self.tool_time.is_lost();
                 self.calls_done += 1;
                 self.calls_failed += 1;
                 let lost = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
@@ -457,6 +464,12 @@ impl State {
                 self.room.tried = true;
             }
             Event::Uncompacted => self.uncompacted(),
+            Event::Budgeted { budget } => {
+                self.budgeted = Some(recorded.seq);
+                if let Some(created) = &mut self.created {
+                    Arc::make_mut(created).budget = *budget;
+                }
+            }
             Event::Looping { what, .. } => self.looping.retain(|known| known != what),
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {

@@ -15,6 +15,7 @@ use tools::{Call, Exit, Outcome, Running};
 
 use crate::Error;
 use crate::agent::NewSession;
+use crate::allowance::Left;
 use crate::context::Message;
 use crate::dialect::{Bound, Shape};
 use crate::event::{Before, Changed, Created, Event, Loop, Recorded, Refused, SessionId, Stop, Usage};
@@ -71,6 +72,11 @@ pub trait World: Send + Sync {
 
     /// Runs one call. Ends early, with an outcome that says so, once `cancel` is set.
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error>;
+
+    /// What is left of what all sessions of this one's tenant may use; nothing where they may use what they like.
+    fn left(&self) -> Option<Left> {
+        None
+    }
 
     /// What folders that a call has come below say about working there, where it is not what is known of them: digests by path.
     async fn guides(&self, call: &Call, known: &BTreeMap<String, String>) -> Result<Vec<Guide>, Error> {
@@ -231,6 +237,11 @@ pub trait Worlds: Send + Sync {
     /// Makes an empty folder ready to be worked in, and answers with its real path.
     async fn empty(&self, folder: &std::path::Path) -> Result<std::path::PathBuf, Error> {
         Err(Error::BadRequest(format!("{} cannot be made here", folder.display())))
+    }
+
+    /// Counts what a session has used up before: of each, once, when the service starts.
+    fn count(&self, events: &[Recorded]) {
+        let _ = events;
     }
 
     /// A folder that a session is to work in, with every link followed.

@@ -19,6 +19,7 @@ mod metrics;
 mod routes;
 mod sessions;
 mod stream;
+mod telemetry;
 mod tenants;
 mod wire;
 

@@ -40,6 +40,7 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(sessions::input))
         .routes(routes!(sessions::interrupt))
         .routes(routes!(sessions::approve))
+        .routes(routes!(sessions::budget))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::changes))
         .routes(routes!(checkpoints::rewind))

@@ -94,6 +94,7 @@ pub(crate) async fn open_live(
         approval_ms: (config.approval_secs > 0).then(|| config.approval_secs.saturating_mul(1000)),
         memory: config.memory,
         skills: config.skills.clone(),
+        tokens_per_day: None,
     };
     Ok(Live::new(options, memory.clone()))
 }
@@ -118,6 +119,7 @@ impl Opened {
                 tenant.roots()?,
                 tenant.secret()?,
                 checkpoints,
+                tenant.tokens_per_day()?,
             );
             let agent =
                 Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
@@ -331,6 +333,7 @@ impl Inside {
             .local_addr()
             .map_err(|error| Failure::new(format!("the port has no address: {error}")))?;
         let opened = open(config, folders, memory, roots, Auth::Keys(vec![key.hash()])).await?;
+        opened.service.trace(&config.telemetry)?;
         opened.preloader().load().await?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(opened.serve(listener, async move {

@@ -246,6 +246,9 @@ impl Show {
             Event::Imported { from, masked } => {
                 screen.line(&screen.ink(Ink::Dim, &format!("↪ {}", imported_in_words(from, *masked))));
             }
+            Event::Budgeted { .. } => {
+                screen.line(&screen.ink(Ink::Dim, "other limits hold from here on"));
+            }
             Event::Full { .. } | Event::CompactionAsked { .. } => {}
             Event::Running { commands } => {
                 for command in commands {

@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod experts;
 mod follow;
+mod limits;
 mod logits;
 mod mcp;
 mod memory;

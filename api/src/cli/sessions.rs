@@ -109,6 +109,15 @@ pub(crate) enum Args {
         #[command(flatten)]
         server: Server,
     },
+    /// Show what a session may use and what of it is used, or set it.
+    Budget {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        #[command(flatten)]
+        limits: super::limits::Limits,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Wind a session back, or forward again: its files, and what its model knows. Shows what that means and asks first.
     Rewind {
         /// The session, as `saga sessions list` shows it.
@@ -240,6 +249,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             done?;
             say("the model is shown again what was left out last");
         }
+        Args::Budget { id, limits, server } => return super::limits::run(&id, limits, &server).await,
         Args::Rewind { id, at, yes, server } => {
             let reached = reach(&id, &server, None).await?;
             let done = rewind(&reached, &id, at, yes).await;
@@ -576,6 +586,7 @@ fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
         waiting: 0,
         tool_calls: 0,
         tool_errors: 0,
+        budget: wire::Budget::default(),
         usage: wire::Usage::default(),
         created_ms,
         updated_ms: created_ms,
@@ -667,6 +678,7 @@ fn line(recorded: &Recorded) -> String {
         Event::Checkpoint { trouble: Some(trouble), .. } => format!("the workspace was not kept: {trouble}"),
         Event::Checkpoint { .. } => "the workspace was not kept".to_string(),
         Event::Rewound { to, .. } => format!("wound back to {}", to.0),
+        Event::Budgeted { .. } => "has other limits from here on".to_string(),
         Event::Guided { guides, .. } => {
             let paths: Vec<&str> = guides.iter().map(|guide| guide.path.as_str()).collect();
             format!("told what {} says", paths.join(", "))

@@ -175,6 +175,11 @@ impl Client {
         self.ask(Method::POST, &session_path(id, "/approvals"), Some(json(approval))).await
     }
 
+    /// Sets a session's limits.
+    pub(crate) async fn budget(&self, id: &str, budget: &wire::Budget) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/budget"), Some(json(budget))).await
+    }
+
     /// Winds a session back, or tells what that would mean.
     pub(crate) async fn rewind(
         &self,

@@ -67,6 +67,7 @@ fn remote(url: &str) -> Remote {
         context_tokens: 1_000,
         led: false,
         ca_file: None,
+        price: Price { input_nanos: 1_000, cached_nanos: 100, output_nanos: 4_000 },
     }
 }
 
