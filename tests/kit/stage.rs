@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::guides::Guide;
 use agent::{
-    Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Message, NewSession,
+    Allowance, Left, Recorded, Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Message, NewSession,
     Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, Weights, World, Worlds,
 };
 use async_trait::async_trait;
@@ -53,6 +53,8 @@ pub struct Stage {
     pub rules: Mutex<Vec<Rule>>,
     /// How long somebody may take to approve of a call. Milliseconds; 0 as long as they like.
     pub approval_ms: AtomicU64,
+    /// What all sessions here may use together.
+    pub allowance: Mutex<Option<Arc<Allowance>>>,
     /// Tokens that the mind's context holds; 0 for no end of them.
     pub window: AtomicU64,
     /// The commands that run in the background, and those that have ended and nobody was told of.
@@ -101,6 +103,7 @@ impl Stage {
             reaches: Mutex::default(),
             reached: Mutex::default(),
             approval_ms: AtomicU64::default(),
+            allowance: Mutex::default(),
             window: AtomicU64::default(),
             background: Mutex::default(),
             exits: Mutex::default(),
@@ -278,6 +281,10 @@ impl Stage {
         }
     }
 
+    fn allowance(&self) -> Option<Arc<Allowance>> {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn now(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst) as u64
     }
@@ -319,7 +326,11 @@ impl World for Seat {
     }
 
     async fn append(&self, at_ms: u64, event: &Event) -> Result<Seq, Error> {
-        self.stage.effect(|| Ok(self.journal.append(&agent::encode(at_ms, event))?))
+        let seq = self.stage.effect(|| Ok(self.journal.append(&agent::encode(at_ms, event))?))?;
+        if let Some(allowance) = self.stage.allowance() {
+            allowance.count(at_ms, event);
+        }
+        Ok(seq)
     }
 
     fn replay(&self, tool: &str) -> Replay {
@@ -330,6 +341,10 @@ impl World for Seat {
         let written = self.stage.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = Rules::new(Level::Operator, &written).expect("tests write rules that can be read");
         tools::rules::judge(&[(Level::Operator, &rules)], call, None, Path::new("/nowhere"))
+    }
+
+    fn left(&self) -> Option<Left> {
+        self.stage.allowance().map(|allowance| allowance.left(0))
     }
 
     fn approval_ms(&self) -> Option<u64> {
@@ -522,6 +537,12 @@ impl Worlds for Theatre {
     }
 
     async fn forget(&self, _: &SessionId) {}
+
+    fn count(&self, events: &[Recorded]) {
+        if let Some(allowance) = self.0.allowance() {
+            allowance.count_all(events);
+        }
+    }
 
     fn now_ms(&self) -> u64 {
         self.0.now()

@@ -215,6 +215,8 @@ async fn a_stream_becomes_text_calls_and_what_they_cost() {
         thought.refused[0].why.contains("no JSON")
             && thought.refused[1].why.contains("no tool named \"fly\"")
     );
+    // 26 at 1, 64 at a tenth and 12 at 4 thousandths of a thousandth.
+    assert_eq!(thought.usage.cost_nanos, 26_000 + 6_400 + 48_000);
     let Usage { prompt_tokens, cached_tokens, output_tokens, .. } = thought.usage;
     assert_eq!((prompt_tokens, cached_tokens, output_tokens), (90, 64, 12));
     assert!(
