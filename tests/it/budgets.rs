@@ -65,13 +65,17 @@ async fn a_session_stops_at_its_cost_and_goes_on_when_that_is_raised() {
     let budget = Budget { session_cost_nanos_max: 2_000_000_000, ..Budget::default() };
     let id = scene.session(budget).await;
     let said = limit(scene.say(&id, "Go.").await);
-    assert!(said.starts_with("a cost of 2.00 in the session, of which 2.50 are spent; raise it with"), "{said}");
+    assert!(
+        said.starts_with("a cost of 2.00 in the session, of which 2.50 are spent; raise it with"),
+        "{said}"
+    );
     assert_eq!(scene.stage.ran().len(), 2, "the second call was asked for within the limit");
     let said = limit(scene.say(&id, "Go on.").await);
     assert!(said.contains("a cost of 2.00"), "a new turn alone leads no further: {said}");
     assert_eq!(scene.stage.ran().len(), 2);
     // It is in the journal, so the next life of the service holds it as well.
-    let again = Agent::open(Config::default(), scene.memory.clone(), Arc::new(Theatre(scene.stage.clone()))).await;
+    let again =
+        Agent::open(Config::default(), scene.memory.clone(), Arc::new(Theatre(scene.stage.clone()))).await;
     assert_eq!(again.unwrap().get(&id).unwrap().budget, budget);
     let more = Budget { session_cost_nanos_max: 9_000_000_000, ..budget };
     scene.agent.submit(&id, Command::Budget(more)).await.unwrap();
@@ -101,6 +105,10 @@ async fn all_sessions_of_a_tenant_share_its_tokens_of_the_day() {
     // A service that starts anew counts what the journals tell.
     let anew = Arc::new(Allowance::new(40));
     *scene.stage.allowance.lock().unwrap() = Some(anew.clone());
-    drop(Agent::open(Config::default(), scene.memory.clone(), Arc::new(Theatre(scene.stage.clone()))).await.unwrap());
+    drop(
+        Agent::open(Config::default(), scene.memory.clone(), Arc::new(Theatre(scene.stage.clone())))
+            .await
+            .unwrap(),
+    );
     assert_eq!(anew.left(0).tokens, 13);
 }

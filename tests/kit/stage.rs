@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::guides::Guide;
 use agent::{
-    Allowance, Left, Recorded, Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Message, NewSession,
-    Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, Weights, World, Worlds,
+    Allowance, Before, Budget, Cancel, Changed, Created, Error, Event, Left, Lessons, Loop, Manner, Message,
+    NewSession, Notebook, Progress, Recollection, Recorded, SessionId, Sink, Stop, Thought, Usage, Weights,
+    World, Worlds,
 };
 use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};

@@ -24,6 +24,7 @@ mod run;
 mod sandbox;
 mod sessions;
 mod tenants;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -75,6 +76,8 @@ enum Command {
     Run(run::Args),
     /// Go on with a session.
     Resume(resume::Args),
+    /// Watch all sessions of a service, follow one, stop one.
+    Top(top::Args),
     /// List, show and delete sessions.
     #[command(subcommand)]
     Sessions(sessions::Args),
@@ -144,6 +147,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Up(args) => up::run(args).await,
         Command::Run(args) => run::run(args).await,
         Command::Resume(args) => resume::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
         Command::Memory(args) => memory::run(args).await,
         Command::Eval(args) => eval::run(args).await,

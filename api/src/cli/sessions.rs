@@ -602,16 +602,9 @@ fn render(sessions: &[wire::Session]) -> String {
     let rows: Vec<Vec<String>> = sessions
         .iter()
         .map(|session| {
-            let state = match (session.status, &session.ended) {
-                (wire::Status::Running, _) => "running".to_string(),
-                (wire::Status::Asking, _) => "asks you".to_string(),
-                (wire::Status::Failed, _) => "failed".to_string(),
-                (wire::Status::Idle, Some(end)) => end_word(end).to_string(),
-                (wire::Status::Idle, None) => "new".to_string(),
-            };
             vec![
                 session.id.clone(),
-                state,
+                state_word(session),
                 age(now_ms.saturating_sub(session.updated_ms)),
                 session.steps.to_string(),
                 one_line(&session.workspace, 40),
@@ -620,6 +613,18 @@ fn render(sessions: &[wire::Session]) -> String {
         })
         .collect();
     table(&["ID", "STATE", "AGE", "STEPS", "WORKSPACE", "TITLE"], &rows)
+}
+
+/// What a session is doing, in a word.
+pub(super) fn state_word(session: &wire::Session) -> String {
+    let word = match (session.status, &session.ended) {
+        (wire::Status::Running, _) => "running",
+        (wire::Status::Asking, _) => "asks you",
+        (wire::Status::Failed, _) => "failed",
+        (wire::Status::Idle, Some(end)) => end_word(end),
+        (wire::Status::Idle, None) => "new",
+    };
+    word.to_string()
 }
 
 /// Why a turn ended, in a word.

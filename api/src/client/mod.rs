@@ -237,6 +237,13 @@ impl Client {
         self.body(response).await
     }
 
+    /// The service's figures, in the text format of Prometheus.
+    pub(crate) async fn metrics(&self) -> Result<String, Refusal> {
+        let response = self.send(Method::GET, "/metrics", None, &[]).await?;
+        let response = self.good(response).await?;
+        Ok(String::from_utf8_lossy(&self.bytes(response).await?).into_owned())
+    }
+
     /// What fills a session's prompt.
     pub(crate) async fn context(&self, id: &str) -> Result<Context, Refusal> {
         self.ask(Method::GET, &session_path(id, "/context"), None).await

@@ -66,7 +66,9 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         return Ok(u8::from(view.away.is_some()));
     }
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
-        return Err(Failure::new("this is no terminal to draw on").next("use --once for one picture as plain text"));
+        return Err(
+            Failure::new("this is no terminal to draw on").next("use --once for one picture as plain text")
+        );
     }
     watch(&client, &mut view, Duration::from_secs_f64(args.every)).await?;
     Ok(0)

@@ -86,7 +86,8 @@ fn no_sessions_are_said_to_be_none() {
 #[test]
 fn a_service_that_has_gone_leaves_what_was_known() {
     let mut view = view();
-    view.away = Some("the service at http://127.0.0.1:7777 cannot be reached: connection refused".to_string());
+    view.away =
+        Some("the service at http://127.0.0.1:7777 cannot be reached: connection refused".to_string());
     check(&mut view, 100, 9, expect![[r#""#]]);
     view.update(Vec::new(), Figures::default());
     assert_eq!(view.away, None);

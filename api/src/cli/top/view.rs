@@ -152,7 +152,8 @@ impl View {
     }
 
     fn head(&self) -> Vec<Line<'static>> {
-        let of = |status: wire::Status| self.sessions.iter().filter(|session| session.status == status).count();
+        let of =
+            |status: wire::Status| self.sessions.iter().filter(|session| session.status == status).count();
         let (running, asking) = (of(wire::Status::Running), of(wire::Status::Asking));
         let asks = if asking > 0 { format!(", {asking} ask") } else { String::new() };
         let Figures { decode_per_second, kv_bytes, kv_budget_bytes, memory_bytes, processes } = self.figures;
@@ -171,11 +172,14 @@ impl View {
 
     fn foot(&self) -> Line<'static> {
         match (&self.away, &self.said) {
-            (Some(why), _) => Line::styled(format!("{}; asking again", one_line(why, 200)), Style::new().fg(Color::Red)),
-            (None, Some(said)) => Line::from(one_line(said, 200)),
-            (None, None) => {
-                Line::styled("↑↓ choose  enter follow  i interrupt  q end", Style::new().add_modifier(Modifier::DIM))
+            (Some(why), _) => {
+                Line::styled(format!("{}; asking again", one_line(why, 200)), Style::new().fg(Color::Red))
             }
+            (None, Some(said)) => Line::from(one_line(said, 200)),
+            (None, None) => Line::styled(
+                "↑↓ choose  enter follow  i interrupt  q end",
+                Style::new().add_modifier(Modifier::DIM),
+            ),
         }
     }
 
