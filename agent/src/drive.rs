@@ -323,8 +323,8 @@ impl Driver<'_> {
 
     async fn think(&mut self, step: u32) -> Result<(), Error> {
         let left = self.world.left();
-        if let Some(Left { tokens: 0, limit }) = left {
-            return self.end(End::Budget { limit }).await;
+        if let Some(Left { tokens: 0, limit }) = &left {
+            return self.end(End::Budget { limit: limit.clone() }).await;
         }
         self.record(Event::StepStarted { step }).await?;
         let conversation = self.state.conversation().clone();

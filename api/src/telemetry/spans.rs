@@ -56,7 +56,9 @@ impl Tracer {
         self.clock += 1;
         if self.turns.len() >= SESSIONS_MAX && !self.turns.contains_key(id) {
             let oldest = self.turns.iter().min_by_key(|(_, turn)| turn.heard).map(|(id, _)| id.clone());
-            oldest.map(|oldest| self.turns.remove(&oldest));
+            if let Some(oldest) = oldest {
+                self.turns.remove(&oldest);
+            }
         }
         let content = self.content;
         let turn = self.turns.entry(id.clone()).or_default();

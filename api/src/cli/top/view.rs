@@ -63,7 +63,7 @@ struct Column {
 }
 
 /// The order is that on the screen; on a narrow one those that tell least are left out.
-const COLUMNS: [Column; 10] = [
+static COLUMNS: [Column; 10] = [
     Column { head: "SESSION", width: 16, from: 0, cell: |_, session| session.id.clone() },
     Column { head: "STATE", width: 12, from: 0, cell: |_, session| state_word(session) },
     Column { head: "TURN", width: 5, from: 48, cell: |_, session| session.turns.to_string() },
