@@ -322,7 +322,7 @@ impl Driver<'_> {
     }
 
     async fn think(&mut self, step: u32) -> Result<(), Error> {
-        let left = self.world.left();
+        let left = self.world.allowance();
         if let Some(Left { tokens: 0, limit }) = &left {
             return self.end(End::Budget { limit: limit.clone() }).await;
         }

@@ -287,7 +287,7 @@ impl Live {
             policy.secrets.clone_from(secrets);
         }
         // Scripts of a skill are run where they lie.
-        policy.read_only.extend(self.options.skills.clone());
+        policy.read_only.extend(self.options.skills.clone().filter(|folder| folder.is_dir()));
         if let Some(bytes) = self.options.workspace_bytes {
             policy.limits.workspace_bytes = bytes;
         }
@@ -757,7 +757,7 @@ impl World for LiveWorld {
         thought
     }
 
-    fn left(&self) -> Option<Left> {
+    fn allowance(&self) -> Option<Left> {
         self.live.allowance.as_ref().map(|allowance| allowance.left(now_ms()))
     }
 

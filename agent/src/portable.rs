@@ -21,7 +21,7 @@ mod mask;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use memory::{Journal, Memory, Seq};
+use memory::{Journal, Memory};
 use serde::{Deserialize, Serialize};
 use tools::checkpoint::{Cargo, Checkpoints, Tree};
 
@@ -158,7 +158,6 @@ pub struct Arrival {
     memory: Memory,
     journal: Journal,
     checkpoints: Option<Checkpoints>,
-    last: Seq,
 }
 
 /// Reads a session from a file, under a new id. Every line is checked. Nothing of it runs, and it is not there before
@@ -182,10 +181,11 @@ pub fn import(
     settle(&mut created)?;
     let name = id.as_str();
     let journal = memory.journal(name)?;
-    let begun = journal.append_once(BEGUN, &encode(first.at_ms, &Event::Created(created.clone())))?;
-    if !begun.fresh || begun.seq != Seq(1) {
+    // One that is there is not written to.
+    if journal.last().is_some() {
         return Err(Error::Exists(id.clone()));
     }
+    journal.append_once(BEGUN, &encode(first.at_ms, &Event::Created(created.clone())))?;
     let mut arrival = Arrival {
         id: id.clone(),
         created: *created,
@@ -194,7 +194,6 @@ pub fn import(
         memory: memory.clone(),
         journal,
         checkpoints: checkpoints.cloned(),
-        last: Seq(1),
     };
     match arrival.read(&mut reader) {
         Ok(()) => Ok(arrival),
@@ -252,7 +251,7 @@ impl Arrival {
             return Ok(());
         }
         let records: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
-        self.last = self.journal.append_all(&records)?;
+        self.journal.append_all(&records)?;
         batch.clear();
         Ok(())
     }

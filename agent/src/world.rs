@@ -74,7 +74,7 @@ pub trait World: Send + Sync {
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error>;
 
     /// What is left of what all sessions of this one's tenant may use; nothing where they may use what they like.
-    fn left(&self) -> Option<Left> {
+    fn allowance(&self) -> Option<Left> {
         None
     }
 

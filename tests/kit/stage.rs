@@ -344,7 +344,7 @@ impl World for Seat {
         tools::rules::judge(&[(Level::Operator, &rules)], call, None, Path::new("/nowhere"))
     }
 
-    fn left(&self) -> Option<Left> {
+    fn allowance(&self) -> Option<Left> {
         self.stage.allowance().map(|allowance| allowance.left(0))
     }
 
