@@ -1,5 +1,6 @@
 //! All sessions: make, submit, watch, recover, delete.
 
+mod carrying;
 mod children;
 mod gauge;
 mod rewinding;
@@ -21,11 +22,13 @@ use crate::drive::{Order, drive_among, in_full};
 use crate::event::{Budget, Created, End, Event, Recorded, SessionId, Usage};
 use crate::goal::{Checked, Goal};
 use crate::plan::Task;
+use crate::portable;
 use crate::state::State;
 use crate::world::{Said, Sink, World, Worlds};
 
+pub use carrying::bring;
 pub use gauge::{Gauge, Segment, SegmentKind};
-pub use rewinding::Rewinding;
+pub use rewinding::{ForkPart, Forking, Rewinding};
 
 /// How the agent treats its sessions.
 #[derive(Debug, Clone)]
@@ -113,6 +116,8 @@ pub enum Command {
         /// What is to be kept most of all, in words.
         focus: Option<String>,
     },
+    /// Set other limits; they hold from then on.
+    Budget(Budget),
     /// Show the model again what was left out last.
     Uncompact,
 }
@@ -183,6 +188,8 @@ pub struct SessionInfo {
     pub tool_calls: u32,
     /// Calls that have ended badly.
     pub tool_errors: u32,
+    /// Its limits.
+    pub budget: Budget,
     /// What all replies have cost.
     pub usage: Usage,
     /// Milliseconds since 1970 when it was made.
@@ -263,6 +270,7 @@ impl SessionInfo {
             waiting: state.waiting(),
             tool_calls,
             tool_errors,
+            budget: created.map(|c| c.budget).unwrap_or_default(),
             usage: state.usage(),
             created_ms: state.created_ms(),
             updated_ms: state.updated_ms(),
@@ -281,6 +289,8 @@ struct Inner {
     worlds: Arc<dyn Worlds>,
     slots: Mutex<BTreeMap<SessionId, Arc<Slot>>>,
     clock: schedules::Clock,
+    /// What all sessions write down.
+    heard: broadcast::Sender<(SessionId, Arc<Recorded>)>,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -288,6 +298,7 @@ struct Inner {
 struct Slot {
     info: Mutex<SessionInfo>,
     said: broadcast::Sender<Said>,
+    heard: broadcast::Sender<(SessionId, Arc<Recorded>)>,
     driver: tokio::sync::Mutex<Option<Driver>>,
 }
 
@@ -312,6 +323,7 @@ impl Agent {
             worlds,
             slots: Mutex::default(),
             clock: schedules::Clock::default(),
+            heard: broadcast::channel(SAID).0,
             stopping: std::sync::atomic::AtomicBool::new(false),
         }));
         let memory = agent.0.memory.clone();
@@ -320,8 +332,16 @@ impl Agent {
         for name in names.into_iter().map(|journal| journal.name) {
             // Journals of other kinds have names that no session has.
             let Ok(id) = name.parse::<SessionId>() else { continue };
-            let (state, trouble) = match agent.fold(&id).await {
-                Ok(state) => (state, None),
+            let (memory, came) = (agent.0.memory.clone(), id.clone());
+            if blocking(move || portable::sweep(&memory, &came)).await? {
+                tracing::warn!(session = %id, "its import was cut off; nothing of it is kept");
+                continue;
+            }
+            let (state, trouble) = match agent.journal(&id).await {
+                Ok(events) => {
+                    agent.0.worlds.count(&events);
+                    (State::fold(&events), None)
+                }
                 Err(error) => {
                     tracing::error!(session = %id, error = %in_full(&error), "a journal cannot be read");
                     (State::default(), Some(in_full(&error)))
@@ -412,6 +432,7 @@ impl Agent {
                 }
                 Command::Interrupt => Order::Interrupt { done },
                 Command::Compact { focus } => Order::Compact { focus, done },
+                Command::Budget(budget) => Order::Budget { budget, done },
                 Command::Uncompact => Order::Uncompact { done },
             })
             .await?;
@@ -478,6 +499,11 @@ impl Agent {
         Ok(Watch(self.slot(id)?.said.subscribe()))
     }
 
+    /// The events of all sessions from now on, as they are written. A reader that is too slow is told how many it has missed.
+    pub fn heard(&self) -> broadcast::Receiver<(SessionId, Arc<Recorded>)> {
+        self.0.heard.subscribe()
+    }
+
     /// Stops the session and removes everything it has written, and its sub-agents with it.
     pub async fn delete(&self, id: &SessionId) -> Result<(), Error> {
         for child in self.children(id, |_| true) {
@@ -532,6 +558,7 @@ impl Agent {
         let slot = Arc::new(Slot {
             info: Mutex::new(info),
             said: broadcast::channel(SAID).0,
+            heard: self.0.heard.clone(),
             driver: tokio::sync::Mutex::new(None),
         });
         self.slots().insert(id.clone(), slot.clone());
@@ -617,6 +644,7 @@ impl Slot {
                 children::tell_parent(family.agent.clone(), parent.session.clone(), returned);
             }
             // Nobody may be watching.
+            let _ = self.heard.send((id.clone(), recorded.clone()));
             let _ = self.said.send(Said::Recorded(recorded));
         };
         let said = self.said.clone();

@@ -131,7 +131,7 @@ impl State {
                 // Somebody has said more, so what would be checked is not the end of the turn any more.
                 Settled::Waiting | Settled::Allowed if self.checks(&call.id) && !self.answered() => {}
                 // What was asked for in time is not begun when the time is over.
-                Settled::Waiting | Settled::Allowed if self.late() => {}
+                Settled::Waiting | Settled::Allowed if self.overdue() => {}
                 Settled::Allowed if !self.interrupted() => return Action::Act(call.clone()),
                 Settled::Waiting if !self.interrupted() => {
                     return match self.guarded(call) {

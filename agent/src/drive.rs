@@ -13,12 +13,13 @@ use tools::rules::Effect;
 use tools::{Outcome, Reach, Replay};
 
 use crate::agent::Admitted;
+use crate::allowance::Left;
 use crate::child::{self, Returned};
 use crate::compact;
 use crate::context::Message;
 use crate::decide::Action;
 use crate::dialect::Shape;
-use crate::event::{Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
+use crate::event::{Budget, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::family::{Alone, Family};
 use crate::goal::{self, Goal, JUDGE_TOKENS_MAX, Test};
 use crate::learn::Lessons;
@@ -97,6 +98,13 @@ pub enum Order {
     Compact {
         /// What is to be kept most of all, in words.
         focus: Option<String>,
+        /// Where the answer goes.
+        done: oneshot::Sender<Result<Admitted, Error>>,
+    },
+    /// Set other limits.
+    Budget {
+        /// All of them.
+        budget: Budget,
         /// Where the answer goes.
         done: oneshot::Sender<Result<Admitted, Error>>,
     },
@@ -415,11 +423,17 @@ impl Driver<'_> {
     }
 
     async fn think(&mut self, step: u32) -> Result<(), Error> {
+        let left = self.world.allowance();
+        if let Some(Left { tokens: 0, limit }) = &left {
+            return self.end(End::Budget { limit: limit.clone() }).await;
+        }
         self.record(Event::StepStarted { step }).await?;
         let conversation = self.state.conversation().clone();
         let mut created = Created::clone(self.state.created().expect("only a created session thinks"));
         // What is left of the turn's budget, and of the session's, is all that a reply may take.
-        created.budget.reply_tokens_max = self.state.reply_tokens_max();
+        let most = left.map_or(u32::MAX, |left| u32::try_from(left.tokens).unwrap_or(u32::MAX));
+        created.budget.reply_tokens_max = self.state.reply_tokens_max().min(most);
+        created.budget.session_cost_nanos_max = self.state.cost_left_nanos();
         let (shape, without) = self.state.shape();
         let manner = Manner {
             sampling: sampling(&created.sampling, self.state.circles(), self.state.undone()),
@@ -550,7 +564,9 @@ impl Driver<'_> {
             Ok((outcome, recalled)) => {
                 // Read after the call and before anything else: what is in the file from now on is somebody else's.
                 let left = if kept { self.world.left(&call).await? } else { None };
-                self.record(Event::CallFinished { id: call.id, outcome, left, recalled }).await
+                let went_well = outcome.ok;
+                self.record(Event::CallFinished { id: call.id.clone(), outcome, left, recalled }).await?;
+                if went_well { self.guide(&call).await } else { Ok(()) }
             }
             Err(Error::Stopping) => Err(Error::Stopping),
             Err(error) => {
@@ -559,6 +575,19 @@ impl Driver<'_> {
                 let recalled = Vec::new();
                 self.record(Event::CallFinished { id: call.id, outcome, left: None, recalled }).await?;
                 self.end(End::Failed { error: in_full(&error) }).await
+            }
+        }
+    }
+
+    /// Tells what the folders say that a call has come below. What cannot be read is told with the next call there.
+    async fn guide(&mut self, call: &tools::Call) -> Result<(), Error> {
+        match self.world.guides(call, self.state.guided()).await {
+            Ok(guides) if guides.is_empty() => Ok(()),
+            Ok(guides) => self.record(Event::Guided { id: call.id.clone(), guides }).await,
+            Err(Error::Stopping) => Err(Error::Stopping),
+            Err(error) => {
+                tracing::warn!(session = %self.id, error = %in_full(&error), "what folders say cannot be read");
+                Ok(())
             }
         }
     }
@@ -640,6 +669,10 @@ impl Driver<'_> {
             }
             Order::Returned { returned, done } => return self.hear_child(*returned, done).await,
             Order::Compact { focus, done } => match self.write(Event::CompactionAsked { focus }).await {
+                Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
+                Err(error) => return refuse(done, error),
+            },
+            Order::Budget { budget, done } => match self.write(Event::Budgeted { budget }).await {
                 Ok(seq) => drop(done.send(Ok(Admitted { seq, fresh: true }))),
                 Err(error) => return refuse(done, error),
             },

@@ -82,6 +82,17 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A session cannot be written to a file.
+    #[error("the session cannot be written to the file: {0}")]
+    NotExported(String),
+    /// A file does not make a session.
+    #[error("line {line} of the file: {why}; nothing was imported")]
+    NotImported {
+        /// The line, from 1 on.
+        line: u64,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The prompt does not fit the model's context.
     #[error(
         "the prompt needs {asked} tokens, the context holds {limit}; begin a new session with less text, or allow more \

@@ -18,6 +18,7 @@ use tools::{Call, Exit, Outcome, Replay, Running, Spec};
 use crate::Error;
 use crate::child::{Child, Merged, Parent, Returned};
 use crate::goal::{Checked, Goal};
+use crate::guides::Guide;
 use crate::recall::Recollection;
 
 /// One fact in the life of a session.
@@ -172,6 +173,13 @@ pub enum Event {
         #[serde(flatten)]
         merged: Merged,
     },
+    /// A call came below folders that say how to work there, which the session was not told yet.
+    Guided {
+        /// [`Call::id`].
+        id: String,
+        /// What they say; it is told with the call's answer.
+        guides: Vec<Guide>,
+    },
     /// Commands or tools reached beyond the sandbox's network, or tried to: each target once, with how often.
     Egress {
         /// [`Call::id`] of the call that ran meanwhile; nothing for what commands in the background did between calls.
@@ -221,6 +229,15 @@ pub enum Event {
         from: SessionId,
         /// The place in its journal.
         at: Seq,
+    },
+    /// The session has come in a file: the events before this are those of another one, elsewhere or at another time. It rests. What was
+    /// allowed there is not allowed here, and nobody here vouches for what was said.
+    Imported {
+        /// What it was called there.
+        from: SessionId,
+        /// Whether secrets were blotted out of it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        masked: bool,
     },
     /// The model says or asks for the same again and again. It is only told: nothing is changed because of it.
     Looping {
@@ -272,6 +289,11 @@ pub enum Event {
     Exited {
         /// What came of it.
         exit: Exit,
+    },
+    /// Somebody has set other limits: they hold from now on.
+    Budgeted {
+        /// All of them.
+        budget: Budget,
     },
     /// Somebody asked the running turn to stop.
     Interrupted,
@@ -401,6 +423,23 @@ pub struct Budget {
     /// Most tokens sampled in the whole session. 0: as many as it likes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub session_output_tokens_max: u64,
+    /// Most seconds that the tools of a turn run, held against what they have run before each call. 0: as long as they like.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tool_secs_max: u64,
+    /// Most that the replies of the whole session cost, in billionths of the currency that minds' prices are in. 0: as much as they like.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub session_cost_nanos_max: u64,
+}
+
+/// Billionths of a currency in one of it.
+const NANOS: u64 = 1_000_000_000;
+
+/// An amount of money, for people: with two decimals, or as many as it takes to be told from nothing.
+pub fn money(nanos: u64) -> String {
+    let (whole, rest) = (nanos / NANOS, nanos % NANOS);
+    let decimals = format!("{rest:09}");
+    let kept = if whole > 0 || rest >= NANOS / 100 { 2 } else { 6 };
+    format!("{whole}.{}", &decimals[..kept])
 }
 
 impl Default for Budget {
@@ -412,6 +451,8 @@ impl Default for Budget {
             reply_tokens_max: 4_096,
             wall_secs_max: 0,
             session_output_tokens_max: 0,
+            tool_secs_max: 0,
+            session_cost_nanos_max: 0,
         }
     }
 }
@@ -477,6 +518,9 @@ pub struct Usage {
     pub prefill_ms: u64,
     /// Milliseconds spent sampling.
     pub decode_ms: u64,
+    /// What it cost where its mind has a price: billionths of the currency that the price is in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cost_nanos: u64,
 }
 
 impl Usage {
@@ -488,6 +532,7 @@ impl Usage {
             output_tokens: self.output_tokens + other.output_tokens,
             prefill_ms: self.prefill_ms + other.prefill_ms,
             decode_ms: self.decode_ms + other.decode_ms,
+            cost_nanos: self.cost_nanos.saturating_add(other.cost_nanos),
         }
     }
 }

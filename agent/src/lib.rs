@@ -13,6 +13,7 @@
 //! longer one.
 
 mod agent;
+mod allowance;
 mod check;
 mod child;
 pub mod code;
@@ -27,6 +28,7 @@ mod event;
 mod family;
 mod focus;
 mod goal;
+pub mod guides;
 mod known;
 mod lead;
 mod learn;
@@ -34,16 +36,20 @@ mod live;
 pub mod mind;
 mod notebook;
 mod plan;
+pub mod portable;
 mod recall;
+mod replay;
 mod sayings;
 pub mod schedule;
+mod skills;
 mod state;
 mod world;
 
 pub use agent::{
-    Admitted, Agent, Ask, Command, Config, Gauge, NewSession, Pursued, Rewinding, Segment, SegmentKind,
-    SessionInfo, Status, Watch, encode, read_journal,
+    Admitted, Agent, Ask, Command, Config, ForkPart, Forking, Gauge, NewSession, Pursued, Rewinding, Segment,
+    SegmentKind, SessionInfo, Status, Watch, bring, encode, read_journal,
 };
+pub use allowance::{Allowance, Left};
 pub use child::{Access, Child, Merged, Mode, Parent, Returned};
 pub use context::{Answer, Message};
 pub use decide::Action;
@@ -51,6 +57,7 @@ pub use drive::{Inbox, Order, drive};
 pub use error::Error;
 pub use event::{
     Before, Budget, Changed, Created, End, Event, Loop, Recorded, Refused, SessionId, Stop, Usage, digest,
+    money,
 };
 pub use goal::{Checked, Evidence, Goal, Test};
 pub use learn::Lessons;
@@ -58,5 +65,6 @@ pub use live::{Live, LiveOptions};
 pub use notebook::{Files, Notebook};
 pub use plan::{Task, TaskState};
 pub use recall::Recollection;
+pub use replay::{Model, Replayed, ReplayedStep, replay};
 pub use state::{Asked, Checkpoint, Compaction, Kid, Progressed, State};
 pub use world::{Cancel, Manner, Progress, Said, Sink, Thought, Weights, World, Worlds};

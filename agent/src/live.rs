@@ -19,18 +19,21 @@ use tools::{Call, Exit, Outcome, Policy, Reach, Replay, Running, Sandbox, Spec, 
 
 use crate::Error;
 use crate::agent::{NewSession, blocking, encode};
+use crate::allowance::{Allowance, Left};
 use crate::check;
 use crate::child::{self, Access, Merged};
 use crate::code::{self, Code};
 use crate::context::Message;
 use crate::dialect::Dialect;
-use crate::event::{Before, Budget, Changed, Created, Event, SessionId};
+use crate::event::{Before, Budget, Changed, Created, Event, Recorded, SessionId};
+use crate::guides::{self, Guide, NAMES as GUIDES};
 use crate::lead;
 use crate::learn::Lessons;
 use crate::mind::{LocalMind, Remote, RemoteMind, remote, weigh};
 use crate::notebook::{Files, Notebook};
 use crate::plan;
 use crate::recall::{self, Recollection};
+use crate::skills::{self, Skills};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought, Weights, World, Worlds};
 
 /// What the real world is made of.
@@ -92,6 +95,10 @@ pub struct LiveOptions {
     pub approval_ms: Option<u64>,
     /// Whether sessions that do not say recall earlier work and write down what they learn.
     pub memory: bool,
+    /// A folder of skills for all sessions, besides those of their workspaces.
+    pub skills: Option<PathBuf>,
+    /// Tokens that all sessions may use in a day; as many as they like when left out.
+    pub tokens_per_day: Option<u64>,
 }
 
 /// The real [`Worlds`].
@@ -101,6 +108,8 @@ pub struct Live {
     toolbox: Arc<Toolbox>,
     code: Code,
     shared: Arc<Shared>,
+    /// What they may use, if there is a limit.
+    allowance: Option<Allowance>,
     /// Whose sessions these are; nothing for the service's own.
     tenant: Option<String>,
 }
@@ -120,8 +129,6 @@ const ENGINES_MAX: usize = 4;
 /// and more are known to call tools by themselves.
 const LED_BELOW: u64 = 7_000_000_000;
 
-/// Where a project says how to work on it: the first that is there. <https://agents.md>
-const GUIDES: [&str; 2] = ["AGENTS.md", "CLAUDE.md"];
 /// What of it is told at once, in characters, and the largest file that is looked at, in bytes. A small model follows a page and loses itself
 /// in ten.
 const GUIDE_CHARS_MAX: usize = 16_000;
@@ -178,6 +185,7 @@ impl Live {
     pub fn new(options: LiveOptions, memory: Memory) -> Arc<Live> {
         let toolbox = Toolbox::new(options.egress.as_deref(), &[]);
         Arc::new(Live {
+            allowance: options.tokens_per_day.map(Allowance::new),
             options,
             code: Code::new(memory.clone()),
             memory,
@@ -197,6 +205,7 @@ impl Live {
         secret: Secret,
         checkpoints: Option<Checkpoints>,
         branches: Option<PathBuf>,
+        tokens_per_day: Option<u64>,
     ) -> Arc<Live> {
         Arc::new(Live {
             options: LiveOptions {
@@ -204,8 +213,10 @@ impl Live {
                 secret: Some(secret),
                 checkpoints,
                 branches,
+                tokens_per_day,
                 ..self.options.clone()
             },
+            allowance: tokens_per_day.map(Allowance::new),
             code: Code::new(memory.clone()),
             memory,
             toolbox: self.toolbox.clone(),
@@ -227,6 +238,14 @@ impl Live {
             }
         }
         None
+    }
+
+    /// What a session in this folder is told of the skills there are.
+    async fn skills(&self, workspace: &Path) -> Result<Option<String>, Error> {
+        // If there is no sandbox, the first call says why.
+        let Ok(sandbox) = Sandbox::open(self.policy(workspace)).await else { return Ok(None) };
+        let (toolbox, operator) = (&*self.toolbox, self.options.skills.as_deref());
+        Ok(skills::told(&Skills { toolbox, sandbox: &sandbox, operator }.all().await?))
     }
 
     /// What the repository says about which calls may run, read inside a sandbox.
@@ -255,6 +274,14 @@ impl Live {
         Ok(written.rules)
     }
 
+    /// Where the network is open to commands, they may send anything anywhere.
+    fn reach_out(&self, tools: &mut [Spec]) {
+        if self.options.lowered.iter().any(|layer| layer == "network") {
+            let commands = tools.iter_mut().filter(|tool| lead::runs(&tool.name));
+            commands.for_each(|tool| tool.reach = Reach::Outside);
+        }
+    }
+
     /// What the sandbox of a session in this folder may do.
     fn policy(&self, workspace: &Path) -> Policy {
         let mut policy = Policy {
@@ -266,6 +293,8 @@ impl Live {
         if let Some(secrets) = &self.options.secrets {
             policy.secrets.clone_from(secrets);
         }
+        // Scripts of a skill are run where they lie.
+        policy.read_only.extend(self.options.skills.clone().filter(|folder| folder.is_dir()));
         if let Some(bytes) = self.options.workspace_bytes {
             policy.limits.workspace_bytes = bytes;
         }
@@ -441,13 +470,7 @@ impl Worlds for Arc<Live> {
             .filter(|spec| offered(&spec.name, led, format))
             .map(|spec| if led { plain(spec) } else { spec.clone() })
             .collect();
-        if self.options.lowered.iter().any(|layer| layer == "network") {
-            // Then a command may send anything anywhere.
-            tools
-                .iter_mut()
-                .filter(|tool| lead::runs(&tool.name))
-                .for_each(|tool| tool.reach = Reach::Outside);
-        }
+        self.reach_out(&mut tools);
         let memory_on = new.memory.unwrap_or(self.options.memory);
         if !led {
             tools.push(code::spec());
@@ -462,6 +485,10 @@ impl Worlds for Arc<Live> {
         }
         Rules::new(Level::Session, &new.rules).map_err(Error::BadRequest)?;
         let repository_rules = self.repository_rules(&workspace).await?;
+        let skills = if led { None } else { self.skills(&workspace).await? };
+        if skills.is_some() {
+            tools.push(skills::spec());
+        }
         let check = check::command(&workspace);
         let guide = self.guide(&workspace, if led { LED_GUIDE_CHARS_MAX } else { GUIDE_CHARS_MAX }).await;
         let (memory, place) = (self.memory.clone(), workspace.clone());
@@ -473,6 +500,7 @@ impl Worlds for Arc<Live> {
                 led.then_some(tools.as_slice()),
                 check.as_deref(),
                 guide.as_deref(),
+                skills.as_deref(),
                 notes.as_deref(),
                 new.instructions.as_deref(),
             ),
@@ -494,6 +522,33 @@ impl Worlds for Arc<Live> {
             children_max: if led { 0 } else { self.options.children_max },
             parent: None,
         })
+    }
+
+    fn count(&self, events: &[Recorded]) {
+        if let Some(allowance) = &self.allowance {
+            allowance.count_all(events);
+        }
+    }
+
+    fn folder(&self, folder: &Path) -> Result<PathBuf, Error> {
+        workspace(folder, &self.options.roots)
+    }
+
+    fn vet(&self, created: &mut Created) {
+        let mut ours: Vec<Spec> = self.toolbox.specs().into_iter().cloned().collect();
+        ours.extend([code::spec(), plan::spec(), skills::spec()]);
+        ours.extend(Notebook::specs());
+        for tool in &mut created.tools {
+            let known = ours.iter().find(|spec| spec.name == tool.name);
+            // What nobody here knows is not run unasked.
+            (tool.reach, tool.replay) =
+                known.map_or((Reach::Final, Replay::Unsafe), |spec| (spec.reach, spec.replay));
+        }
+        self.reach_out(&mut created.tools);
+    }
+
+    fn checkpoints(&self) -> Option<Checkpoints> {
+        self.options.checkpoints.clone()
     }
 
     async fn open(&self, id: &SessionId, created: &Created) -> Result<Arc<dyn World>, Error> {
@@ -684,7 +739,11 @@ impl World for LiveWorld {
 
     async fn append(&self, at_ms: u64, event: &Event) -> Result<Seq, Error> {
         let (journal, record) = (self.journal.clone(), encode(at_ms, event));
-        blocking(move || Ok(journal.append(&record)?)).await
+        let seq = blocking(move || Ok(journal.append(&record)?)).await?;
+        if let Some(allowance) = &self.live.allowance {
+            allowance.count(at_ms, event);
+        }
+        Ok(seq)
     }
 
     fn replay(&self, tool: &str) -> Replay {
@@ -738,6 +797,10 @@ impl World for LiveWorld {
         thought
     }
 
+    fn allowance(&self) -> Option<Left> {
+        self.live.allowance.as_ref().map(|allowance| allowance.left(now_ms()))
+    }
+
     fn judge(&self, call: &Call) -> Option<Verdict> {
         let levels: Vec<(Level, &Rules)> = self.rules.iter().map(|(level, rules)| (*level, rules)).collect();
         rules::judge(&levels, call, self.live.toolbox.spec(&call.name), &self.policy.workspace)
@@ -781,6 +844,10 @@ impl World for LiveWorld {
             Ok(Weights { tokens, window, counted: true })
         })
         .await
+    }
+
+    async fn guides(&self, call: &Call, known: &BTreeMap<String, String>) -> Result<Vec<Guide>, Error> {
+        guides::find(self, &self.policy.workspace, call, known, self.led).await
     }
 
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
@@ -855,13 +922,19 @@ impl World for LiveWorld {
     }
 
     fn consults(&self, tool: &str) -> bool {
-        Notebook::has(tool) || code::has(tool)
+        Notebook::has(tool) || code::has(tool) || skills::has(tool)
     }
 
     async fn consult(&self, call: &Call, external: bool) -> Result<(Outcome, Vec<Recollection>), Error> {
         if code::has(&call.name) {
             let found = self.live.code.search(&self.sandbox().await?, call).await?;
             return Ok((found, Vec::new()));
+        }
+        if skills::has(&call.name) {
+            let sandbox = self.sandbox().await?;
+            let operator = self.live.options.skills.as_deref();
+            let read = Skills { toolbox: &self.live.toolbox, sandbox: &sandbox, operator }.read(call).await?;
+            return Ok((read, Vec::new()));
         }
         self.notebook.consult(call, external, self).await
     }
@@ -935,6 +1008,7 @@ fn system_prompt(
     led: Option<&[Spec]>,
     check: Option<&str>,
     guide: Option<&str>,
+    skills: Option<&str>,
     notes: Option<&str>,
     instructions: Option<&str>,
 ) -> String {
@@ -951,6 +1025,9 @@ fn system_prompt(
     }
     if let Some(guide) = guide {
         text.push_str(&format!("\n\n{guide}"));
+    }
+    if let Some(skills) = skills {
+        text.push_str(&format!("\n\n{skills}"));
     }
     if let Some(notes) = notes {
         text.push_str(&format!("\n\n{notes}"));

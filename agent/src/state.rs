@@ -17,6 +17,7 @@ use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tools::checkpoint::Tree;
 use tools::mcp::{self, Equipment};
+use tools::rules::Effect;
 use tools::{Call, Exit, Outcome, Reach, Replay, Spec};
 
 use crate::check;
@@ -25,12 +26,14 @@ use crate::dialect::{Bound, Shape};
 use crate::equipped;
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
 use crate::goal::Checked;
+use crate::guides::Guide;
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 use crate::learn::Diary;
 use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
 
+use budget::ToolTime;
 pub(crate) use children::Spawning;
 use goal::Pursuit;
 use room::Room;
@@ -61,6 +64,8 @@ pub struct State {
     step: u32,
     turn_steps: u32,
     turn_output_tokens: u64,
+    tool_time: ToolTime,
+    budgeted: Option<Seq>,
     /// When the turn began: later, by as long as somebody was waited for.
     turn_began_ms: u64,
     asked_ms: u64,
@@ -68,6 +73,10 @@ pub struct State {
     waiting: Vec<Arc<str>>,
     /// What has happened beside people's words and the model is told with the next of them.
     asides: Vec<Arc<str>>,
+    /// What folders say about working below them, which the model is told with the answers of its calls, and the digests of what it was
+    /// told, by path.
+    guides: Vec<Guide>,
+    guided: BTreeMap<String, String>,
     /// Calls of the last reply that the model has not been given the answers of.
     calls: Vec<(Call, Settled)>,
     /// Calls of this turn and their answers, to notice when the model goes in circles.
@@ -150,6 +159,7 @@ struct Attempt {
     tried: usize,
     lead: Lead,
     known: Known,
+    guided: BTreeMap<String, String>,
     /// Tests that passed then.
     passed: u32,
     /// Files as they were and as they were left.
@@ -287,6 +297,7 @@ impl State {
                 self.room.tried = false;
                 self.turn_steps = 0;
                 self.turn_output_tokens = 0;
+                self.tool_time = ToolTime::default();
                 self.turn_began_ms = recorded.at_ms;
                 self.tried.clear();
                 self.circles = 0;
@@ -322,6 +333,7 @@ impl State {
             Event::ChildStarted(child) => self.child_started(child),
             Event::ChildEnded(returned) => self.child_ended(returned),
             Event::ChildMerged { child, merged } => self.child_merged(child, merged),
+            Event::Imported { .. } => self.arrive(),
             Event::Recalled { notes, .. } => {
                 self.unrecalled.clear();
                 self.recall(notes);
@@ -383,6 +395,7 @@ impl State {
                 if self.checks(id) {
                     self.goal_call_started();
                 }
+                self.tool_time.begins(recorded.at_ms);
                 self.changed |= *replay == Replay::Unsafe;
                 self.settle(id, |_| Settled::Started(*replay));
                 if let (Some(attempt), Some(before)) = (&mut self.attempt, before)
@@ -391,6 +404,10 @@ impl State {
                     attempt.files.push(Changed { before: before.clone(), left: None });
                 }
             }
+            Event::Guided { guides, .. } => {
+                self.guided.extend(guides.iter().map(|guide| (guide.path.clone(), guide.digest.clone())));
+                self.guides.extend_from_slice(guides);
+            }
             // For people: the model is told by what its calls say.
             Event::Egress { .. } => {}
             Event::CallFinished { id, outcome, .. } if self.checks(id) => {
@@ -398,6 +415,7 @@ impl State {
                 self.settle(id, |call| Settled::Answered(Answer::to(call, outcome.text.clone())));
             }
             Event::CallFinished { id, outcome, left, recalled } => {
+                self.tool_time.ends(recorded.at_ms);
                 self.calls_done += 1;
                 if outcome.external {
                     // A page may be written to mislead, like a note of such text.
@@ -437,6 +455,7 @@ impl State {
                 self.child_call_finished(id);
             }
             Event::CallLost { id } => {
+                self.tool_time.is_lost();
                 self.calls_done += 1;
                 self.calls_failed += 1;
                 let lost = self.calls.iter().find(|(call, _)| call.id == *id).map(|(call, _)| call.clone());
@@ -498,6 +517,12 @@ impl State {
                 self.room.tried = true;
             }
             Event::Uncompacted => self.uncompacted(),
+            Event::Budgeted { budget } => {
+                self.budgeted = Some(recorded.seq);
+                if let Some(created) = &mut self.created {
+                    Arc::make_mut(created).budget = *budget;
+                }
+            }
             Event::Looping { what, .. } => self.looping.retain(|known| known != what),
             Event::Interrupted => self.interrupted = self.running,
             Event::TurnEnded { turn, end } => {
@@ -566,12 +591,25 @@ impl State {
         self.asides.clear();
         self.unrecalled.clear();
         self.recalled.clear();
+        self.guides.clear();
         self.diary = Diary::default();
         self.learning = None;
         self.changed = false;
         self.ended = None;
         self.room.full = None;
         self.room.asked = None;
+    }
+
+    /// The session comes from elsewhere and rests. Whoever made the file may have written anything into it.
+    fn arrive(&mut self) {
+        self.rest();
+        self.allowed.clear();
+        self.shown.clear();
+        self.external = true;
+        self.doubtful = true;
+        if let Some(created) = &mut self.created {
+            Arc::make_mut(created).rules.retain(|rule| rule.then != Effect::Allow);
+        }
     }
 
     /// The session is shown notes.
@@ -626,6 +664,9 @@ impl State {
             answers.push(answer);
         }
         answers.extend(self.refused.drain(..).map(|refused| Answer::refused(&refused)));
+        if let Some(last) = answers.last_mut() {
+            self.guides.drain(..).for_each(|guide| last.text.push_str(&format!("\n\n{}", guide.told())));
+        }
         if !answers.is_empty() {
             told.push(Message::Results { answers });
         }
@@ -671,6 +712,7 @@ impl State {
                 tried: self.tried.len(),
                 lead: self.lead.clone(),
                 known: self.known.clone(),
+                guided: self.guided.clone(),
                 passed,
                 files: Vec::new(),
                 edits: Vec::new(),
@@ -750,6 +792,8 @@ impl State {
         self.circles = 0;
         self.lead = attempt.lead;
         self.known = attempt.known;
+        self.guided = attempt.guided;
+        self.guides.clear();
         self.lead.undone(attempt.edits);
         let conversation = Arc::make_mut(&mut self.conversation);
         conversation.truncate(attempt.messages);
@@ -906,6 +950,11 @@ impl State {
     /// What people said that nothing has been recalled to yet.
     pub(crate) fn unrecalled(&self) -> Option<String> {
         (!self.unrecalled.is_empty()).then(|| self.unrecalled.join("\n"))
+    }
+
+    /// Digests of what folders say and the session was told, by path.
+    pub(crate) fn guided(&self) -> &BTreeMap<String, String> {
+        &self.guided
     }
 
     /// The notes the session has been told.

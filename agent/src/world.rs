@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use memory::{NoteId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tools::checkpoint::{Difference, Tree};
+use tools::checkpoint::{Checkpoints, Difference, Tree};
 use tools::egress::Contact;
 use tools::mcp::Equipment;
 use tools::rules::Verdict;
@@ -15,10 +15,12 @@ use tools::{Call, Exit, Outcome, Running};
 
 use crate::Error;
 use crate::agent::NewSession;
+use crate::allowance::Left;
 use crate::child::Merged;
 use crate::context::Message;
 use crate::dialect::{Bound, Shape};
 use crate::event::{Before, Changed, Created, Event, Loop, Recorded, Refused, SessionId, Stop, Usage};
+use crate::guides::Guide;
 use crate::learn::Lessons;
 use crate::recall::Recollection;
 
@@ -71,6 +73,17 @@ pub trait World: Send + Sync {
 
     /// Runs one call. Ends early, with an outcome that says so, once `cancel` is set.
     async fn act(&self, call: &Call, cancel: &Cancel, out: &Sink) -> Result<Outcome, Error>;
+
+    /// What is left of what all sessions of this one's tenant may use; nothing where they may use what they like.
+    fn allowance(&self) -> Option<Left> {
+        None
+    }
+
+    /// What folders that a call has come below say about working there, where it is not what is known of them: digests by path.
+    async fn guides(&self, call: &Call, known: &BTreeMap<String, String>) -> Result<Vec<Guide>, Error> {
+        let _ = (call, known);
+        Ok(Vec::new())
+    }
 
     /// Keeps what a call is about to change, durably. Nothing when it changes no file that can be put back.
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
@@ -239,6 +252,26 @@ pub trait Worlds: Send + Sync {
     async fn branch(&self, child: &SessionId, base: &Tree) -> Result<std::path::PathBuf, Error> {
         let _ = base;
         Err(Error::BadRequest(format!("there can be no copy of the workspace for {child} here")))
+    }
+
+    /// Counts what a session has used up before: of each, once, when the service starts.
+    fn count(&self, events: &[Recorded]) {
+        let _ = events;
+    }
+
+    /// A folder that a session is to work in, with every link followed.
+    fn folder(&self, folder: &std::path::Path) -> Result<std::path::PathBuf, Error> {
+        Ok(folder.to_path_buf())
+    }
+
+    /// Puts right what a session from elsewhere says of the tools there are here: how far they reach, and whether they may be run again.
+    fn vet(&self, created: &mut Created) {
+        let _ = created;
+    }
+
+    /// Where workspaces are kept, if they are.
+    fn checkpoints(&self) -> Option<Checkpoints> {
+        None
     }
 
     /// Opens the world of one session.

@@ -568,6 +568,14 @@ fn a_limit_is_held_before_each_step_and_each_call_and_waiting_for_somebody_takes
     assert_eq!(next(once, few, 9), "think step 2");
     let spent = next(&format!("{once} step reply end ask turn"), few, 20);
     assert!(spent.contains("20 sampled tokens in the session"), "{spent}");
+    // What tools have run counts, and not what the model took.
+    let tools = Budget { tool_secs_max: 60, ..Budget::default() };
+    assert_eq!(next(once, tools, 59_000), "think step 2");
+    let spent = next(once, tools, 61_000);
+    assert!(spent.contains("60 seconds of tools in a turn, of which they have run 60"), "{spent}");
+    assert_eq!(next("created ask turn step reply:a", tools, 99_000), "act a");
+    let two = next("created ask turn step reply:a,b start:a done:a", tools, 61_000);
+    assert!(two.contains("60 seconds of tools"), "the second call is not begun: {two}");
     // The same call with the same answer, nine times.
     let circles = format!("created ask turn {}", "step reply:a start:a done:a ".repeat(9));
     assert_eq!(next(&circles, Budget::default(), 99), "think step 10");

@@ -75,6 +75,8 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         rules: Vec::new(),
         approval_ms: None,
         memory: false,
+        skills: None,
+        tokens_per_day: None,
     };
     Live::new(options, Memory::open(&folder.join("memory")).unwrap())
 }

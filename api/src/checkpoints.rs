@@ -10,8 +10,8 @@ use tools::checkpoint::Tree;
 use crate::error::{Problem, ProblemBody};
 use crate::service::Service;
 use crate::wire::{
-    Asked, Between, Body, Checkpoint, Checkpoints, FileChange, FileChanges, Id, NewFork, NewRewinding,
-    Rewinding, Session,
+    Asked, Between, Body, Checkpoint, Checkpoints, FileChange, FileChanges, ForkAt, Forking, Id, NewFork,
+    NewRewinding, Rewinding, Session,
 };
 
 /// List the places a session can be wound back to, oldest first.
@@ -68,6 +68,22 @@ pub(crate) async fn rewind(
 ) -> Result<Json<Rewinding>, Problem> {
     let now = wish.now.map(|now| now.parse::<Tree>()).transpose().map_err(Problem::bad_request)?;
     Ok(Json(service.agent().rewind(&id, Seq(wish.at), now).await?.into()))
+}
+
+/// What a fork at a place would have of a session, and what it would not know of. Nothing changes.
+#[utoipa::path(get, path = "/v1/sessions/{id}/fork", tag = "sessions", operation_id = "look_at_fork",
+    params(("id" = String, Path, description = "The session"), ForkAt),
+    responses((status = 200, description = "What it would have", body = Forking),
+        (status = 400, description = "The session has no such place", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or not the right one", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such session", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "There is no sandbox, or the service is stopping", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn look_at_fork(
+    State(service): State<Service>,
+    Id(id): Id,
+    Asked(wish): Asked<ForkAt>,
+) -> Result<Json<Forking>, Problem> {
+    Ok(Json(service.agent().forking(&id, wish.at.map(Seq)).await?.into()))
 }
 
 /// Make a session that goes on from where another one stood. What was computed for the other one is not computed again.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agent::Budget;
 use agent::mind::Remote;
-use agent::mind::remote::Key;
+use agent::mind::remote::{Key, Price};
 use serde::{Deserialize, Serialize};
 use tools::Policy;
 use tools::rules::{Level, Rule, Rules};
@@ -16,6 +16,7 @@ use tools::rules::{Level, Rule, Rules};
 use crate::egress::EgressConfig;
 use crate::failure::Failure;
 use crate::mcp::config::{McpConfig, servers};
+use crate::telemetry::TelemetryConfig;
 
 /// The settings of a service, as its TOML file spells them. Every field may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +60,9 @@ pub struct Config {
     pub speculate: bool,
     /// Whether sessions that do not say recall earlier work, and write down what they learn.
     pub memory: bool,
+    /// A folder of skills for all sessions, besides those of their workspaces: folders with a SKILL.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skills: Option<PathBuf>,
     /// How long somebody may take to approve of a call; without an answer by then it does not run. 0: as long as they like. Seconds.
     pub approval_secs: u64,
     /// How many sub-agents of a session may work at a time; 0: none, and models are not told of them.
@@ -74,6 +78,8 @@ pub struct Config {
     pub minds: BTreeMap<String, MindConfig>,
     /// Which calls may run, which somebody is asked about first, and which do not.
     pub rules: Vec<Rule>,
+    /// Where spans of turns, steps and calls are sent.
+    pub telemetry: TelemetryConfig,
     /// Servers whose tools sessions may use, by the names that these tools begin with.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub mcp: BTreeMap<String, McpConfig>,
@@ -93,6 +99,10 @@ pub struct BudgetConfig {
     pub wall_secs_max: u64,
     /// Most tokens sampled in a whole session; 0: as many as it likes.
     pub session_output_tokens_max: u64,
+    /// Most seconds that the tools of a turn run; 0: as long as they like.
+    pub tool_secs_max: u64,
+    /// Most that a whole session costs, in the currency of the minds' prices; 0: as much as it likes.
+    pub session_cost_max: f64,
 }
 
 /// The sandbox that commands run in.
@@ -134,6 +144,28 @@ pub struct MindConfig {
     /// Whether it is led from step to step, as models of less than about 7 billion parameters need to be.
     #[serde(default)]
     pub led: bool,
+    /// What a million tokens of prompts cost, in any currency …
+    #[serde(default, skip_serializing_if = "is_free")]
+    pub input_price: f64,
+    /// … a million of those that the server had computed before; the same when left out …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_price: Option<f64>,
+    /// … and a million sampled ones.
+    #[serde(default, skip_serializing_if = "is_free")]
+    pub output_price: f64,
+}
+
+/// The highest price of a million tokens that is no mistake.
+const PRICE_MAX: f64 = 1e6;
+
+/// What one token costs where a million cost so much: billionths.
+fn nanos_each(price: f64) -> u64 {
+    (price * 1_000.0).round() as u64
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_free(price: &f64) -> bool {
+    *price == 0.0
 }
 
 impl MindConfig {
@@ -149,6 +181,10 @@ impl MindConfig {
             return wrong(
                 "its context_tokens are fewer than a session needs; give what its server holds, 2048 at the least",
             );
+        }
+        let prices = [self.input_price, self.cached_price.unwrap_or_default(), self.output_price];
+        if prices.iter().any(|price| !(0.0..=PRICE_MAX).contains(price)) {
+            return wrong("its prices must be amounts for a million tokens, from 0 on");
         }
         if self.key_env.is_some() && self.key_file.is_some() {
             return wrong("key_env and key_file are both given; keep one");
@@ -177,6 +213,11 @@ impl MindConfig {
             key: key.as_deref().map(Key::new),
             context_tokens: self.context_tokens,
             led: self.led,
+            price: Price {
+                input_nanos: nanos_each(self.input_price),
+                cached_nanos: nanos_each(self.cached_price.unwrap_or(self.input_price)),
+                output_nanos: nanos_each(self.output_price),
+            },
             ca_file: self.ca_file.clone(),
         })
     }
@@ -217,6 +258,7 @@ impl Default for Config {
             snapshot_key: None,
             speculate: true,
             memory: true,
+            skills: None,
             approval_secs: 24 * 60 * 60,
             sub_agents_max: 2,
             idle_secs: agent::Config::default().idle.as_secs(),
@@ -224,6 +266,7 @@ impl Default for Config {
             sandbox: SandboxConfig::default(),
             minds: BTreeMap::new(),
             rules: Vec::new(),
+            telemetry: TelemetryConfig::default(),
             mcp: BTreeMap::new(),
         }
     }
@@ -237,6 +280,8 @@ impl Default for BudgetConfig {
             reply_tokens_max,
             wall_secs_max,
             session_output_tokens_max,
+            tool_secs_max,
+            session_cost_nanos_max,
         } = Budget::default();
         BudgetConfig {
             steps_max,
@@ -244,6 +289,8 @@ impl Default for BudgetConfig {
             reply_tokens_max,
             wall_secs_max,
             session_output_tokens_max,
+            tool_secs_max,
+            session_cost_max: crate::wire::amount(session_cost_nanos_max),
         }
     }
 }
@@ -256,6 +303,8 @@ impl BudgetConfig {
             reply_tokens_max: self.reply_tokens_max,
             wall_secs_max: self.wall_secs_max,
             session_output_tokens_max: self.session_output_tokens_max,
+            tool_secs_max: self.tool_secs_max,
+            session_cost_nanos_max: crate::wire::nanos(self.session_cost_max),
         }
     }
 }
@@ -300,9 +349,9 @@ impl Config {
         if self.threads > 1024 {
             return Err(format!("threads is {}; use 0 for one per physical core", self.threads));
         }
-        let BudgetConfig { steps_max, output_tokens_max, reply_tokens_max, .. } = self.budget;
-        if steps_max == 0 || output_tokens_max == 0 || reply_tokens_max == 0 {
-            return Err("a budget of 0 would end every turn before it begins; give 1 or more".to_string());
+        crate::wire::check(self.budget.budget())?;
+        if !(0.0..=PRICE_MAX).contains(&self.budget.session_cost_max) {
+            return Err("session_cost_max must be an amount, from 0 on".to_string());
         }
         if self.sub_agents_max > 16 {
             return Err(format!(
@@ -314,8 +363,12 @@ impl Config {
         if let Some(root) = self.workspace_roots.iter().find(|root| !root.is_absolute()) {
             return Err(format!("the workspace root {} is not absolute; write it from / on", root.display()));
         }
+        if let Some(folder) = self.skills.as_ref().filter(|folder| !folder.is_absolute()) {
+            return Err(format!("skills is {}; write it from / on", folder.display()));
+        }
         self.minds.iter().try_for_each(|(name, mind)| mind.check(name))?;
         self.sandbox.egress.check()?;
+        self.telemetry.check()?;
         Rules::new(Level::Operator, &self.rules).map(drop)
     }
 
@@ -604,6 +657,8 @@ mod tests {
                 reply_tokens_max = 4096
                 wall_secs_max = 0
                 session_output_tokens_max = 0
+                tool_secs_max = 0
+                session_cost_max = 0.0
 
                 [sandbox]
                 lowered = []
@@ -613,6 +668,9 @@ mod tests {
                 allow_private = []
                 bytes_max = 4294967296
                 ask = false
+
+                [telemetry]
+                content = false
             "#]],
         );
     }
@@ -631,7 +689,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `mcp`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `skills`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `telemetry`, `mcp`; `saga config print` shows every setting with its value"
             ],
         );
         check(

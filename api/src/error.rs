@@ -146,6 +146,8 @@ impl From<agent::Error> for Problem {
             E::NoCheckpoint { .. } => (StatusCode::NOT_FOUND, "no_checkpoint"),
             E::ChangedMeanwhile { .. } => (StatusCode::CONFLICT, "changed_meanwhile"),
             E::Tools(tools::Error::Uncovered(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "no_checkpoint"),
+            E::NotExported(_) => (StatusCode::INTERNAL_SERVER_ERROR, "not_exported"),
+            E::NotImported { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_file"),
             E::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             E::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             E::NotWritten(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_written"),

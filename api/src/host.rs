@@ -7,6 +7,35 @@ pub(crate) fn memory_bytes() -> Option<u64> {
     meminfo("MemTotal:")
 }
 
+/// Memory of this process that is in use. Bytes.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+/// How many processes this one has started, and these in turn.
+pub(crate) fn descendants() -> Option<u64> {
+    let mut parents: Vec<(u32, u32)> = Vec::new();
+    for entry in std::fs::read_dir("/proc").ok()?.filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process may end while it is looked at.
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // What stands in parentheses is the program's name, with any letters in it.
+        let after = stat.rsplit_once(") ").map(|(_, after)| after).unwrap_or_default();
+        if let Some(parent) = after.split(' ').nth(1).and_then(|parent| parent.parse().ok()) {
+            parents.push((pid, parent));
+        }
+    }
+    let mut found = vec![std::process::id()];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    Some(found.len() as u64 - 1)
+}
+
 /// What programs could use of it now. Bytes.
 pub(crate) fn memory_free_bytes() -> Option<u64> {
     meminfo("MemAvailable:")

@@ -4,6 +4,7 @@
 //! sessions through the same HTTP API.
 
 mod auth;
+mod carrying;
 mod checkpoints;
 mod code;
 mod config;
@@ -20,6 +21,7 @@ mod routes;
 mod schedules;
 mod sessions;
 mod stream;
+mod telemetry;
 mod tenants;
 mod wire;
 

@@ -25,6 +25,24 @@ pub(crate) async fn metrics(State(service): State<Service>) -> Response {
         &service.readiness().model,
         ready,
     );
+    let mut of_process = |name, help, value: Option<u64>| {
+        // What this system does not tell is left out.
+        if let Some(value) = value {
+            page.put(name, "gauge", help, "of", "service", value as f64);
+        }
+    };
+    of_process(
+        "saga_memory_bytes",
+        "Memory of the service that is in use, its maps of models included.",
+        crate::host::resident_bytes(),
+    );
+    of_process("saga_processes", "Processes of sandboxes and their commands.", crate::host::descendants());
+    if let Some(counts) = service.telemetry() {
+        let mut put = |name, help, value: u64| page.put(name, "counter", help, "to", "otlp", value as f64);
+        put("saga_spans_sent_total", "Spans that the collector has taken.", counts.sent());
+        put("saga_spans_dropped_total", "Spans that it has not taken in time.", counts.dropped());
+        put("saga_spans_missed_events_total", "Events that came too fast to make spans of.", counts.missed());
+    }
     if let Some(live) = service.live() {
         live.engines().iter().for_each(|engine| of_engine(&mut page, engine));
         if let Some(snapshots) = live.snapshots() {

@@ -18,7 +18,9 @@ use utoipa_axum::routes;
 use crate::error::Problem;
 use crate::mcp::{Mouth, Way, mount};
 use crate::service::Service;
-use crate::{checkpoints, code, context, goals, health, memories, metrics, schedules, sessions, stream};
+use crate::{
+    carrying, checkpoints, code, context, goals, health, memories, metrics, schedules, sessions, stream,
+};
 
 /// The largest body of a request. The agent takes inputs of 256 KiB, which JSON's escapes can make six times as long.
 pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -42,10 +44,13 @@ fn guarded() -> OpenApiRouter<Service> {
         .routes(routes!(sessions::interrupt))
         .routes(routes!(sessions::approve))
         .routes(routes!(goals::drop))
+        .routes(routes!(sessions::budget))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::changes))
         .routes(routes!(checkpoints::rewind))
-        .routes(routes!(checkpoints::fork))
+        .routes(routes!(checkpoints::fork, checkpoints::look_at_fork))
+        .routes(routes!(carrying::export))
+        .routes(routes!(carrying::import))
         .routes(routes!(context::get))
         .routes(routes!(context::compact))
         .routes(routes!(context::uncompact))

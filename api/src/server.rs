@@ -53,6 +53,19 @@ pub(crate) async fn open(
         memory.embed_with(embedder).map_err(|error| Failure::of(&error))?;
     }
     let budget = config.budget.budget();
+    let live = open_live(config, folders, &memory, roots).await?;
+    let agent = Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
+    let (service, switches) = Service::new(agent, auth, config.model.clone(), budget, Some(live.clone()));
+    Ok(Opened { service, live, switches, model: config.model.clone() })
+}
+
+/// Opens the world that sessions live in, without any session. No model is opened for it.
+pub(crate) async fn open_live(
+    config: &Config,
+    folders: &Folders,
+    memory: &Memory,
+    roots: Vec<PathBuf>,
+) -> Result<Arc<Live>, Failure> {
     let options = LiveOptions {
         models: folders.models.clone(),
         model: config.model.clone(),
@@ -64,7 +77,7 @@ pub(crate) async fn open(
         round_trips: config.round_trips,
         kv: config.kv.into(),
         speculate: config.speculate.into(),
-        budget,
+        budget: config.budget.budget(),
         sampling: engine::Sampling::default(),
         lowered: config.sandbox.lowered.clone(),
         secrets: config.sandbox.secrets.clone(),
@@ -82,11 +95,10 @@ pub(crate) async fn open(
         rules: config.rules.clone(),
         approval_ms: (config.approval_secs > 0).then(|| config.approval_secs.saturating_mul(1000)),
         memory: config.memory,
+        skills: config.skills.clone(),
+        tokens_per_day: None,
     };
-    let live = Live::new(options, memory.clone());
-    let agent = Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
-    let (service, switches) = Service::new(agent, auth, config.model.clone(), budget, Some(live.clone()));
-    Ok(Opened { service, live, switches, model: config.model.clone() })
+    Ok(Live::new(options, memory.clone()))
 }
 
 impl Opened {
@@ -110,6 +122,7 @@ impl Opened {
                 tenant.secret()?,
                 checkpoints,
                 Some(tenant.branches()),
+                tenant.tokens_per_day()?,
             );
             let agent =
                 Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
@@ -121,7 +134,7 @@ impl Opened {
 }
 
 /// Opens the folder of checkpoints. Without it sessions go on all the same, and cannot be wound back.
-async fn open_checkpoints(folder: &Path, bytes_max: u64) -> Option<Checkpoints> {
+pub(crate) async fn open_checkpoints(folder: &Path, bytes_max: u64) -> Option<Checkpoints> {
     if bytes_max == 0 {
         return None;
     }
@@ -323,6 +336,7 @@ impl Inside {
             .local_addr()
             .map_err(|error| Failure::new(format!("the port has no address: {error}")))?;
         let opened = open(config, folders, memory, roots, Auth::Keys(vec![key.hash()])).await?;
+        opened.service.trace(&config.telemetry)?;
         opened.preloader().load().await?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(opened.serve(listener, async move {

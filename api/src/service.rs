@@ -1,12 +1,14 @@
 //! The service behind the routes: the agent, who may ask it, and whether it is ready.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use agent::{Agent, Budget, Live};
 use tokio::sync::watch;
 
 use crate::auth::Auth;
 use crate::error::Problem;
+use crate::failure::Failure;
+use crate::telemetry::{Counts, TelemetryConfig};
 use crate::wire;
 
 /// What the routes speak for. A cheap handle.
@@ -23,6 +25,8 @@ struct Inner {
     live: Option<Arc<Live>>,
     /// The services of tenants, each behind its own key.
     tenants: Vec<Service>,
+    /// What has become of spans, where they are sent.
+    telemetry: OnceLock<Arc<Counts>>,
 }
 
 /// Whether the service can think.
@@ -55,8 +59,9 @@ impl Service {
     ) -> (Service, Switches) {
         let (readiness, state) = watch::channel(Readiness::Starting("starting".to_string()));
         let (close, closing) = watch::channel(false);
-        let tenants = Vec::new();
-        let service = Service(Arc::new(Inner { agent, auth, model, budget, state, closing, live, tenants }));
+        let (tenants, telemetry) = (Vec::new(), OnceLock::new());
+        let inner = Inner { agent, auth, model, budget, state, closing, live, tenants, telemetry };
+        let service = Service(Arc::new(inner));
         (service, Switches { readiness, closing: close })
     }
 
@@ -72,6 +77,7 @@ impl Service {
             state: state.clone(),
             closing: closing.clone(),
             tenants: Vec::new(),
+            telemetry: OnceLock::new(),
         }))
     }
 
@@ -87,12 +93,28 @@ impl Service {
             closing: closing.clone(),
             live: live.clone(),
             tenants,
+            telemetry: OnceLock::new(),
         }))
     }
 
     /// The services of tenants.
     pub fn tenants(&self) -> &[Service] {
         &self.0.tenants
+    }
+
+    /// Sends spans of what all sessions do, where the settings say so.
+    pub(crate) fn trace(&self, config: &TelemetryConfig) -> Result<(), Failure> {
+        let all = std::iter::once(self).chain(self.tenants());
+        if let Some(counts) = config.start(all.map(|service| service.agent().clone()).collect())? {
+            // Once is enough.
+            let _ = self.0.telemetry.set(counts);
+        }
+        Ok(())
+    }
+
+    /// What has become of spans, where they are sent.
+    pub(crate) fn telemetry(&self) -> Option<&Counts> {
+        self.0.telemetry.get().map(|counts| &**counts)
     }
 
     /// The sessions.

@@ -11,7 +11,7 @@ use crate::error::{Problem, ProblemBody};
 use crate::goals::Goal;
 use crate::service::Service;
 use crate::wire::{
-    Admitted, Approval, Asked, Body, Id, NewInput, NewSession, Session, SessionPage, SessionQuery,
+    Admitted, Approval, Asked, Body, Budget, Id, NewInput, NewSession, Session, SessionPage, SessionQuery,
 };
 
 /// Make a session.
@@ -45,11 +45,7 @@ pub(crate) async fn create(
         (None, None) => None,
     };
     let budget = new.budget.map(|budget| budget.over(service.budget()));
-    if budget.is_some_and(|b| b.steps_max == 0 || b.output_tokens_max == 0 || b.reply_tokens_max == 0) {
-        return Err(Problem::bad_request(
-            "a budget of 0 would end every turn before it begins; give 1 or more",
-        ));
-    }
+    budget.map_or(Ok(()), crate::wire::check).map_err(Problem::bad_request)?;
     let there = id.as_ref().is_some_and(|id| service.agent().get(id).is_ok());
     let wish = agent::NewSession {
         workspace: new.workspace,
@@ -100,6 +96,29 @@ pub(crate) async fn list(
               (status = 404, description = "There is no such session", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn get(State(service): State<Service>, Id(id): Id) -> Result<Json<Session>, Problem> {
     Ok(Json(service.agent().get(&id)?.into()))
+}
+
+/// Set the limits of a session. They hold from then on, also within a turn; what is left out stays as it is.
+#[utoipa::path(post, path = "/v1/sessions/{id}/budget", tag = "sessions", request_body = Budget,
+    params(("id" = String, Path, description = "The session")),
+    responses((status = 202, description = "It is durable", body = Admitted),
+        (status = 400, description = "With such limits no turn could begin", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or not the right one", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such session", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not JSON", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "A field is wrong", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "It cannot be written now, or the service is stopping", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn budget(
+    State(service): State<Service>,
+    Id(id): Id,
+    Body(wish): Body<Budget>,
+) -> Result<Response, Problem> {
+    let budget = wish.over(service.agent().get(&id)?.budget);
+    crate::wire::check(budget).map_err(Problem::bad_request)?;
+    let admitted = service.agent().submit(&id, Command::Budget(budget)).await?;
+    let body = Admitted { seq: admitted.seq.0, fresh: admitted.fresh, id: None };
+    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
 }
 
 /// Delete a session and everything it has written. The workspace stays as it is.

@@ -247,6 +247,10 @@ impl Show {
                 let line = merged_in_words(child, merged);
                 screen.line(&screen.ink(ink, &format!("⑂ {}", one_line(&line, screen.width().max(60)))));
             }
+            Event::Guided { guides, .. } => {
+                let paths: Vec<&str> = guides.iter().map(|guide| guide.path.as_str()).collect();
+                screen.line(&screen.ink(Ink::Dim, &format!("☞ told what {} says", clean(&paths.join(", ")))));
+            }
             Event::Egress { contacts, more, .. } => {
                 for line in contacts_in_words(contacts, *more) {
                     screen.line(&screen.ink(Ink::Dim, &format!("⇄ {}", clean(&line))));
@@ -280,6 +284,12 @@ impl Show {
             Event::Forked { from, at } => {
                 let line = format!("↪ goes on from event {} of session {from}", at.0);
                 screen.line(&screen.ink(Ink::Dim, &line));
+            }
+            Event::Imported { from, masked } => {
+                screen.line(&screen.ink(Ink::Dim, &format!("↪ {}", imported_in_words(from, *masked))));
+            }
+            Event::Budgeted { .. } => {
+                screen.line(&screen.ink(Ink::Dim, "other limits hold from here on"));
             }
             Event::Full { .. } | Event::CompactionAsked { .. } => {}
             Event::Running { commands } => {
@@ -380,6 +390,12 @@ impl Show {
             }
         })
     }
+}
+
+/// Where a session has come from.
+pub(crate) fn imported_in_words(from: &agent::SessionId, masked: bool) -> String {
+    let masked = if masked { ", with its secrets blotted out" } else { "" };
+    format!("came in a file, where it was session {from}{masked}")
 }
 
 /// What a compaction has done.

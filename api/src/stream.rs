@@ -271,7 +271,7 @@ fn frame(id: Option<Seq>, event: &str, data: &str) -> Bytes {
 }
 
 /// A body that is written while it is read. It ends when its sender is gone.
-struct Frames(mpsc::Receiver<Bytes>);
+pub(crate) struct Frames(pub(crate) mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Frames {
     type Data = Bytes;

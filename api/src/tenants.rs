@@ -26,6 +26,10 @@ pub(crate) struct Tenant {
 struct Settings {
     /// The folders its sessions may work in.
     workspace_roots: Vec<PathBuf>,
+    /// Tokens that its sessions may use in a day, of prompts that were not there already and of replies; as many as they like when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tokens_per_day: Option<u64>,
 }
 
 impl Tenant {
@@ -65,7 +69,12 @@ impl Tenant {
     }
 
     /// Makes a tenant whose sessions may work in these folders; gives back its key, which is kept only as a hash.
-    pub(crate) fn add(data: &Path, name: &str, roots: Vec<PathBuf>) -> Result<Key, Failure> {
+    pub(crate) fn add(
+        data: &Path,
+        name: &str,
+        roots: Vec<PathBuf>,
+        tokens_per_day: Option<u64>,
+    ) -> Result<Key, Failure> {
         let tenant = Tenant::of(data, name)?;
         if tenant.settings_path().exists() {
             return Err(Failure::new(format!("there is a tenant {name} already"))
@@ -76,12 +85,25 @@ impl Tenant {
         write_private(&secret, random_secret()?.as_bytes())
             .map_err(|error| Failure::unwritable(&secret, &error))?;
         let key = KeyFile::of(&tenant.folder).make()?;
-        let settings =
-            toml::to_string(&Settings { workspace_roots: roots }).expect("settings are a list of paths");
         // Last: with it the tenant is there.
-        let path = tenant.settings_path();
-        write_private(&path, settings.as_bytes()).map_err(|error| Failure::unwritable(&path, &error))?;
+        tenant.write(&Settings { workspace_roots: roots, tokens_per_day })?;
         Ok(key)
+    }
+
+    /// Sets how many tokens its sessions may use in a day, from the service's next start on; nothing is as many as they like.
+    pub(crate) fn limit(&self, tokens_per_day: Option<u64>) -> Result<(), Failure> {
+        self.write(&Settings { tokens_per_day, ..self.settings()? })
+    }
+
+    /// Tokens that its sessions may use in a day.
+    pub(crate) fn tokens_per_day(&self) -> Result<Option<u64>, Failure> {
+        Ok(self.settings()?.tokens_per_day)
+    }
+
+    fn write(&self, settings: &Settings) -> Result<(), Failure> {
+        let text = toml::to_string(settings).expect("settings are a list of paths and a number");
+        let path = self.settings_path();
+        write_private(&path, text.as_bytes()).map_err(|error| Failure::unwritable(&path, &error))
     }
 
     /// Makes a new key; the one before is good for nothing once the service has started anew.
@@ -120,14 +142,17 @@ impl Tenant {
 
     /// The folders its sessions may work in.
     pub(crate) fn roots(&self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(self.settings()?.workspace_roots)
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
         let path = self.settings_path();
         let text = std::fs::read_to_string(&path)
             .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))?;
-        let settings: Settings = toml::from_str(&text).map_err(|error| {
+        toml::from_str(&text).map_err(|error| {
             Failure::new(format!("{}: {}", path.display(), error.message()))
-                .next("it holds one line: workspace_roots = [\"/srv/team\"]")
-        })?;
-        Ok(settings.workspace_roots)
+                .next("it holds workspace_roots = [\"/srv/team\"], and perhaps tokens_per_day = 1000000")
+        })
     }
 
     /// What its sessions' timelines are sealed with.
@@ -157,8 +182,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path();
         assert!(Tenant::all(data).unwrap().is_empty());
-        let key = Tenant::add(data, "blue", vec!["/srv/blue".into()]).unwrap();
-        Tenant::add(data, "amber", vec![]).unwrap();
+        let key = Tenant::add(data, "blue", vec!["/srv/blue".into()], None).unwrap();
+        Tenant::add(data, "amber", vec![], Some(7)).unwrap();
         std::fs::create_dir_all(data.join("tenants/half-made")).unwrap();
         std::fs::create_dir_all(data.join("tenants/..odd")).unwrap();
         let all = Tenant::all(data).unwrap();
@@ -168,9 +193,13 @@ mod tests {
         assert_eq!(all[1].roots().unwrap(), [PathBuf::from("/srv/blue")]);
         assert!(all[1].secret().is_ok());
         assert_ne!(all[1].new_key().unwrap().hash(), key.hash());
-        assert!(Tenant::add(data, "blue", vec![]).is_err(), "it is there already");
+        assert_eq!((all[0].tokens_per_day().unwrap(), all[1].tokens_per_day().unwrap()), (Some(7), None));
+        all[1].limit(Some(9)).unwrap();
+        assert_eq!(all[1].tokens_per_day().unwrap(), Some(9));
+        assert_eq!(all[1].roots().unwrap(), [PathBuf::from("/srv/blue")]);
+        assert!(Tenant::add(data, "blue", vec![], None).is_err(), "it is there already");
         for bad in ["", "..", "a/b", "A", "a.b", &"x".repeat(33)] {
-            assert!(Tenant::add(data, bad, vec![]).is_err(), "{bad:?}");
+            assert!(Tenant::add(data, bad, vec![], None).is_err(), "{bad:?}");
         }
         all[1].remove().unwrap();
         assert!(!data.join("tenants/blue").exists());

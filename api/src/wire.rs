@@ -106,7 +106,7 @@ impl From<tools::rules::Rule> for Rule {
 }
 
 /// Limits of one turn. What is left out is as the service has it by default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Budget {
     /// Most steps (replies of the model) in a turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,6 +126,51 @@ pub(crate) struct Budget {
     /// Most tokens sampled in the whole session; 0: as many as it likes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) session_output_tokens_max: Option<u64>,
+    /// Most seconds that the tools of a turn run; 0: as long as they like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_secs_max: Option<u64>,
+    /// Most that the whole session costs, in the currency of the minds' prices; 0: as much as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1000000)]
+    pub(crate) session_cost_max: Option<f64>,
+}
+
+/// Billionths of a currency in one of it.
+const NANOS: f64 = 1e9;
+
+/// An amount of money in billionths. One that is none, or less than nothing, is nothing.
+pub(crate) fn nanos(amount: f64) -> u64 {
+    (amount * NANOS).round() as u64
+}
+
+/// Billionths as an amount of money.
+pub(crate) fn amount(nanos: u64) -> f64 {
+    nanos as f64 / NANOS
+}
+
+/// Whether a turn can begin within these limits.
+///
+/// # Errors
+/// In words, what to give instead.
+pub(crate) fn check(budget: agent::Budget) -> Result<(), String> {
+    match budget.steps_max == 0 || budget.output_tokens_max == 0 || budget.reply_tokens_max == 0 {
+        true => Err("a budget of 0 would end every turn before it begins; give 1 or more".to_string()),
+        false => Ok(()),
+    }
+}
+
+impl From<agent::Budget> for Budget {
+    fn from(budget: agent::Budget) -> Budget {
+        Budget {
+            steps_max: Some(budget.steps_max),
+            output_tokens_max: Some(budget.output_tokens_max),
+            reply_tokens_max: Some(budget.reply_tokens_max),
+            wall_secs_max: Some(budget.wall_secs_max),
+            session_output_tokens_max: Some(budget.session_output_tokens_max),
+            tool_secs_max: Some(budget.tool_secs_max),
+            session_cost_max: Some(amount(budget.session_cost_nanos_max)),
+        }
+    }
 }
 
 impl Budget {
@@ -138,6 +183,8 @@ impl Budget {
             session_output_tokens_max: self
                 .session_output_tokens_max
                 .unwrap_or(default.session_output_tokens_max),
+            tool_secs_max: self.tool_secs_max.unwrap_or(default.tool_secs_max),
+            session_cost_nanos_max: self.session_cost_max.map_or(default.session_cost_nanos_max, nanos),
         }
     }
 }
@@ -202,7 +249,7 @@ impl From<agent::End> for End {
 }
 
 /// What all replies of a session have cost, counted exactly.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Usage {
     /// Tokens in the prompts.
     pub(crate) prompt_tokens: u64,
@@ -214,12 +261,17 @@ pub(crate) struct Usage {
     pub(crate) prefill_ms: u64,
     /// Milliseconds spent sampling.
     pub(crate) decode_ms: u64,
+    /// What they cost, where their mind has a price, in the currency of that.
+    #[serde(default)]
+    pub(crate) cost: f64,
 }
 
 impl From<agent::Usage> for Usage {
     fn from(usage: agent::Usage) -> Usage {
-        let agent::Usage { prompt_tokens, cached_tokens, output_tokens, prefill_ms, decode_ms } = usage;
-        Usage { prompt_tokens, cached_tokens, output_tokens, prefill_ms, decode_ms }
+        let agent::Usage { prompt_tokens, cached_tokens, output_tokens, prefill_ms, decode_ms, cost_nanos } =
+            usage;
+        let cost = amount(cost_nanos);
+        Usage { prompt_tokens, cached_tokens, output_tokens, prefill_ms, decode_ms, cost }
     }
 }
 
@@ -342,6 +394,9 @@ pub(crate) struct Session {
     pub(crate) tool_calls: u32,
     /// Calls that have ended badly.
     pub(crate) tool_errors: u32,
+    /// Its limits.
+    #[serde(default)]
+    pub(crate) budget: Budget,
     /// What all replies have cost.
     pub(crate) usage: Usage,
     /// Milliseconds since 1970 when it was made.
@@ -386,6 +441,7 @@ impl From<SessionInfo> for Session {
             waiting: info.waiting,
             tool_calls: info.tool_calls,
             tool_errors: info.tool_errors,
+            budget: info.budget.into(),
             usage: info.usage.into(),
             created_ms: info.created_ms,
             updated_ms: info.updated_ms,
@@ -543,6 +599,58 @@ impl From<agent::Rewinding> for Rewinding {
     }
 }
 
+/// A place that a session is to be gone on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ForkAt {
+    /// The place among its events; its end when left out.
+    pub(crate) at: Option<u64>,
+}
+
+/// What a fork at a place would have of a session, and what it would not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Forking {
+    /// The place.
+    pub(crate) at: u64,
+    /// What it would go on from.
+    pub(crate) kept: ForkPart,
+    /// What it would not know of.
+    pub(crate) dropped: ForkPart,
+    /// What has become of the workspace's files since, as far as checkpoints tell; null where there are none.
+    pub(crate) files: Option<Vec<FileChange>>,
+}
+
+/// A part of a session's events: those that hold, without what was wound back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ForkPart {
+    /// How many events.
+    pub(crate) events: usize,
+    /// What people said, oldest first.
+    pub(crate) inputs: Vec<String>,
+    /// Replies of the model.
+    pub(crate) replies: usize,
+    /// Calls that have ended.
+    pub(crate) calls: usize,
+}
+
+impl From<agent::ForkPart> for ForkPart {
+    fn from(part: agent::ForkPart) -> ForkPart {
+        let agent::ForkPart { events, inputs, replies, calls } = part;
+        ForkPart { events, inputs, replies, calls }
+    }
+}
+
+impl From<agent::Forking> for Forking {
+    fn from(forking: agent::Forking) -> Forking {
+        Forking {
+            at: forking.at.0,
+            kept: forking.kept.into(),
+            dropped: forking.dropped.into(),
+            files: forking.files.map(|files| files.into_iter().map(FileChange::from).collect()),
+        }
+    }
+}
+
 /// A session that is to go on from where another one stood.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NewFork {
@@ -613,8 +721,8 @@ pub(crate) struct Event {
     /// Milliseconds since 1970 when it was written.
     pub(crate) at_ms: u64,
     /// What happened: `created`, `input`, `goal_set`, `goal_dropped`, `enclosed`, `goal_checking`, `goal_checked`, `equipped`, `turn_started`, `recalled`, `step_started`, `reply`, `approval_asked`,
-    /// `approval_given`, `call_denied`, `call_started`, `child_started`, `child_ended`, `child_merged`, `egress`, `call_finished`, `call_lost`, `undone`, `checkpoint`, `rewound`,
-    /// `forked`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `interrupted`, `turn_ended` or
+    /// `approval_given`, `call_denied`, `call_started`, `child_started`, `child_ended`, `child_merged`, `egress`, `call_finished`, `guided`, `call_lost`, `undone`, `checkpoint`, `rewound`,
+    /// `forked`, `imported`, `looping`, `full`, `compaction_asked`, `compacted`, `not_compacted`, `uncompacted`, `running`, `exited`, `budgeted`, `interrupted`, `turn_ended` or
     /// `learned`; more may be added.
     #[serde(rename = "type")]
     pub(crate) kind: String,

@@ -314,6 +314,8 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         branches: None,
         minds: Vec::new(),
         memory: false,
+        skills: None,
+        tokens_per_day: None,
     };
     let live = Live::new(options, booth.memory.clone());
     let workspace = folder.path().join("work").canonicalize().unwrap();

@@ -60,28 +60,49 @@ const RANDOM_BITS: f32 = 4.2;
 /// passwords in addresses, and long runs that look drawn by lot. In place of each stands a mark with the first digits of its hash
 /// under a word of its own, so that two marks of one secret can be told to be the same and nothing can be read from them.
 pub fn redact(text: &str) -> String {
-    let mut spans = Vec::new();
-    armoured(text, &mut spans);
-    addresses(text, &mut spans);
-    named(text, &mut spans);
-    runs(text, &mut spans);
+    let spans = spans(text);
     if spans.is_empty() {
         return text.to_string();
     }
-    spans.sort_unstable();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
     for (from, to) in spans {
-        if from < at {
-            continue;
-        }
         out.push_str(&text[at..from]);
-        let digest = Sha256::digest([b"saga redaction", &text.as_bytes()[from..to]].concat());
-        let _ = write!(out, "[secret {:02x}{:02x}{:02x}]", digest[0], digest[1], digest[2]);
+        out.push_str(&mark(&text[from..to]));
         at = to;
     }
     out.push_str(&text[at..]);
     out
+}
+
+/// What [`redact`] would blot out of a text, in the order it stands there: for those who have to find it elsewhere as well.
+pub fn secrets(text: &str) -> Vec<&str> {
+    spans(text).into_iter().map(|(from, to)| &text[from..to]).collect()
+}
+
+/// What stands in a secret's place.
+pub fn mark(secret: &str) -> String {
+    let digest = Sha256::digest([b"saga redaction", secret.as_bytes()].concat());
+    let mut out = String::new();
+    let _ = write!(out, "[secret {:02x}{:02x}{:02x}]", digest[0], digest[1], digest[2]);
+    out
+}
+
+/// Where secrets stand, in order and apart from each other.
+fn spans(text: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    armoured(text, &mut found);
+    addresses(text, &mut found);
+    named(text, &mut found);
+    runs(text, &mut found);
+    found.sort_unstable();
+    let mut spans: Vec<(usize, usize)> = Vec::new();
+    for (from, to) in found {
+        if from < to && spans.last().is_none_or(|(_, before)| from >= *before) {
+            spans.push((from, to));
+        }
+    }
+    spans
 }
 
 /// `-----BEGIN … PRIVATE KEY-----` to its end, or the text's.

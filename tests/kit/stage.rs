@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use agent::guides::Guide;
 use agent::{
-    Before, Budget, Cancel, Changed, Created, Error, Event, Lessons, Loop, Manner, Merged, Message,
-    NewSession, Notebook, Progress, Recollection, SessionId, Sink, Stop, Thought, Usage, Weights, World,
-    Worlds,
+    Allowance, Before, Budget, Cancel, Changed, Created, Error, Event, Left, Lessons, Loop, Manner, Merged,
+    Message, NewSession, Notebook, Progress, Recollection, Recorded, SessionId, Sink, Stop, Thought, Usage,
+    Weights, World, Worlds,
 };
 use async_trait::async_trait;
 use engine::repeats::{Repeat, Repeats};
@@ -57,6 +58,8 @@ pub struct Stage {
     pub rules: Mutex<Vec<Rule>>,
     /// How long somebody may take to approve of a call. Milliseconds; 0 as long as they like.
     pub approval_ms: AtomicU64,
+    /// What all sessions here may use together.
+    pub allowance: Mutex<Option<Arc<Allowance>>>,
     /// Tokens that the mind's context holds; 0 for no end of them.
     pub window: AtomicU64,
     /// The commands that run in the background, and those that have ended and nobody was told of.
@@ -111,6 +114,7 @@ impl Stage {
             reaches: Mutex::default(),
             reached: Mutex::default(),
             approval_ms: AtomicU64::default(),
+            allowance: Mutex::default(),
             window: AtomicU64::default(),
             background: Mutex::default(),
             exits: Mutex::default(),
@@ -306,6 +310,10 @@ impl Stage {
         }
     }
 
+    fn allowance(&self) -> Option<Arc<Allowance>> {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn now(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst) as u64
     }
@@ -349,7 +357,11 @@ impl World for Seat {
     }
 
     async fn append(&self, at_ms: u64, event: &Event) -> Result<Seq, Error> {
-        self.stage.effect(|| Ok(self.journal.append(&agent::encode(at_ms, event))?))
+        let seq = self.stage.effect(|| Ok(self.journal.append(&agent::encode(at_ms, event))?))?;
+        if let Some(allowance) = self.stage.allowance() {
+            allowance.count(at_ms, event);
+        }
+        Ok(seq)
     }
 
     fn replay(&self, tool: &str) -> Replay {
@@ -360,6 +372,10 @@ impl World for Seat {
         let written = self.stage.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = Rules::new(Level::Operator, &written).expect("tests write rules that can be read");
         tools::rules::judge(&[(Level::Operator, &rules)], call, None, Path::new("/nowhere"))
+    }
+
+    fn allowance(&self) -> Option<Left> {
+        self.stage.allowance().map(|allowance| allowance.left(0))
     }
 
     fn approval_ms(&self) -> Option<u64> {
@@ -433,6 +449,10 @@ impl World for Seat {
     async fn weigh(&self, conversation: &[Message], _: &Created) -> Result<Weights, Error> {
         let window = Some(self.stage.window.load(Ordering::SeqCst)).filter(|window| *window > 0);
         self.stage.effect(|| Ok(Weights::guessed(conversation, window)))
+    }
+
+    async fn guides(&self, call: &Call, known: &BTreeMap<String, String>) -> Result<Vec<Guide>, Error> {
+        agent::guides::find(self, Path::new("/nowhere"), call, known, false).await
     }
 
     async fn before(&self, call: &Call) -> Result<Option<Before>, Error> {
@@ -608,6 +628,12 @@ impl Worlds for Theatre {
     }
 
     async fn forget(&self, _: &SessionId) {}
+
+    fn count(&self, events: &[Recorded]) {
+        if let Some(allowance) = self.0.allowance() {
+            allowance.count_all(events);
+        }
+    }
 
     fn now_ms(&self) -> u64 {
         self.0.now()

@@ -30,6 +30,48 @@ pub struct Rewinding {
     pub done: bool,
 }
 
+/// What a fork at a place would have of a session, and what it would not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forking {
+    /// The place.
+    pub at: Seq,
+    /// What it would go on from …
+    pub kept: ForkPart,
+    /// … and what it would not know of.
+    pub dropped: ForkPart,
+    /// What has become of the workspace's files since, as far as checkpoints tell; nothing where there are none.
+    pub files: Option<Vec<Difference>>,
+}
+
+/// A part of a session's events: those that hold, without what was wound back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkPart {
+    /// How many events.
+    pub events: usize,
+    /// What people said, oldest first.
+    pub inputs: Vec<String>,
+    /// Replies.
+    pub replies: usize,
+    /// Calls that have ended.
+    pub calls: usize,
+}
+
+impl ForkPart {
+    fn of<'a>(events: impl Iterator<Item = &'a Recorded>) -> ForkPart {
+        let mut part = ForkPart::default();
+        for recorded in events {
+            part.events += 1;
+            match &recorded.event {
+                Event::Input { text, .. } => part.inputs.push(text.clone()),
+                Event::Reply { .. } => part.replies += 1,
+                Event::CallFinished { .. } | Event::CallLost { .. } => part.calls += 1,
+                _ => {}
+            }
+        }
+        part
+    }
+}
+
 impl Agent {
     /// The places a session can be wound back to, oldest first.
     pub async fn checkpoints(&self, id: &SessionId) -> Result<Vec<Checkpoint>, Error> {
@@ -115,11 +157,35 @@ impl Agent {
         Ok(rewinding)
     }
 
+    /// What a fork at a place of a session's journal would have of it, and what not. Nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] when the journal has no such place.
+    pub async fn forking(&self, id: &SessionId, at: Option<Seq>) -> Result<Forking, Error> {
+        self.slot(id)?;
+        let events = self.journal(id).await?;
+        let at = place(id, &events, at)?;
+        let all: Vec<&Recorded> = events.iter().collect();
+        let held = |events: &[&Recorded]| -> Vec<usize> { holding(events) };
+        let cut = events.partition_point(|event| event.seq <= at);
+        let kept = ForkPart::of(held(&all[..cut]).into_iter().map(|n| all[n]));
+        // What holds now and lies behind the place.
+        let behind = held(&all).into_iter().map(|n| all[n]).filter(|event| event.seq > at);
+        let dropped = ForkPart::of(behind);
+        let files = match checkpoint_at(id, &events, at) {
+            Ok(_) => Some(self.compare(id, at, Seq(u64::MAX)).await?),
+            Err(Error::NoCheckpoint { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Forking { at, kept, dropped, files })
+    }
+
     /// Makes a session that goes on from where another one stood at a place of its journal: its end, when left out. It works in the same
     /// folder, whose files stay as they are; or in `into`, an empty folder, which gets the files of the last checkpoint before that place.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`] when files are wanted and none were kept; [`Error::BadRequest`] when the folder is not empty.
+    /// [`Error::NoCheckpoint`] when files are wanted and none were kept; [`Error::BadRequest`] when the folder is not empty, or when the
+    /// journal has no such place.
     pub async fn fork(
         &self,
         id: &SessionId,
@@ -128,8 +194,7 @@ impl Agent {
     ) -> Result<SessionInfo, Error> {
         self.slot(id)?;
         let mut events = self.journal(id).await?;
-        let last = events.last().map_or(Seq(0), |event| event.seq);
-        let at = at.unwrap_or(last).min(last);
+        let at = place(id, &events, at)?;
         let cut = events.partition_point(|event| event.seq <= at);
         events.truncate(cut);
         let held: Vec<Recorded> = {
@@ -186,6 +251,19 @@ impl Agent {
         .await?;
         let state = self.fold(&new).await?;
         Ok(self.insert(&new, SessionInfo::of(&new, &state, None)).info())
+    }
+}
+
+/// A place of a session's journal that can be gone on from: its end, when left out.
+fn place(id: &SessionId, events: &[Recorded], at: Option<Seq>) -> Result<Seq, Error> {
+    let last = events.last().map_or(Seq(0), |event| event.seq);
+    match at {
+        None => Ok(last),
+        Some(at) if at.0 >= 1 && at <= last => Ok(at),
+        Some(at) => Err(Error::BadRequest(format!(
+            "session {id} has no event {}: its events are 1 to {}; `saga sessions show {id}` lists them",
+            at.0, last.0
+        ))),
     }
 }
 

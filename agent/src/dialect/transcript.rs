@@ -137,6 +137,13 @@ impl Transcript {
                 format: None,
             }),
             Message::User { text } => Turn::User { text: text.clone(), task: None },
+            // A reply without its tokens came with a session whose secrets were blotted out: it is told by its text.
+            Message::Assistant { tokens, text, calls, .. }
+                if tokens.is_empty() && !(text.is_empty() && calls.is_empty()) =>
+            {
+                let said = Said::Written { thought: String::new(), text: text.clone(), calls: calls.clone() };
+                Turn::Assistant { said, open: false }
+            }
             Message::Assistant { tokens, text, calls, stop } => Turn::Assistant {
                 said: Said::Sampled {
                     tokens: tokens.clone(),

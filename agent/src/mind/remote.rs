@@ -17,7 +17,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::Error;
 use crate::context::Message;
-use crate::event::{Created, Stop, Usage};
+use crate::event::{Budget, Created, Stop, Usage};
 use crate::world::{Cancel, Manner, Sink, Thought};
 use stream::Assembly;
 
@@ -36,8 +36,42 @@ pub struct Remote {
     pub context_tokens: u64,
     /// Whether it is led, as small models need to be.
     pub led: bool,
+    /// What its tokens cost, if that is to be counted.
+    pub price: Price,
     /// A file of certificates (PEM) that the server's is held against, in place of the usual ones.
     pub ca_file: Option<PathBuf>,
+}
+
+/// What tokens cost: billionths of a currency for each. 0: nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Price {
+    /// A token of a prompt.
+    pub input_nanos: u64,
+    /// One that the server had computed before.
+    pub cached_nanos: u64,
+    /// A sampled one.
+    pub output_nanos: u64,
+}
+
+impl Price {
+    /// What a reply has cost.
+    pub fn of(self, usage: Usage) -> u64 {
+        let cached = usage.cached_tokens.min(usage.prompt_tokens);
+        let parts = [
+            (usage.prompt_tokens - cached, self.input_nanos),
+            (cached, self.cached_nanos),
+            (usage.output_tokens, self.output_nanos),
+        ];
+        parts.into_iter().fold(0, |sum, (tokens, nanos)| sum.saturating_add(tokens.saturating_mul(nanos)))
+    }
+
+    /// How many tokens may be sampled for so much, at least one; 0 is as much as it likes.
+    pub fn affords(self, nanos: u64, most: u32) -> u32 {
+        match (nanos, self.output_nanos) {
+            (0, _) | (_, 0) => most,
+            (nanos, each) => u32::try_from(nanos / each).unwrap_or(most).clamp(1, most.max(1)),
+        }
+    }
 }
 
 /// A key that is not shown.
@@ -143,11 +177,19 @@ impl RemoteMind {
         cancel: &Cancel,
         out: &Sink,
     ) -> Result<Thought, Error> {
+        let price = self.remote.price;
+        let mut created = created.clone();
+        let Budget { session_cost_nanos_max, reply_tokens_max, .. } = created.budget;
+        created.budget.reply_tokens_max = price.affords(session_cost_nanos_max, reply_tokens_max);
+        let created = &created;
         let body = wire::request(&self.remote.model, conversation, created, manner).to_string();
         let mut wait = WAIT;
         for attempt in 1.. {
             let (why, after) = match self.ask(&body, created, cancel, out).await {
-                Answer::Thought(thought) => return Ok(*thought),
+                Answer::Thought(mut thought) => {
+                    thought.usage.cost_nanos = price.of(thought.usage);
+                    return Ok(*thought);
+                }
                 Answer::Failed(error) => return Err(error),
                 Answer::Again { why, .. } if attempt >= TRIES => return Err(self.trouble(&why)),
                 Answer::Again { why, after } => (why, after),

@@ -65,6 +65,8 @@ impl State {
         self.room.asked = None;
         self.room.tried = true;
         self.room.compactions.push(compaction);
+        // What folders say may be among what is left out: it is told again when the session comes there again.
+        self.guided.clear();
         // Where the model was told of tools may be left out now, and the prompt is computed anew in any case.
         self.place_tools();
     }

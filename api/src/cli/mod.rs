@@ -1,6 +1,7 @@
 //! The `saga` command: one file per subcommand.
 
 mod bench;
+mod carry;
 mod config;
 mod context;
 mod demo;
@@ -8,6 +9,7 @@ mod doctor;
 mod eval;
 mod experts;
 mod follow;
+mod limits;
 mod login;
 mod logits;
 mod mcp;
@@ -24,6 +26,7 @@ mod sandbox;
 mod schedule;
 mod sessions;
 mod tenants;
+mod top;
 mod until;
 mod up;
 
@@ -76,6 +79,8 @@ enum Command {
     Run(run::Args),
     /// Go on with a session.
     Resume(resume::Args),
+    /// Watch all sessions of a service, follow one, stop one.
+    Top(top::Args),
     /// List, show and delete sessions.
     #[command(subcommand)]
     Sessions(sessions::Args),
@@ -148,6 +153,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Up(args) => up::run(args).await,
         Command::Run(args) => run::run(args).await,
         Command::Resume(args) => resume::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Sessions(args) => sessions::run(args).await,
         Command::Schedule(args) => schedule::run(args).await,
         Command::Memory(args) => memory::run(args).await,

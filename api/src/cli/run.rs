@@ -1,6 +1,6 @@
 //! `saga run`: give a task to a new session and watch it work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use agent::End;
@@ -96,9 +96,20 @@ async fn work(
     json: bool,
     screen: &Screen,
 ) -> Result<u8, Failure> {
-    let client = &reached.client;
-    let before = Snapshot::take(&new.workspace);
     let session = reached.create(new, screen).await?;
+    watch(reached, &session, task, json, screen).await
+}
+
+/// Says a task to a session that rests, and shows the work until it rests again.
+pub(super) async fn watch(
+    reached: &Reached,
+    session: &wire::Session,
+    task: &str,
+    json: bool,
+    screen: &Screen,
+) -> Result<u8, Failure> {
+    let client = &reached.client;
+    let before = Snapshot::take(Path::new(&session.workspace));
     if !json {
         let about = format!("session {} · {} · {}", session.id, session.model, session.workspace);
         screen.line(&screen.ink(Ink::Dim, &about));
@@ -118,7 +129,7 @@ async fn work(
     } else {
         screen.line("");
         changes.show(screen);
-        let usage = usage_line(&session, &now, started.elapsed());
+        let usage = usage_line(session, &now, started.elapsed());
         screen.line(&screen.ink(Ink::Dim, &format!("{} · {usage}", changes.summary())));
         match &followed {
             Followed::Left => follower.say_left(),

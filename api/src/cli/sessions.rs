@@ -10,13 +10,14 @@ use memory::{Memory, Seq};
 use serde::Deserialize;
 
 use super::reach::{Reached, Server};
+use crate::carrying::{ExportWish, ImportWish};
 use crate::client::Client;
 use crate::config::Folders;
 use crate::failure::Failure;
 use crate::server::open_memory;
 use crate::show::{
-    checked_in_words, compacted_in_words, contacts_in_words, end_in_words, equipment_in_words, in_words,
-    loop_in_words, merged_in_words, numbers, returned_in_words,
+    checked_in_words, compacted_in_words, contacts_in_words, end_in_words, equipment_in_words,
+    imported_in_words, in_words, loop_in_words, merged_in_words, numbers, returned_in_words,
 };
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
@@ -118,6 +119,15 @@ pub(crate) enum Args {
         #[command(flatten)]
         server: Server,
     },
+    /// Show what a session may use and what of it is used, or set it.
+    Budget {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        #[command(flatten)]
+        limits: super::limits::Limits,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Wind a session back, or forward again: its files, and what its model knows. Shows what that means and asks first.
     Rewind {
         /// The session, as `saga sessions list` shows it.
@@ -139,6 +149,35 @@ pub(crate) enum Args {
         #[arg(long, value_name = "SEQ")]
         at: Option<u64>,
         /// A folder that is empty or not there: it gets the files as they were.
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Write a session to one file. Secrets are blotted out of it unless you want them.
+    Export {
+        /// The session, as `saga sessions list` shows it.
+        id: String,
+        /// The file; `-` for standard output, `ID.saga` when left out.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Put in what the workspace held at the session's checkpoints.
+        #[arg(long)]
+        with_workspace: bool,
+        /// Leave everything as it is, secrets too: then the session goes on elsewhere with the very prompts it had.
+        #[arg(long)]
+        with_secrets: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Make a session of such a file. It rests until you say something to it, and what was allowed in it is not allowed here.
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// The folder that it works in, as that is; the one it worked in when left out.
+        #[arg(long, value_name = "DIR", conflicts_with = "into")]
+        workspace: Option<PathBuf>,
+        /// A folder that is empty or not there: it gets the files that the workspace held last.
         #[arg(long, value_name = "DIR")]
         into: Option<PathBuf>,
         #[command(flatten)]
@@ -240,6 +279,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             done?;
             say("the model is shown again what was left out last");
         }
+        Args::Budget { id, limits, server } => return super::limits::run(&id, limits, &server).await,
         Args::Rewind { id, at, yes, server } => {
             let reached = reach(&id, &server, None).await?;
             let done = rewind(&reached, &id, at, yes).await;
@@ -256,6 +296,13 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             let wire::Session { id: new, workspace, .. } = made?;
             say(&format!("{new} goes on from {id} in {workspace}; `saga resume {new}` talks to it"));
         }
+        Args::Export { id, output, with_workspace, with_secrets, server } => {
+            let wish = ExportWish { workspace: with_workspace, secrets: with_secrets };
+            return super::carry::export(&id, output, wish, &server).await;
+        }
+        Args::Import { file, workspace, into, server } => {
+            return super::carry::import(&file, ImportWish { workspace, into }, &server).await;
+        }
         Args::Delete { id, server } => {
             Source::open(&server, &folders).await?.delete(&id).await?;
             say(&format!("deleted {id}; its workspace is as it was"));
@@ -265,7 +312,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
 }
 
 /// A service that has a session: the one that runs, or one inside of this process. `besides` is a folder that is to be made.
-async fn reach(id: &str, server: &Server, besides: Option<&Path>) -> Result<Reached, Failure> {
+pub(super) async fn reach(id: &str, server: &Server, besides: Option<&Path>) -> Result<Reached, Failure> {
     let (folders, mut config) = super::settings()?;
     let mut roots = config.workspace_roots.clone();
     if server.running(&folders).await?.is_none() {
@@ -317,9 +364,9 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
 }
 
 /// Files that a preview shows.
-const FILES_SHOWN: usize = 40;
+pub(super) const FILES_SHOWN: usize = 40;
 
-fn files_in_words(files: &[wire::FileChange], most: usize) -> String {
+pub(super) fn files_in_words(files: &[wire::FileChange], most: usize) -> String {
     let sign = |how| match how {
         wire::How::Added => '+',
         wire::How::Changed => '~',
@@ -403,8 +450,12 @@ async fn answer(id: &str, allowed: bool, always: bool, server: &Server) -> Resul
 
 /// What a session was made with, read from the memory of this machine.
 pub(super) async fn stored(folders: &Folders, id: &str) -> Result<wire::Session, Failure> {
-    let source = Source::Memory(open_memory(&folders.memory()).await?);
-    let list = source.list().await?;
+    of(&open_memory(&folders.memory()).await?, id).await
+}
+
+/// A session as a memory tells it.
+pub(super) async fn of(memory: &Memory, id: &str) -> Result<wire::Session, Failure> {
+    let list = Source::Memory(memory.clone()).list().await?;
     list.into_iter().find(|session| session.id == id).ok_or_else(|| no_session(id))
 }
 
@@ -446,7 +497,9 @@ impl Source {
                 blocking(move || {
                     let mut all = Vec::new();
                     for journal in memory.journals()? {
-                        if journal.name.parse::<agent::SessionId>().is_err() {
+                        let Ok(id) = journal.name.parse::<agent::SessionId>() else { continue };
+                        // What is left of an import that was cut off goes at the next start.
+                        if agent::portable::cut_off(&memory, &id)? {
                             continue;
                         }
                         match read(&memory, &journal.name) {
@@ -504,6 +557,11 @@ impl Source {
         let is = blocking(move || Ok(memory.journals()?.iter().any(|journal| journal.name == name))).await?;
         if is { Ok(()) } else { Err(no_session(id)) }
     }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -573,6 +631,7 @@ fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
         waiting: 0,
         tool_calls: 0,
         tool_errors: 0,
+        budget: wire::Budget::default(),
         usage: wire::Usage::default(),
         created_ms,
         updated_ms: created_ms,
@@ -588,19 +647,12 @@ fn render(sessions: &[wire::Session]) -> String {
     let rows: Vec<Vec<String>> = families(sessions)
         .into_iter()
         .map(|session| {
-            let state = match (session.status, &session.ended) {
-                (wire::Status::Running, _) => "running".to_string(),
-                (wire::Status::Asking, _) => "asks you".to_string(),
-                (wire::Status::Failed, _) => "failed".to_string(),
-                (wire::Status::Idle, Some(end)) => end_word(end).to_string(),
-                (wire::Status::Idle, None) => "new".to_string(),
-            };
             vec![
                 match session.parent {
                     Some(_) => format!("└ {}", session.id),
                     None => session.id.clone(),
                 },
-                state,
+                state_word(session),
                 age(now_ms.saturating_sub(session.updated_ms)),
                 session.steps.to_string(),
                 one_line(&session.workspace, 40),
@@ -622,6 +674,18 @@ fn families(sessions: &[wire::Session]) -> Vec<&wire::Session> {
         all.extend(sessions.iter().rev().filter(|child| child.parent.as_ref() == Some(&session.id)));
     }
     all
+}
+
+/// What a session is doing, in a word.
+pub(super) fn state_word(session: &wire::Session) -> String {
+    let word = match (session.status, &session.ended) {
+        (wire::Status::Running, _) => "running",
+        (wire::Status::Asking, _) => "asks you",
+        (wire::Status::Failed, _) => "failed",
+        (wire::Status::Idle, Some(end)) => end_word(end),
+        (wire::Status::Idle, None) => "new",
+    };
+    word.to_string()
 }
 
 /// Why a turn ended, in a word.
@@ -689,6 +753,12 @@ fn line(recorded: &Recorded) -> String {
         Event::Checkpoint { trouble: Some(trouble), .. } => format!("the workspace was not kept: {trouble}"),
         Event::Checkpoint { .. } => "the workspace was not kept".to_string(),
         Event::Rewound { to, .. } => format!("wound back to {}", to.0),
+        Event::Budgeted { .. } => "has other limits from here on".to_string(),
+        Event::Guided { guides, .. } => {
+            let paths: Vec<&str> = guides.iter().map(|guide| guide.path.as_str()).collect();
+            format!("told what {} says", paths.join(", "))
+        }
+        Event::Imported { from, masked } => imported_in_words(from, *masked),
         Event::Forked { from, at } => format!("goes on from {} of session {from}", at.0),
         Event::Running { commands } => {
             let told: Vec<String> =

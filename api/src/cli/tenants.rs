@@ -25,6 +25,18 @@ pub(crate) enum Args {
         /// A folder its sessions may work in. Repeat it for more.
         #[arg(long = "root", value_name = "DIR", required = true)]
         roots: Vec<PathBuf>,
+        /// Tokens that its sessions may use in a day: of prompts that were not there already, and of replies. As many as they like when
+        /// left out.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        tokens_per_day: Option<u64>,
+    },
+    /// Set how many tokens a tenant's sessions may use in a day. Good from the next start of `saga up` on.
+    Limit {
+        /// The tenant.
+        name: String,
+        /// Tokens a day; as many as they like when left out.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        tokens_per_day: Option<u64>,
     },
     /// List the tenants.
     List,
@@ -47,7 +59,11 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let (folders, _) = super::settings()?;
     let data = &folders.data;
     match args {
-        Args::Add { name, roots } => {
+        Args::Limit { name, tokens_per_day } => {
+            Tenant::named(data, &name)?.limit(tokens_per_day)?;
+            say(&format!("{name}: {}, from the next start of `saga up` on", a_day(tokens_per_day)));
+        }
+        Args::Add { name, roots, tokens_per_day } => {
             let real = |root: &PathBuf| {
                 root.canonicalize().map_err(|error| {
                     Failure::new(format!("the folder {} cannot be used: {error}", root.display()))
@@ -56,7 +72,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             };
             let roots = roots.iter().map(real).collect::<Result<Vec<_>, _>>()?;
             server::make_folder(data)?;
-            let key = Tenant::add(data, &name, roots)?;
+            let key = Tenant::add(data, &name, roots, tokens_per_day)?;
             say(&format!(
                 "{name}: its key is {}\nIt is shown this once. `saga up` knows the tenant from its next start on.",
                 key.as_str()
@@ -67,12 +83,13 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             for tenant in Tenant::all(data)? {
                 let roots: Vec<String> =
                     tenant.roots()?.iter().map(|root| root.display().to_string()).collect();
-                rows.push(vec![tenant.name().to_string(), roots.join(", ")]);
+                let limit = a_day(tenant.tokens_per_day()?);
+                rows.push(vec![tenant.name().to_string(), limit, roots.join(", ")]);
             }
             if rows.is_empty() {
                 say("no tenants; `saga tenants add NAME --root DIR` makes one");
             } else {
-                say(&table(&["TENANT", "FOLDERS"], &rows));
+                say(&table(&["TENANT", "TOKENS", "FOLDERS"], &rows));
             }
         }
         Args::NewKey { name } => {
@@ -97,4 +114,8 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+fn a_day(tokens: Option<u64>) -> String {
+    tokens.map_or_else(|| "no limit".to_string(), |tokens| format!("{} a day", crate::host::count(tokens)))
 }

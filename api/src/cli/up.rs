@@ -60,6 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     tools::Sandbox::sweep();
     let opened = server::open(&config, &folders, &folders.memory(), roots.clone(), auth).await?;
     let opened = opened.with_tenants(&config, &folders).await?;
+    opened.service.trace(&config.telemetry)?;
     // Before anybody is told that the service is there: whoever reads that may stop it at once.
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|error| Failure::new(format!("cannot listen for SIGTERM: {error}")))?;

@@ -5,6 +5,7 @@
 
 mod sse;
 
+use std::io::Write;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::auth::Key;
+use crate::carrying::{ExportWish, ImportWish, SESSION_FILE};
 use crate::context::{Context, NewCompaction};
 use crate::error::ProblemBody;
 use crate::failure::Failure;
@@ -179,6 +181,11 @@ impl Client {
         self.ask(Method::DELETE, &session_path(id, "/goal"), None).await
     }
 
+    /// Sets a session's limits.
+    pub(crate) async fn budget(&self, id: &str, budget: &wire::Budget) -> Result<wire::Admitted, Refusal> {
+        self.ask(Method::POST, &session_path(id, "/budget"), Some(json(budget))).await
+    }
+
     /// Winds a session back, or tells what that would mean.
     pub(crate) async fn rewind(
         &self,
@@ -191,6 +198,56 @@ impl Client {
     /// Makes a session that goes on from where another one stood.
     pub(crate) async fn fork(&self, id: &str, wish: &wire::NewFork) -> Result<wire::Session, Refusal> {
         self.ask(Method::POST, &session_path(id, "/fork"), Some(json(wish))).await
+    }
+
+    /// What a fork at a place would have of a session.
+    pub(crate) async fn look_at_fork(&self, id: &str, at: Option<u64>) -> Result<wire::Forking, Refusal> {
+        let at = at.map(|at| format!("?at={at}")).unwrap_or_default();
+        self.ask(Method::GET, &session_path(id, &format!("/fork{at}")), None).await
+    }
+
+    /// Writes a session's file.
+    pub(crate) async fn export(
+        &self,
+        id: &str,
+        wish: ExportWish,
+        mut to: &std::fs::File,
+    ) -> Result<(), Refusal> {
+        let path =
+            session_path(id, &format!("/export?workspace={}&secrets={}", wish.workspace, wish.secrets));
+        let response = self.send(Method::GET, &path, None, &[]).await?;
+        let mut body = self.good(response).await?.into_body();
+        loop {
+            let frame =
+                timeout(ANSWER, body.frame()).await.map_err(|_| self.lost("no more of the file came"))?;
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.map_err(|error| self.lost(&error.to_string()))?;
+            if let Ok(piece) = frame.into_data() {
+                to.write_all(&piece).map_err(|error| {
+                    Refusal::Lost(Failure::new(format!("the file cannot be written: {error}")))
+                })?;
+            }
+        }
+    }
+
+    /// Makes a session of a file.
+    pub(crate) async fn import(&self, wish: &ImportWish, file: Vec<u8>) -> Result<wire::Session, Refusal> {
+        let named = [("workspace", &wish.workspace), ("into", &wish.into)];
+        let query = named.into_iter().filter_map(|(name, folder)| {
+            Some(format!("{name}={}", escaped(folder.as_ref()?.as_os_str().as_encoded_bytes())))
+        });
+        let path = format!("/v1/sessions/import?{}", query.collect::<Vec<_>>().join("&"));
+        let kind = [(header::CONTENT_TYPE, SESSION_FILE)];
+        let response = self.send(Method::POST, &path, Some(file.into()), &kind).await?;
+        let response = self.good(response).await?;
+        self.body(response).await
+    }
+
+    /// The service's figures, in the text format of Prometheus.
+    pub(crate) async fn metrics(&self) -> Result<String, Refusal> {
+        let response = self.send(Method::GET, "/metrics", None, &[]).await?;
+        let response = self.good(response).await?;
+        Ok(String::from_utf8_lossy(&self.bytes(response).await?).into_owned())
     }
 
     /// What fills a session's prompt.
@@ -331,7 +388,7 @@ impl Client {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        if body.is_some() {
+        if body.is_some() && headers.iter().all(|(name, _)| *name != header::CONTENT_TYPE) {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let request = request
@@ -404,14 +461,16 @@ fn schedule_path(id: &str, rest: &str) -> String {
 
 /// The path of something by its id. An id that is none is left for the service to refuse, but must not change the path.
 fn path_below(above: &str, id: &str, rest: &str) -> String {
-    let safe: String = id
-        .bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(b).to_string(),
-            b => format!("%{b:02X}"),
-        })
-        .collect();
-    format!("{above}/{safe}{rest}")
+    format!("{above}/{}{rest}", escaped(id.as_bytes()))
+}
+
+/// Bytes as they may stand in a path or a query.
+fn escaped(bytes: &[u8]) -> String {
+    let letter = |b: &u8| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(*b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    bytes.iter().map(letter).collect()
 }
 
 #[cfg(test)]

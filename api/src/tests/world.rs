@@ -78,6 +78,7 @@ impl World for Seat {
                 output_tokens: 3,
                 prefill_ms: 1,
                 decode_ms: 1,
+                cost_nanos: 2_000_000,
             },
         })
     }

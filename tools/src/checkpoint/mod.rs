@@ -9,6 +9,7 @@
 //! them: whatever a repository's settings say has no effect. What there is is listed by the sandbox's file helper; of a file that is as
 //! it was nothing is read.
 
+mod carry;
 mod merge;
 mod pack;
 mod tree;
@@ -34,6 +35,8 @@ use crate::{Error, Sandbox};
 pub use merge::Merge;
 use pack::{Hash, Packs};
 use tree::{Entry, Folder, Kind};
+
+pub use carry::{Cargo, Mask, name_of};
 
 /// Content that is put back with one request. Bytes.
 const BATCH_BYTES: usize = 1 << 20;

@@ -67,6 +67,7 @@ fn remote(url: &str) -> Remote {
         context_tokens: 1_000,
         led: false,
         ca_file: None,
+        price: Price { input_nanos: 1_000, cached_nanos: 100, output_nanos: 4_000 },
     }
 }
 
@@ -213,6 +214,8 @@ async fn a_stream_becomes_text_calls_and_what_they_cost() {
         thought.refused[0].why.contains("no JSON")
             && thought.refused[1].why.contains("no tool named \"fly\"")
     );
+    // 26 at 1, 64 at a tenth and 12 at 4 thousandths of a thousandth.
+    assert_eq!(thought.usage.cost_nanos, 26_000 + 6_400 + 48_000);
     let Usage { prompt_tokens, cached_tokens, output_tokens, .. } = thought.usage;
     assert_eq!((prompt_tokens, cached_tokens, output_tokens), (90, 64, 12));
     assert!(
