@@ -118,6 +118,8 @@ pub struct State {
     kids: Vec<Kid>,
     /// What children have taken that were wound back.
     lost_tokens: u64,
+    /// What these cost, in billionths.
+    lost_cost_nanos: u64,
     /// In a child: the step it was begun after.
     born_step: u32,
     plan: Vec<Task>,
@@ -236,6 +238,7 @@ impl State {
         }
         if let Event::ChildEnded(returned) = &recorded.event {
             self.lost_tokens += returned.usage.output_tokens;
+            self.lost_cost_nanos += returned.usage.cost_nanos;
         }
         if let Event::GoalChecked(Checked { usage: Some(usage), .. }) = &recorded.event {
             self.usage = self.usage.plus(*usage);

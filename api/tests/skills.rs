@@ -53,6 +53,8 @@ fn live(folder: &Path, led: bool) -> Arc<Live> {
         approval_ms: None,
         memory: false,
         skills: Some(folder.join("operator")),
+        branches: None,
+        children_max: 2,
         tokens_per_day: None,
     };
     let name = if led { "memory-led" } else { "memory" };

@@ -58,11 +58,11 @@ impl State {
             && self.usage.output_tokens + self.kids_tokens() >= session_output_tokens_max
         {
             Some(format!("{session_output_tokens_max} sampled tokens in the session; {RAISE}"))
-        } else if session_cost_nanos_max > 0 && self.usage.cost_nanos >= session_cost_nanos_max {
+        } else if session_cost_nanos_max > 0 && self.cost_nanos() >= session_cost_nanos_max {
             Some(format!(
                 "a cost of {} in the session, of which {} are spent; {RAISE}",
                 money(session_cost_nanos_max),
-                money(self.usage.cost_nanos)
+                money(self.cost_nanos())
             ))
         } else if self.late() {
             Some(format!("{wall_secs_max} seconds in a turn, of which {} have passed", took_ms / 1000))
@@ -82,6 +82,16 @@ impl State {
     /// Whether no further call is to begin in this turn: it has taken as long as it may, or its tools have.
     pub(crate) fn overdue(&self) -> bool {
         self.late() || self.tools_late()
+    }
+
+    /// What the session has cost, its children too; in billionths.
+    fn cost_nanos(&self) -> u64 {
+        self.usage.cost_nanos + self.kids_cost_nanos()
+    }
+
+    /// How long the tools of this turn have run, in whole seconds.
+    pub(super) fn tool_secs(&self) -> u64 {
+        self.tool_time.ran_ms / 1000
     }
 
     fn late(&self) -> bool {
@@ -112,7 +122,7 @@ impl State {
     pub(crate) fn cost_left_nanos(&self) -> u64 {
         match self.created.as_ref().map_or(0, |created| created.budget.session_cost_nanos_max) {
             0 => 0,
-            most => most.saturating_sub(self.usage.cost_nanos).max(1),
+            most => most.saturating_sub(self.cost_nanos()).max(1),
         }
     }
 

@@ -36,6 +36,19 @@ impl Kid {
             None => self.child.budget.session_output_tokens_max,
         }
     }
+
+    /// What it has cost, or may cost while it works; in billionths.
+    fn cost_nanos(&self) -> u64 {
+        match &self.returned {
+            Some(returned) => returned.usage.cost_nanos,
+            None => self.child.budget.session_cost_nanos_max,
+        }
+    }
+}
+
+/// What is left of a limit that is not 0, of which 1 stays: 0 would mean that there is none.
+fn left_of(limit: u64, spent: u64) -> u64 {
+    if limit == 0 { 0 } else { limit.saturating_sub(spent).max(1) }
 }
 
 /// What is to be done about a call that begins a child.
@@ -70,6 +83,11 @@ impl State {
     /// Tokens that children have taken, and that are set aside for those that work.
     pub(crate) fn kids_tokens(&self) -> u64 {
         self.kids.iter().map(Kid::tokens).sum::<u64>() + self.lost_tokens
+    }
+
+    /// What all children have cost, or may cost while they work; in billionths.
+    pub(crate) fn kids_cost_nanos(&self) -> u64 {
+        self.kids.iter().map(Kid::cost_nanos).sum::<u64>() + self.lost_cost_nanos
     }
 
     /// The child of a call that is under way.
@@ -122,6 +140,11 @@ impl State {
             wall_secs_max,
             // It may be spoken to, and takes no more for that.
             session_output_tokens_max: tokens,
+            tool_secs_max: left_of(own.tool_secs_max, self.tool_secs()),
+            session_cost_nanos_max: left_of(
+                own.session_cost_nanos_max,
+                self.usage.cost_nanos + self.kids_cost_nanos(),
+            ),
         })
     }
 
@@ -206,6 +229,7 @@ impl State {
         self.born_step = self.step;
         self.usage = Default::default();
         self.lost_tokens = 0;
+        self.lost_cost_nanos = 0;
     }
 
     /// What a child has come to, for its parent; nothing in a session that is no child, and while it works.

@@ -93,7 +93,7 @@ impl State {
         let turn = self.turn;
         let end = |end| Some(Action::End { turn, end });
         if let (Some(check), Test::Command(_)) = (*checking, &goal.test) {
-            return match self.spent().filter(|_| self.late() && self.pursuit.outcome.is_none()) {
+            return match self.spent().filter(|_| self.overdue() && self.pursuit.outcome.is_none()) {
                 Some(limit) => end(End::Budget { limit }),
                 None => Some(Action::Conclude { check }),
             };
@@ -112,7 +112,7 @@ impl State {
         }
         // A command takes no tokens: what the last step has done is looked at, whatever is left for another one.
         match (&goal.test, self.spent()) {
-            (Test::Command(_), Some(limit)) if self.late() => return end(End::Budget { limit }),
+            (Test::Command(_), Some(limit)) if self.overdue() => return end(End::Budget { limit }),
             (Test::Judged(_), Some(limit)) => return end(End::Budget { limit }),
             (Test::Judged(_), None) => {
                 if let Some((asked, limit)) = self.full() {

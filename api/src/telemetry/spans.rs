@@ -214,6 +214,7 @@ impl Turn {
             End::Done => ("done", None),
             End::Interrupted => ("interrupted", None),
             End::Budget { .. } => ("budget", None),
+            End::GoalUnmet { .. } => ("goal_unmet", None),
             End::ContextFull { .. } => ("context_full", Some("context_full")),
             End::Failed { .. } => ("failed", Some("failed")),
         };

@@ -1,9 +1,12 @@
 //! Checkpoints carried elsewhere: all the content that they are made of, each piece once and named by its hash.
+//!
+//! What git keeps of its own stays behind and is not taken in: settings and hooks of a repository are programs that the next `git status`
+//! of a person would run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::pack::Hash;
-use super::tree::{self, Entry, Kind};
+use super::tree::{self, Folder, Kind};
 use super::{Checkpoints, DEPTH_MAX, Root, State, Tree, gone, now};
 use crate::Error;
 
@@ -130,10 +133,11 @@ impl State {
     /// Whether everything that a folder holds is there.
     fn whole(&self, hash: &Hash, depth: usize) -> bool {
         let Some(folder) = self.folder(hash).filter(|_| depth < DEPTH_MAX) else { return false };
-        folder.into_values().all(|entry| match entry.kind {
-            Kind::Folder => self.whole(&entry.hash, depth + 1),
-            Kind::File | Kind::Program | Kind::Link => self.packs.has(&entry.hash),
-        })
+        !folder.contains_key(GIT)
+            && folder.into_values().all(|entry| match entry.kind {
+                Kind::Folder => self.whole(&entry.hash, depth + 1),
+                Kind::File | Kind::Program | Kind::Link => self.packs.has(&entry.hash),
+            })
     }
 }
 
@@ -156,13 +160,14 @@ impl Loading<'_> {
         let Some(mut folder) = self.state.folder(&hash).filter(|_| depth < DEPTH_MAX) else {
             return Ok(None);
         };
+        without_git(&mut folder);
         for entry in folder.values_mut() {
             let there = match entry.kind {
                 Kind::Folder => self.folder(entry.hash, depth + 1)?,
                 Kind::File | Kind::Program | Kind::Link => self.file(entry.hash)?,
             };
             let Some(there) = there else { return Ok(None) };
-            *entry = Entry { kind: entry.kind, hash: there };
+            entry.hash = there;
         }
         Ok(Some(self.add(hash, &tree::encode(&folder), true)))
     }
@@ -184,9 +189,17 @@ impl Loading<'_> {
     }
 }
 
+/// What git keeps of its own in a folder.
+const GIT: &str = ".git";
+
+fn without_git(folder: &mut Folder) {
+    folder.remove(GIT);
+}
+
 /// A folder's content with other names for what it holds.
 fn renamed(content: &[u8], there: impl Fn(&Hash) -> Option<Hash>) -> Option<Vec<u8>> {
     let mut folder = tree::decode(content)?;
+    without_git(&mut folder);
     for entry in folder.values_mut() {
         entry.hash = there(&entry.hash)?;
     }

@@ -17,6 +17,8 @@ fn session(id: &str, status: Status) -> Session {
         ended: None,
         asks: None,
         memory: true,
+        goal: None,
+        parent: None,
         turns: 3,
         steps: 41,
         plan: Vec::new(),
