@@ -49,7 +49,7 @@ async fn visit() -> Result<(), String> {
     std::fs::create_dir_all(&workspace).map_err(|error| error.to_string())?;
     let called = async {
         let login = login(&folder)?;
-        let way = Way::Url(Address { login, ..Address::at(url) });
+        let way = Way::Url(Address { login: Box::new(login), ..Address::at(url) });
         let mut server = Server { answer_defaults: true, ..Server::new("there", way) };
         server.keep_login_in(&folder.join("logins"));
         server.check()?;

@@ -156,7 +156,8 @@ impl Scene {
         let mut policy = Policy::new(folder.path().canonicalize().unwrap());
         policy.helper = Some(env!("CARGO_BIN_EXE_saga-sandbox-helper").into());
         let sandbox = Arc::new(Sandbox::open(policy).await.unwrap());
-        let mut server = Settings::new("far", Way::Url(Address { login, ..Address::at(url) }));
+        let mut server =
+            Settings::new("far", Way::Url(Address { login: Box::new(login), ..Address::at(url) }));
         server.keep_login_in(logins);
         server.check().unwrap();
         let toolbox = Toolbox::new(None, std::slice::from_ref(&server));

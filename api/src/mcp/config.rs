@@ -249,10 +249,10 @@ fn server(name: &str, config: &McpConfig) -> Result<Server, String> {
             headers: pairs(&config.headers),
             ca_file: config.ca_file.clone(),
             allow_private: config.allow_private.clone(),
-            login: match &config.login {
+            login: Box::new(match &config.login {
                 None => Login::default(),
                 Some(login) => login.login().map_err(|why| format!("mcp.{name}: {why}"))?,
-            },
+            }),
         }),
         (Some(_), true) => return Err(format!("mcp.{name}: env is for a command; give a url its headers")),
         (None, true) | (Some(_), false) => {
@@ -284,7 +284,7 @@ mod tests {
         let text = format!("[docs]\nurl = \"https://docs.test/mcp\"\n{login}");
         let server = servers(&read(&text)?)?.remove(0);
         match server.way {
-            Way::Url(address) => Ok(address.login),
+            Way::Url(address) => Ok(*address.login),
             Way::Command { .. } => Err("a command".to_string()),
         }
     }

@@ -61,7 +61,7 @@ pub struct Address {
     /// URL itself needs none, nor does `localhost`.
     pub allow_private: Vec<String>,
     /// What there is to say of its login, should it want one.
-    pub login: Login,
+    pub login: Box<Login>,
 }
 
 impl Address {
