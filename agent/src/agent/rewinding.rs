@@ -106,7 +106,7 @@ impl Agent {
         close(&mut driver).await;
         let events = self.journal(id).await?;
         let state = State::fold(&events);
-        if state.running() || state.waiting() > 0 {
+        if state.busy() {
             // Something came in just before, and its driver has been ended.
             drop(driver);
             self.wake(id, &slot).await?;
