@@ -244,7 +244,7 @@ impl SessionInfo {
             title: state.title().map(str::to_string),
             workspace: created.map(|c| c.workspace.clone()).unwrap_or_default(),
             model: created.map(|c| c.model.clone()).unwrap_or_default(),
-            status: match (&error, &asks, state.running() || state.waiting() > 0) {
+            status: match (&error, &asks, state.busy()) {
                 (Some(_), _, _) => Status::Failed,
                 (None, Some(_), true) => Status::Asking,
                 (None, _, true) => Status::Running,

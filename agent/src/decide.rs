@@ -100,6 +100,8 @@ impl State {
                 // Nobody waits for an answer, so this is the time to make room for the next one.
                 0 if self.cramped() => Action::Compact,
                 0 => Action::Rest,
+                // A turn that ended before it began would end like that again.
+                _ if self.held() => Action::Rest,
                 _ => Action::Begin { turn: turn + 1 },
             };
         }

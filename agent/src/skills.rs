@@ -153,11 +153,12 @@ impl Skills<'_> {
         if !listed.ok {
             return Ok(Vec::new());
         }
-        let within = |line: &str| {
-            let line = line.split(" (").next()?;
-            Some(line.strip_prefix(place)?.strip_prefix('/')?.to_string())
-        };
-        Ok(listed.text.lines().skip(1).filter_map(within).filter(|entry| !entry.is_empty()).collect())
+        // A line above them says whose they are, and behind a file stands how large it is.
+        let entries = listed.text.lines().skip(1).filter_map(|line| line.split(" (").next());
+        Ok(entries
+            .filter(|entry| !entry.is_empty() && !entry.starts_with("[..."))
+            .map(str::to_string)
+            .collect())
     }
 }
 

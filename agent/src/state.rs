@@ -65,12 +65,14 @@ pub struct State {
     turn_steps: u32,
     turn_output_tokens: u64,
     tool_time: ToolTime,
-    budgeted: Option<Seq>,
     /// When the turn began: later, by as long as somebody was waited for.
     turn_began_ms: u64,
     asked_ms: u64,
     /// Inputs the model has not been shown.
     waiting: Vec<Arc<str>>,
+    /// Whether the last turn ended at a limit before the model was shown any of them: then they wait until somebody says more, or until
+    /// the limit is another one.
+    held: bool,
     /// What has happened beside people's words and the model is told with the next of them.
     asides: Vec<Arc<str>>,
     /// What folders say about working below them, which the model is told with the answers of its calls, and the digests of what it was
@@ -282,6 +284,7 @@ impl State {
                 }
                 self.waiting.append(&mut self.asides);
                 self.waiting.push(told);
+                self.held = false;
                 self.answered = false;
             }
             Event::GoalSet { goal, input } => self.goal_set(goal, input.as_ref()),
@@ -521,7 +524,7 @@ impl State {
             }
             Event::Uncompacted => self.uncompacted(),
             Event::Budgeted { budget } => {
-                self.budgeted = Some(recorded.seq);
+                self.held = false;
                 if let Some(created) = &mut self.created {
                     Arc::make_mut(created).budget = *budget;
                 }
@@ -531,6 +534,7 @@ impl State {
             Event::TurnEnded { turn, end } => {
                 self.turn = *turn;
                 self.ended = Some(end.clone());
+                self.held = matches!(end, End::Budget { .. }) && !self.waiting.is_empty();
                 if self.created.as_ref().is_some_and(|created| created.memory) {
                     self.diary.ended(recorded.seq, recorded.at_ms, end);
                     self.learning = Some(std::mem::take(&mut self.diary));
@@ -591,6 +595,7 @@ impl State {
     fn rest(&mut self) {
         self.ends();
         self.waiting.clear();
+        self.held = false;
         self.asides.clear();
         self.unrecalled.clear();
         self.recalled.clear();
@@ -871,6 +876,16 @@ impl State {
     /// How many inputs the model has not been shown.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether what people said waits for more than the next turn.
+    pub(crate) fn held(&self) -> bool {
+        self.held
+    }
+
+    /// Whether a turn is running, or begins by itself.
+    pub fn busy(&self) -> bool {
+        self.running || !(self.waiting.is_empty() || self.held)
     }
 
     /// Whether a turn is running.

@@ -32,13 +32,24 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// Writes a tiny model whose context is long enough for what a session is told at its begin.
+fn write_model(path: &Path) {
+    TinyModel::new("qwen2").write(path);
+    let mut bytes = std::fs::read(path).unwrap();
+    // The key, the kind of number, and the number.
+    let key = b"qwen2.context_length";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&32_768_u32.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// A home with a tiny model, and a session of three steps in it.
 fn home() -> (tempfile::TempDir, String) {
     let home = tempfile::tempdir().unwrap();
-    TinyModel::new("qwen2").write(&home.path().join("tiny.gguf"));
+    write_model(&home.path().join("tiny.gguf"));
     let model = home.path().join("tiny.gguf").display().to_string();
     let settings = format!(
-        "model = {model:?}\nthreads = 1\ncontext_tokens = 32768\nmemory = false\n\n[budget]\nsteps_max = 3\nreply_tokens_max = 12\n"
+        "model = {model:?}\nthreads = 1\nmemory = false\n\n[budget]\nsteps_max = 3\nreply_tokens_max = 12\n"
     );
     std::fs::write(home.path().join("config.toml"), settings).unwrap();
     std::fs::create_dir(home.path().join("work")).unwrap();

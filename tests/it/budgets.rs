@@ -72,6 +72,8 @@ async fn a_session_stops_at_its_cost_and_goes_on_when_that_is_raised() {
     assert_eq!(scene.stage.ran().len(), 2, "the second call was asked for within the limit");
     let said = limit(scene.say(&id, "Go on.").await);
     assert!(said.contains("a cost of 2.00"), "a new turn alone leads no further: {said}");
+    let info = scene.agent.get(&id).unwrap();
+    assert_eq!((info.turns, info.waiting), (2, 1), "one turn for what was said, which is kept");
     assert_eq!(scene.stage.ran().len(), 2);
     // It is in the journal, so the next life of the service holds it as well.
     let again =

@@ -112,7 +112,7 @@ impl Agent {
             self.wake(id, &slot).await?;
             return Err(Error::Running(id.clone()));
         }
-        if state.running() || state.waiting() > 0 {
+        if state.busy() {
             // Something came in just before, and its driver has been ended.
             drop(driver);
             self.wake(id, &slot).await?;

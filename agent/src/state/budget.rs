@@ -1,14 +1,12 @@
 //! The limits of a turn and of a session: what of them is used up.
 
-use memory::Seq;
-
 use super::State;
 use crate::event::{Budget, money};
 
 /// So many calls in a row that lead nowhere end a turn: the model was told of each, and sampled ever more freely.
 const CIRCLES_MAX: u32 = 8;
 /// What is said of a limit of the session: a new turn alone does not lead past it.
-const RAISE: &str = "raise it with `saga sessions budget`, then say that it should go on";
+const RAISE: &str = "raise it with `saga sessions budget`, and say that it should go on";
 
 /// How long the tools of a turn have run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -124,10 +122,5 @@ impl State {
             0 => 0,
             most => most.saturating_sub(self.cost_nanos()).max(1),
         }
-    }
-
-    /// When the limits of the session were changed last.
-    pub fn budgeted(&self) -> Option<Seq> {
-        self.budgeted
     }
 }

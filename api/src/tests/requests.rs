@@ -386,14 +386,18 @@ fn every_route_is_in_the_document() {
         POST   /v1/schedules/{id}/run run_schedule
         GET    /v1/sessions list
         POST   /v1/sessions create
+        POST   /v1/sessions/import import_session
         GET    /v1/sessions/{id} get
         DELETE /v1/sessions/{id} delete
         POST   /v1/sessions/{id}/approvals approve
+        POST   /v1/sessions/{id}/budget budget
         GET    /v1/sessions/{id}/changes changes
         GET    /v1/sessions/{id}/checkpoints list
         POST   /v1/sessions/{id}/compact compact
         GET    /v1/sessions/{id}/context get
         GET    /v1/sessions/{id}/events events
+        GET    /v1/sessions/{id}/export export
+        GET    /v1/sessions/{id}/fork look_at_fork
         POST   /v1/sessions/{id}/fork fork
         DELETE /v1/sessions/{id}/goal drop_goal
         POST   /v1/sessions/{id}/inputs input

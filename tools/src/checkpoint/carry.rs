@@ -13,6 +13,9 @@ use crate::Error;
 /// What becomes of a text that is carried. Content that is no text stays as it is.
 pub type Mask<'a> = &'a dyn Fn(&str) -> String;
 
+/// What is done with each piece, by its name.
+type Each<'a, E> = &'a mut dyn FnMut(&str, &[u8]) -> Result<(), E>;
+
 /// Checkpoints that are to be carried elsewhere.
 pub struct Cargo {
     /// What each of them is called there: something else where its text was changed.
@@ -77,12 +80,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Uncovered`] when one is gone meanwhile, and what `each` fails with.
-    pub fn unload<E: From<Error>>(
-        &self,
-        cargo: &Cargo,
-        mask: Mask<'_>,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn unload<E: From<Error>>(&self, cargo: &Cargo, mask: Mask<'_>, each: Each<'_, E>) -> Result<(), E> {
         for (there, (here, folder)) in &cargo.pieces {
             let content = {
                 let state = self.state();
@@ -215,6 +213,7 @@ fn masked(content: Vec<u8>, mask: Mask<'_>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tree::Entry;
     use super::*;
 
     /// A tree of one file below a folder, and another beside it.
@@ -222,11 +221,11 @@ mod tests {
         let mut state = checkpoints.state();
         let mut put = |content: &[u8]| state.packs.put(content).unwrap();
         let (deep, top) = (put(deep.as_bytes()), put(top));
-        let inner = BTreeMap::from([("a".to_owned(), Entry { kind: Kind::Program, hash: deep })]);
+        let inner = BTreeMap::from([("a".to_owned(), Entry { kind: Kind::Program, mode: None, hash: deep })]);
         let inner = put(&tree::encode(&inner));
         let outer = BTreeMap::from([
-            ("in".to_owned(), Entry { kind: Kind::Folder, hash: inner }),
-            ("top".to_owned(), Entry { kind: Kind::File, hash: top }),
+            ("in".to_owned(), Entry { kind: Kind::Folder, mode: None, hash: inner }),
+            ("top".to_owned(), Entry { kind: Kind::File, mode: None, hash: top }),
         ]);
         Tree(put(&tree::encode(&outer)))
     }

@@ -62,13 +62,55 @@ fn check(view: &mut View, width: u16, height: u16, expected: Expect) {
 
 #[test]
 fn a_wide_terminal_shows_all_of_it() {
-    check(&mut view(), 120, 9, expect![[r#""#]]);
+    check(
+        &mut view(),
+        120,
+        9,
+        expect![[r#"
+        saga · 4 sessions, 1 at work, 1 ask
+        17.2 tokens/s · KV 1.00 GiB of 4.00 GiB · memory 2.00 GiB · 7 processes
+
+        SESSION          STATE        TURN  STEP  TOK/S  CONTEXT       OUT       CALLS  BUDGET         TITLE
+        s-runs           running      3     41    25.0   12,345 (37 %) 4,250     38     42 % tokens    Mend the tests of the sho
+        s-asks           asks you     3     41           12,345 (37 %) 4,200     38     42 % tokens    Mend the tests of the sho
+        s-new            new          3     41           12,345 (37 %) 4,200     38     42 % tokens    Mend the tests of the sho
+        s-broke          failed       3     41           12,345 (37 %) 4,200     38     42 % tokens    Mend the tests of the sho
+        ↑↓ choose  enter follow  i interrupt  q end"#]],
+    );
 }
 
 #[test]
 fn a_narrow_terminal_shows_what_matters_most() {
-    check(&mut view(), 60, 9, expect![[r#""#]]);
-    check(&mut view(), 30, 9, expect![[r#""#]]);
+    check(
+        &mut view(),
+        60,
+        9,
+        expect![[r#"
+        saga · 4 sessions, 1 at work, 1 ask
+        17.2 tokens/s · KV 1.00 GiB of 4.00 GiB · memory 2.00 GiB ·
+
+        SESSION          STATE        TURN  STEP  TOK/S
+        s-runs           running      3     41    25.0
+        s-asks           asks you     3     41
+        s-new            new          3     41
+        s-broke          failed       3     41
+        ↑↓ choose  enter follow  i interrupt  q end"#]],
+    );
+    check(
+        &mut view(),
+        30,
+        9,
+        expect![[r#"
+        saga · 4 sessions, 1 at work,
+        17.2 tokens/s · KV 1.00 GiB of
+
+        SESSION          STATE
+        s-runs           running
+        s-asks           asks you
+        s-new            new
+        s-broke          failed
+        ↑↓ choose  enter follow  i int"#]],
+    );
     // So small that nothing fits is no reason to fail.
     for (width, height) in [(1, 1), (5, 2), (200, 1)] {
         plain(&mut view(), width, height).unwrap();
@@ -79,7 +121,18 @@ fn a_narrow_terminal_shows_what_matters_most() {
 fn no_sessions_are_said_to_be_none() {
     let mut view = View::default();
     view.update(Vec::new(), Figures::default());
-    check(&mut view, 60, 6, expect![[r#""#]]);
+    check(
+        &mut view,
+        60,
+        6,
+        expect![[r#"
+        saga · 0 sessions, 0 at work
+        0.0 tokens/s · KV 0 B of 0 B · memory 0 B · 0 processes
+
+        no sessions yet; `saga run "…"` makes one
+
+        ↑↓ choose  enter follow  i interrupt  q end"#]],
+    );
     view.up();
     view.down();
     assert_eq!(view.chosen(), None);
@@ -90,7 +143,21 @@ fn a_service_that_has_gone_leaves_what_was_known() {
     let mut view = view();
     view.away =
         Some("the service at http://127.0.0.1:7777 cannot be reached: connection refused".to_string());
-    check(&mut view, 100, 9, expect![[r#""#]]);
+    check(
+        &mut view,
+        100,
+        9,
+        expect![[r#"
+        saga · 4 sessions, 1 at work, 1 ask
+        17.2 tokens/s · KV 1.00 GiB of 4.00 GiB · memory 2.00 GiB · 7 processes
+
+        SESSION          STATE        TURN  STEP  TOK/S  CONTEXT       OUT       CALLS  TITLE
+        s-runs           running      3     41    25.0   12,345 (37 %) 4,250     38     Mend the tests of th
+        s-asks           asks you     3     41           12,345 (37 %) 4,200     38     Mend the tests of th
+        s-new            new          3     41           12,345 (37 %) 4,200     38     Mend the tests of th
+        s-broke          failed       3     41           12,345 (37 %) 4,200     38     Mend the tests of th
+        the service at http://127.0.0.1:7777 cannot be reached: connection refused; asking again"#]],
+    );
     view.update(Vec::new(), Figures::default());
     assert_eq!(view.away, None);
 }
