@@ -61,7 +61,7 @@ pub use event::{
 };
 pub use goal::{Checked, Evidence, Goal, Test};
 pub use learn::Lessons;
-pub use live::{Live, LiveOptions};
+pub use live::{Live, LiveOptions, OfTenant};
 pub use notebook::{Files, Notebook};
 pub use plan::{Task, TaskState};
 pub use recall::Recollection;

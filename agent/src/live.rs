@@ -180,6 +180,22 @@ struct Facts {
     context_tokens: u64,
 }
 
+/// What a tenant has for itself.
+pub struct OfTenant {
+    /// Its name.
+    pub name: String,
+    /// See [`LiveOptions::roots`].
+    pub roots: Vec<PathBuf>,
+    /// What its KV is sealed with.
+    pub secret: Secret,
+    /// See [`LiveOptions::checkpoints`].
+    pub checkpoints: Option<Checkpoints>,
+    /// See [`LiveOptions::branches`].
+    pub branches: Option<PathBuf>,
+    /// See [`LiveOptions::tokens_per_day`].
+    pub tokens_per_day: Option<u64>,
+}
+
 impl Live {
     /// The real world over `memory`.
     pub fn new(options: LiveOptions, memory: Memory) -> Arc<Live> {
@@ -197,16 +213,8 @@ impl Live {
 
     /// The world of a tenant beside this one: it thinks with the same engines, has a memory and folders of its own, and shares nothing
     /// that was computed, for all of it is sealed with its own secret.
-    pub fn beside(
-        self: &Arc<Live>,
-        tenant: &str,
-        memory: Memory,
-        roots: Vec<PathBuf>,
-        secret: Secret,
-        checkpoints: Option<Checkpoints>,
-        branches: Option<PathBuf>,
-        tokens_per_day: Option<u64>,
-    ) -> Arc<Live> {
+    pub fn beside(self: &Arc<Live>, memory: Memory, own: OfTenant) -> Arc<Live> {
+        let OfTenant { name, roots, secret, checkpoints, branches, tokens_per_day } = own;
         Arc::new(Live {
             options: LiveOptions {
                 roots,
@@ -221,7 +229,7 @@ impl Live {
             memory,
             toolbox: self.toolbox.clone(),
             shared: self.shared.clone(),
-            tenant: Some(tenant.to_string()),
+            tenant: Some(name),
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::{Agent, Live, LiveOptions};
+use agent::{Agent, Live, LiveOptions, OfTenant};
 use axum::serve::ListenerExt;
 use engine::snapshot::{Secret, Snapshots};
 use memory::Memory;
@@ -115,15 +115,15 @@ impl Opened {
                 memory.embed_with(embedder).map_err(|error| Failure::of(&error))?;
             }
             let checkpoints = open_checkpoints(&tenant.checkpoints(), config.checkpoint_bytes).await;
-            let live = self.live.beside(
-                tenant.name(),
-                memory.clone(),
-                tenant.roots()?,
-                tenant.secret()?,
+            let own = OfTenant {
+                name: tenant.name().to_string(),
+                roots: tenant.roots()?,
+                secret: tenant.secret()?,
                 checkpoints,
-                Some(tenant.branches()),
-                tenant.tokens_per_day()?,
-            );
+                branches: Some(tenant.branches()),
+                tokens_per_day: tenant.tokens_per_day()?,
+            };
+            let live = self.live.beside(memory.clone(), own);
             let agent =
                 Agent::open(agent::Config { idle: config.idle() }, memory, Arc::new(live.clone())).await?;
             services.push(self.service.beside(agent, Auth::Keys(vec![tenant.key()?]), Some(live)));

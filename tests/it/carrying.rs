@@ -50,8 +50,7 @@ impl Scene {
     async fn export(&self, id: &SessionId, wish: Export) -> Vec<u8> {
         let file = Shared::default();
         self.agent.export(id, wish, file.clone()).await.unwrap();
-        let bytes = file.0.lock().unwrap().clone();
-        bytes
+        std::mem::take(&mut *file.0.lock().unwrap())
     }
 
     async fn import(&self, file: Vec<u8>) -> Result<SessionId, Error> {
@@ -260,9 +259,9 @@ async fn a_damaged_file_names_its_line_and_leaves_nothing() {
             .map(|(at, old)| if at == n { line.clone() } else { old.to_string() })
             .collect()
     };
-    for n in 1..lines.len() {
+    for (n, line) in lines.iter().enumerate().skip(1) {
         // A letter is another one; where that is a number or a name, too.
-        let changed: String = lines[n]
+        let changed: String = line
             .chars()
             .rev()
             .enumerate()
