@@ -16,6 +16,8 @@ use crate::wire::{Asked, Body};
 const LIMIT_MAX: usize = 1000;
 /// Hits that fit less than this say nothing about what was asked: nothing is a better answer.
 const FLOOR: f32 = 0.1;
+/// Things to remember that one request may bring.
+pub(crate) const IMPORT_MAX: usize = 500;
 /// Notes that are looked at for a forgetting by author or session.
 const FORGET_PAGE: usize = 1000;
 
@@ -55,6 +57,20 @@ pub(crate) struct NewMemory {
     /// Whether it waits in the review inbox.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) proposed: bool,
+}
+
+/// Many things to remember.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct MemoryImport {
+    /// At most 500; they are kept in this order.
+    pub(crate) memories: Vec<NewMemory>,
+}
+
+/// What many things to remember became.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct MemoryImported {
+    /// The number of each one's note. What was known already has the number of the note that says so.
+    pub(crate) ids: Vec<u64>,
 }
 
 /// A note, and what has become of it.
@@ -112,6 +128,24 @@ pub(crate) struct MemoryPage {
     /// What to ask for next as `after`; nothing at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<u64>,
+}
+
+/// Sessions that were found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct MemorySessions {
+    /// The sessions, best first.
+    pub(crate) sessions: Vec<MemorySession>,
+}
+
+/// A session in which something was said that fits a search.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct MemorySession {
+    /// The session.
+    pub(crate) session: String,
+    /// How well it fits.
+    pub(crate) score: f32,
+    /// What was said there that fits best.
+    pub(crate) best: MemoryNote,
 }
 
 /// Which notes to list.
@@ -299,24 +333,50 @@ impl MemoryNote {
 /// What the store's owner is called where nobody else is named.
 const OWNER: &str = "user";
 
+impl NewMemory {
+    fn into_note(self) -> Result<Note, Problem> {
+        const TRUSTS: &str = "user_said, tool_verified, model_inferred and external_text";
+        let sort = self.kind.as_deref().map_or(Ok(Kind::Fact), kind)?;
+        let trust: Trust =
+            self.trust.as_deref().map_or(Ok(Trust::UserSaid), |name| named(name, "trust", TRUSTS))?;
+        let author = self.author.unwrap_or_else(|| OWNER.into());
+        let mut note = Note::new(sort, self.text, scope(&self.scope)?, author, trust);
+        note.about = self.about;
+        note.origin.journal = self.session;
+        note.supersedes = self.supersedes.into_iter().map(NoteId).collect();
+        note.tags = self.tags;
+        note.happened_ms = self.happened.as_deref().map(time).transpose()?;
+        note.proposed = self.proposed;
+        Ok(note)
+    }
+}
+
 /// Remembers. Whether it is new, and the note.
 pub(crate) fn add(memory: &Memory, new: NewMemory) -> Result<(bool, MemoryNote), Problem> {
-    const TRUSTS: &str = "user_said, tool_verified, model_inferred and external_text";
-    let sort = new.kind.as_deref().map_or(Ok(Kind::Fact), kind)?;
-    let trust: Trust =
-        new.trust.as_deref().map_or(Ok(Trust::UserSaid), |name| named(name, "trust", TRUSTS))?;
-    let author = new.author.unwrap_or_else(|| OWNER.into());
-    let mut note = Note::new(sort, new.text, scope(&new.scope)?, author, trust);
-    note.about = new.about;
-    note.origin.journal = new.session;
-    note.supersedes = new.supersedes.into_iter().map(NoteId).collect();
-    note.tags = new.tags;
-    note.happened_ms = new.happened.as_deref().map(time).transpose()?;
-    note.proposed = new.proposed;
+    let note = new.into_note()?;
     let before = memory.health().notes;
     let id = memory.remember(note)?;
     let fresh = memory.health().notes > before;
     Ok((fresh, look(memory, id.0)?))
+}
+
+/// Remembers many with one write: all of them, or none.
+pub(crate) fn import(memory: &Memory, new: MemoryImport) -> Result<MemoryImported, Problem> {
+    let count = new.memories.len();
+    if count > IMPORT_MAX {
+        return Err(Problem::bad_request(format!(
+            "one request may bring {IMPORT_MAX} memories, and this one has {count}: send them in parts"
+        )));
+    }
+    let notes = new.memories.into_iter().enumerate().map(|(n, new)| {
+        let into = new.into_note();
+        into.map_err(|problem| {
+            Problem::bad_request(format!("memory {} of {count}: {}", n + 1, problem.detail()))
+        })
+    });
+    let notes = notes.collect::<Result<Vec<Note>, Problem>>()?;
+    let ids = if notes.is_empty() { Vec::new() } else { memory.remember_all(notes)? };
+    Ok(MemoryImported { ids: ids.into_iter().map(|id| id.0).collect() })
 }
 
 /// One note.
@@ -347,9 +407,9 @@ fn scopes(memory: &Memory, named: &[String]) -> Result<Vec<Scope>, Problem> {
     }
 }
 
-/// What fits a search best.
-pub(crate) fn search(memory: &Memory, search: &MemorySearch) -> Result<MemoryPage, Problem> {
-    let query = Query {
+/// A search as the memory takes it.
+fn query(memory: &Memory, search: &MemorySearch) -> Result<Query, Problem> {
+    Ok(Query {
         text: search.text.clone(),
         scopes: scopes(memory, &search.scopes)?,
         limit: search.limit.unwrap_or(10).clamp(1, LIMIT_MAX),
@@ -359,8 +419,25 @@ pub(crate) fn search(memory: &Memory, search: &MemorySearch) -> Result<MemoryPag
         as_of_ms: search.as_of.as_deref().map(time).transpose()?,
         floor: FLOOR,
         ..Query::default()
-    };
-    let hits = memory.recall(&query)?;
+    })
+}
+
+/// The sessions in which what fits a search best was said.
+pub(crate) fn sessions(memory: &Memory, search: &MemorySearch) -> Result<MemorySessions, Problem> {
+    let mut sessions = Vec::new();
+    for hit in memory.recall_sessions(&query(memory, search)?)? {
+        // Nothing, if it was forgotten this very moment.
+        if let Some(note) = memory.note(hit.best)? {
+            let best = MemoryNote::of(hit.best, note, memory.standing(hit.best));
+            sessions.push(MemorySession { session: hit.session, score: hit.score, best });
+        }
+    }
+    Ok(MemorySessions { sessions })
+}
+
+/// What fits a search best.
+pub(crate) fn search(memory: &Memory, search: &MemorySearch) -> Result<MemoryPage, Problem> {
+    let hits = memory.recall(&query(memory, search)?)?;
     let memories = hits.into_iter().map(|hit| {
         let mut why = Vec::new();
         if !hit.why.words.is_empty() {
@@ -525,6 +602,18 @@ pub(crate) async fn create(
     Ok((status, Json(note)).into_response())
 }
 
+/// Remember many things with one write: all of them, or none.
+#[utoipa::path(post, path = "/v1/memories/import", tag = "memories", request_body = MemoryImport, operation_id = "import_memories",
+    responses((status = 200, description = "They are durable", body = MemoryImported),
+              (status = 400, description = "One of them cannot be kept, so none was", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 401, description = "No key, or not the right one", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn bring(
+    State(service): State<Service>,
+    Body(new): Body<MemoryImport>,
+) -> Result<Json<MemoryImported>, Problem> {
+    with(&service, |memory| import(memory, new)).await.map(Json)
+}
+
 /// List what is remembered, in the order it was written down.
 #[utoipa::path(get, path = "/v1/memories", tag = "memories", params(MemoryQuery), operation_id = "list_memories",
     responses((status = 200, description = "A page of notes", body = MemoryPage),
@@ -547,6 +636,18 @@ pub(crate) async fn find(
     Body(wish): Body<MemorySearch>,
 ) -> Result<Json<MemoryPage>, Problem> {
     with(&service, move |memory| search(memory, &wish)).await.map(Json)
+}
+
+/// Find the sessions in which what fits a search was said.
+#[utoipa::path(post, path = "/v1/memories/sessions", tag = "memories", request_body = MemorySearch, operation_id = "search_sessions",
+    responses((status = 200, description = "The sessions that fit best, best first", body = MemorySessions),
+              (status = 400, description = "The search makes no sense", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 401, description = "No key, or not the right one", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn where_said(
+    State(service): State<Service>,
+    Body(wish): Body<MemorySearch>,
+) -> Result<Json<MemorySessions>, Problem> {
+    with(&service, move |memory| sessions(memory, &wish)).await.map(Json)
 }
 
 /// Forget. When this is answered no byte of the notes' texts is left in the memory's files.

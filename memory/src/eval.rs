@@ -256,18 +256,8 @@ fn one(
         if let Some(category) = category {
             sums.categories.entry(category).or_default().put(scores);
         }
-        // A session is as near as its nearest message, however short that is.
-        let mut sessions: Vec<(&str, f32)> = Vec::new();
-        for hit in &hits {
-            let Some(message) = places.get(&hit.id).map(|order| messages[*order]) else { continue };
-            let score = hit.why.lexical + 0.5 * hit.why.cosine.unwrap_or(0.0).max(0.0);
-            match sessions.iter_mut().find(|(session, _)| *session == message.session) {
-                Some(session) => session.1 = session.1.max(score),
-                None => sessions.push((&message.session, score)),
-            }
-        }
-        sessions.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let names: Vec<&str> = sessions.iter().map(|(session, _)| *session).collect();
+        let sessions = memory.recall_sessions(&query)?;
+        let names: Vec<&str> = sessions.iter().map(|hit| hit.session.as_str()).collect();
         let wanted: HashSet<&str> = evidence.iter().map(|order| messages[*order].session.as_str()).collect();
         sums.sessions.add(&names, &wanted);
         let by_words = plain.ranks(&question.text);

@@ -42,6 +42,8 @@ pub use embed::{Bert, Embedder};
 pub use error::Error;
 pub use journal::{Appended, Journal, JournalInfo, KEY_BYTES_MAX, RECORD_BYTES_MAX, Seq};
 pub use memory::{Health, Memory, PAGE_BYTES_MAX};
-pub use notes::{Cite, Hit, Kind, NOTE_BYTES_MAX, Note, NoteId, Origin, Query, Scope, Standing, Trust, Why};
+pub use notes::{
+    Cite, Hit, Kind, NOTE_BYTES_MAX, Note, NoteId, Origin, Query, Scope, SessionHit, Standing, Trust, Why,
+};
 pub use redact::{mark, redact, secrets};
 pub use when::{Day, moment, parse as parse_time};

@@ -21,7 +21,9 @@ use crate::purge::purge;
 use crate::recall::Recall;
 use crate::recover::recover;
 use crate::writer::{Ask, QUEUE_ASKS, Reply, Writer};
-use crate::{Digest, Embedder, Error, Hit, Journal, JournalInfo, Note, NoteId, Query, Scope, Seq, Standing};
+use crate::{
+    Digest, Embedder, Error, Hit, Journal, JournalInfo, Note, NoteId, Query, Scope, Seq, SessionHit, Standing,
+};
 
 /// The most bytes one page of a journal has: a longer page ends early.
 pub const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -240,9 +242,15 @@ impl Memory {
         let mut fresh = Vec::with_capacity(notes.len());
         let mut ids: Vec<Result<NoteId, usize>> = Vec::with_capacity(notes.len());
         let mut repeated = Vec::new();
-        for mut note in notes {
+        let count = notes.len();
+        for (n, mut note) in notes.into_iter().enumerate() {
             note.text = crate::redact::redact(&note.text);
-            note.check()?;
+            note.check().map_err(|error| match error {
+                Error::BadInput(what) if count > 1 => {
+                    Error::BadInput(format!("memory {} of {count}: {what}", n + 1))
+                }
+                other => other,
+            })?;
             let twin = |other: &(Note, Vec<u8>)| {
                 other.0.kind == note.kind && other.0.scope == note.scope && other.0.text == note.text
             };
@@ -339,6 +347,12 @@ impl Memory {
     /// The notes that fit a query best, best first.
     pub fn recall(&self, query: &Query) -> Result<Vec<Hit>, Error> {
         self.inner.shared.recall.search(query, |id| self.note(id))
+    }
+
+    /// The sessions in which what fits a query was said, best first: at most `query.limit`, by their journals' names. Only episodes
+    /// belong to a session.
+    pub fn recall_sessions(&self, query: &Query) -> Result<Vec<SessionHit>, Error> {
+        self.inner.shared.recall.sessions(query)
     }
 
     /// Gives the store what it makes vectors with. Notes that have none yet are embedded beside other work.

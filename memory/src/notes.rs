@@ -190,6 +190,17 @@ pub struct Hit {
     pub standing: Standing,
 }
 
+/// A session that was found: one whose episodes, taken together, bear on a query.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionHit {
+    /// Its journal.
+    pub session: String,
+    /// How well it fits: what its nearest note scores, and a little more if that speaks of the same as the best hits.
+    pub score: f32,
+    /// The note by which it was found.
+    pub best: NoteId,
+}
+
 /// Why a note was found.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Why {

@@ -220,6 +220,64 @@ async fn what_is_remembered_is_found_shown_and_forgotten() {
 }
 
 #[tokio::test]
+async fn sessions_are_found_by_what_was_said_in_them() {
+    // Who looks for where something was decided wants the session, and not ten of its sentences.
+    let saga = Fixture::start(Options::default()).await;
+    for (session, text) in [
+        ("s-1", "the importer reads protobuf"),
+        ("s-1", "and the importer writes it back"),
+        ("s-2", "the importer has a flaky test for its format"),
+        ("s-3", "lunch is at noon"),
+    ] {
+        let body = serde_json::json!({ "text": text, "kind": "episode", "scope": "repository:a", "session": session });
+        assert_eq!(saga.post("/v1/memories", &body.to_string()).await.status, 201);
+    }
+    let wish = r#"{"text":"which format does the importer read, protobuf","scopes":["repository:a"]}"#;
+    let found = saga.post("/v1/memories/sessions", wish).await.json();
+    let names: Vec<&str> =
+        found["sessions"].as_array().unwrap().iter().map(|hit| hit["session"].as_str().unwrap()).collect();
+    assert_eq!(names, ["s-1", "s-2"], "{found}");
+    assert_eq!(found["sessions"][0]["best"]["text"], "the importer reads protobuf");
+    let none = saga.post("/v1/memories/sessions", r#"{"text":"importer","scopes":["user:b"]}"#).await.json();
+    assert_eq!(none["sessions"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn many_notes_are_brought_with_one_request_all_or_none() {
+    // A store is moved into a running service in minutes and not in hours, and half of a part is never what is left.
+    let saga = Fixture::start(Options::default()).await;
+    let bring = async |memories: serde_json::Value| {
+        saga.post("/v1/memories/import", &serde_json::json!({ "memories": memories }).to_string()).await
+    };
+    let note = |text: &str| serde_json::json!({ "text": text, "scope": "repository:a" });
+    let first = bring(serde_json::json!([
+        note("the port is 8080"),
+        note("tests run with just"),
+        note("the port is 8080")
+    ]));
+    assert_eq!(first.await.json()["ids"], serde_json::json!([1, 2, 1]));
+    let again = bring(serde_json::json!([note("releases are on friday"), note("tests run with just")])).await;
+    assert_eq!((again.status, &again.json()["ids"]), (200, &serde_json::json!([3, 2])));
+    let count = async || saga.ask("GET", "/v1/memories/stats", "", "").await.json()["notes"].as_u64();
+    for (bad, place) in [
+        (serde_json::json!([note("a new one"), note(" ")]), "memory 2 of 2"),
+        (serde_json::json!([note("a new one"), { "text": "x", "scope": "nobody" }]), "memory 2 of 2"),
+        (
+            serde_json::json!([note("a new one"), { "text": "x", "scope": "user:a", "happened": "soon" }]),
+            "memory 2 of 2",
+        ),
+        (serde_json::Value::Array(vec![note("a new one"); 501]), "501"),
+    ] {
+        let answer = bring(bad).await;
+        assert_eq!(answer.problem(), "400 bad_request");
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.contains(place), "{detail}");
+        assert_eq!(count().await, Some(3), "none of them was kept");
+    }
+    assert_eq!(bring(serde_json::json!([])).await.json()["ids"], serde_json::json!([]));
+}
+
+#[tokio::test]
 async fn a_session_is_made_once_for_an_id() {
     let saga = Fixture::start(Options::default()).await;
     let body = r#"{"workspace":"/srv/a","id":"mine","a_field_of_the_future":1}"#;
@@ -373,8 +431,10 @@ fn every_route_is_in_the_document() {
         POST   /v1/memories add_memory
         POST   /v1/memories/forget forget_memories
         GET    /v1/memories/history memory_history
+        POST   /v1/memories/import import_memories
         POST   /v1/memories/rollback rollback_memories
         POST   /v1/memories/search search_memories
+        POST   /v1/memories/sessions search_sessions
         GET    /v1/memories/stats memory_stats
         GET    /v1/memories/{id} get_memory
         DELETE /v1/memories/{id} delete_memory

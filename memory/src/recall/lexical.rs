@@ -296,8 +296,10 @@ impl Lexical {
             }
         };
         for segment in searcher.segment_readers() {
-            // What is fresh is as it was in the index.
-            let weight = |id: u64| if fresh.contains_key(&id) { None } else { weight(id) };
+            // What is fresh is no longer as it is in the index. Mostly it is what was written last.
+            let first_fresh = fresh.keys().next().copied().unwrap_or(u64::MAX);
+            let weight =
+                |id: u64| if id >= first_fresh && fresh.contains_key(&id) { None } else { weight(id) };
             let sure = SURE.min(limit);
             self.search_segment(
                 segment,

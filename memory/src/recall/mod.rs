@@ -9,6 +9,7 @@
 
 mod fuse;
 mod lexical;
+mod newer;
 mod plain;
 mod rank;
 mod rows;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use crate::change::Change;
 use crate::memory::{Miss, Shared};
 use crate::when::Day;
-use crate::{Embedder, Error, Hit, Note, NoteId, Query, Standing};
+use crate::{Embedder, Error, Hit, Note, NoteId, Query, SessionHit, Standing};
 pub(crate) use lexical::Bag;
 use lexical::{Bags, Lexical};
 pub(crate) use plain::Plain;
@@ -426,6 +427,11 @@ impl Recall {
         note: impl Fn(NoteId) -> Result<Option<Note>, Error>,
     ) -> Result<Vec<Hit>, Error> {
         rank::search(&self.core, query, note)
+    }
+
+    /// The sessions that fit best.
+    pub(crate) fn sessions(&self, query: &Query) -> Result<Vec<SessionHit>, Error> {
+        rank::sessions(&self.core, query)
     }
 
     /// Commits what is left and ends the threads.

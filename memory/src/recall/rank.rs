@@ -10,16 +10,16 @@
 //! ```
 //! All weights are fixed and all parts absolute, so a score means the same in every store, and a floor can be put under it.
 //!
-//! Then what was replaced makes way: of two notes that speak of the same, the newer one comes first, unless it is asked how it was
-//! before.
+//! Then what was replaced makes way, unless it is asked how it was before: see [`newer_first`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Core;
 use super::lexical::{Bags, Formula, NEAR_UNITS};
+use super::newer::newer_first;
 use super::table::Row;
-use crate::{Error, Hit, Kind, Note, NoteId, Query, Trust, Why};
+use crate::{Error, Hit, Kind, Note, NoteId, Query, SessionHit, Trust, Why};
 
 /// The most hits a recall returns.
 const HITS_MAX: usize = 1000;
@@ -36,12 +36,8 @@ const COSINE: f32 = 0.5;
 const SHORT: f32 = 2.0;
 /// What it is worth that the query names the author.
 const NAMED: f32 = 1.1;
-/// Two notes speak of the same if the cosine of their vectors and half the cosine of their words are at least this together …
-const ALIKE: f32 = 0.85;
-/// … or this, if the newer one says that something changed.
-const ALIKE_CHANGED: f32 = 0.7;
 /// Among how many of the best it is seen to that the newer comes first.
-const ORDERED: usize = 60;
+pub(super) const ORDERED: usize = 60;
 
 /// Words in a query that ask how it was.
 const BEFORE: [&str; 14] = [
@@ -61,24 +57,22 @@ const BEFORE: [&str; 14] = [
     "used to",
 ];
 
+/// What a session's note gains beside its own score by speaking of the same as one of the best hits: this times the cosine …
+const LINK: f32 = 0.4;
+/// … with the nearest of so many of the best, each times its score as a share of the best one's.
+const LINKED_TO: usize = 3;
+
 /// A note that may be a hit.
-struct Candidate {
-    row: Row,
+pub(super) struct Candidate {
+    pub(super) row: Row,
     words: f32,
     cosine: Option<f32>,
-    score: f32,
-    moved: Vec<String>,
+    pub(super) score: f32,
+    pub(super) moved: Vec<String>,
 }
 
-pub(super) fn search(
-    core: &Core,
-    query: &Query,
-    note: impl Fn(NoteId) -> Result<Option<Note>, Error>,
-) -> Result<Vec<Hit>, Error> {
-    let limit = query.limit.min(HITS_MAX);
-    if limit == 0 || query.scopes.is_empty() {
-        return Ok(Vec::new());
-    }
+/// The notes that may be hits of a query, best first, and the terms it was cut into.
+fn found(core: &Core, query: &Query, limit: usize) -> Result<(Vec<Candidate>, Vec<String>), Error> {
     let mut seen = HashSet::new();
     let mut terms = core.cutter.terms(&query.text);
     terms.retain(|term| seen.insert(term.clone()));
@@ -94,7 +88,7 @@ pub(super) fn search(
     };
     // First the overlay, then the index: a note on its way from one to the other is then seen at least once.
     let fresh: BTreeMap<u64, Arc<Bags>> = core.state().fresh.clone();
-    let mut candidates = {
+    let candidates = {
         let gate = core.table().gate(query);
         let vectors = core.vectors();
         if terms.is_empty() && !query.text.chars().any(char::is_alphanumeric) {
@@ -102,21 +96,19 @@ pub(super) fn search(
             let newest = gate.rows().iter().rev().filter(|row| gate.admits(row)).take(limit);
             newest.map(|row| Candidate::bare(*row)).collect()
         } else {
-            let weights = || {
-                let (mut cursor, gate, asked) = (gate.rows().cursor(), &gate, &asked);
-                move |id: u64| {
-                    let row = cursor.get(id).filter(|row| gate.admits(row))?;
-                    Some(asked.weight(row, now_ms, asks_before))
-                }
+            let weights = gate.weights(|row| asked.weight(row, now_ms, asks_before));
+            let weigh = || {
+                let weights = &weights;
+                move |id: u64| weights.of(id)
             };
             let by_vector = match (&vector, &*vectors) {
-                (Some(vector), Some(vectors)) => vectors.nearest(vector, CANDIDATES, weights),
+                (Some(vector), Some(vectors)) => vectors.nearest(vector, CANDIDATES, weigh),
                 _ => Vec::new(),
             };
             let wanted: HashSet<u64> = by_vector.iter().map(|(id, _)| *id).collect();
             let by_words = core
                 .lexical()
-                .search(&terms, &fresh, FORMULA, CANDIDATES.max(limit), NAMED, &wanted, weights())
+                .search(&terms, &fresh, FORMULA, CANDIDATES.max(limit), NAMED, &wanted, weigh())
                 .map_err(Error::Index)?;
             let mut words: HashMap<u64, f32> = by_words.into_iter().collect();
             wanted.iter().for_each(|id| {
@@ -138,6 +130,19 @@ pub(super) fn search(
             candidates
         }
     };
+    Ok((candidates, terms))
+}
+
+pub(super) fn search(
+    core: &Core,
+    query: &Query,
+    note: impl Fn(NoteId) -> Result<Option<Note>, Error>,
+) -> Result<Vec<Hit>, Error> {
+    let limit = query.limit.min(HITS_MAX);
+    if limit == 0 || query.scopes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut candidates, terms) = found(core, query, limit)?;
     let mut notes = Vec::new();
     // What is ordered may come from below the limit.
     let wanted = limit.max(ORDERED.min(candidates.len()));
@@ -151,8 +156,8 @@ pub(super) fn search(
             notes.push((candidate, note));
         }
     }
-    if !terms.is_empty() {
-        newer_first(core, query, asks_before, &mut notes, &note)?;
+    if !terms.is_empty() && !asks_before(&query.text) {
+        newer_first(core, query, &mut notes, &note)?;
     }
     notes.truncate(limit);
     let hits = notes.into_iter().map(|(candidate, note)| {
@@ -169,8 +174,70 @@ pub(super) fn search(
     Ok(hits.collect())
 }
 
+/// The sessions that fit a query best, best first. A session is as near as its nearest note; a note is near if it fits the query, and
+/// nearer if it speaks of the same as one of those that fit best, since what is asked is often answered in several sessions of which each
+/// uses the query's words less than the one before:
+///
+/// ```text
+/// score of a session = max over its notes of (score + 0.4 · max over the three best notes of (cosine with it · its score / the best score))
+/// ```
+/// The cosines are those of the notes' own vectors.
+pub(super) fn sessions(core: &Core, query: &Query) -> Result<Vec<SessionHit>, Error> {
+    let limit = query.limit.min(HITS_MAX);
+    if limit == 0 || query.scopes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut candidates, _) = found(core, query, CANDIDATES)?;
+    candidates.retain(|candidate| candidate.row.thread > 0);
+    let best = candidates.first().map_or(0.0, |candidate| candidate.score).max(f32::MIN_POSITIVE);
+    let own: Vec<Option<Vec<f32>>> = {
+        let vectors = core.vectors();
+        let of = |id| vectors.as_ref().and_then(|vectors| mean(vectors.own(id).ok()?));
+        candidates.iter().map(|candidate| of(candidate.row.id)).collect()
+    };
+    let link = |n: usize| {
+        let cosines = (0..candidates.len().min(LINKED_TO)).filter_map(|to| {
+            let cosine = dot(own[n].as_ref()?, own[to].as_ref()?);
+            Some(cosine * candidates[to].score / best)
+        });
+        cosines.fold(0.0, f32::max)
+    };
+    let table = core.table();
+    let mut places: HashMap<(u32, u32), usize> = HashMap::new();
+    let mut sessions: Vec<SessionHit> = Vec::new();
+    for (n, candidate) in candidates.iter().enumerate() {
+        let score = candidate.score + LINK * link(n);
+        let at = *places.entry((candidate.row.scope, candidate.row.thread)).or_insert(sessions.len());
+        if at == sessions.len() {
+            let session = table.name(candidate.row.thread).to_string();
+            sessions.push(SessionHit { session, score, best: NoteId(candidate.row.id) });
+        } else if score > sessions[at].score {
+            (sessions[at].score, sessions[at].best) = (score, NoteId(candidate.row.id));
+        }
+    }
+    sessions.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.best.cmp(&a.best)));
+    sessions.truncate(limit);
+    Ok(sessions)
+}
+
+/// The mean of a note's vectors, made as long as one of them.
+fn mean(parts: Vec<Vec<f32>>) -> Option<Vec<f32>> {
+    let mut parts = parts.into_iter();
+    let mut sum = parts.next()?;
+    let mut more = false;
+    for part in parts {
+        sum.iter_mut().zip(&part).for_each(|(sum, x)| *sum += x);
+        more = true;
+    }
+    if more {
+        let length = dot(&sum, &sum).sqrt().max(f32::MIN_POSITIVE);
+        sum.iter_mut().for_each(|x| *x /= length);
+    }
+    Some(sum)
+}
+
 impl Candidate {
-    fn bare(row: Row) -> Candidate {
+    pub(super) fn bare(row: Row) -> Candidate {
         Candidate { row, words: 0.0, cosine: None, score: 0.0, moved: Vec::new() }
     }
 }
@@ -236,175 +303,8 @@ fn asks_before(text: &str) -> bool {
     BEFORE.iter().any(|word| if word.contains(' ') { text.contains(word) } else { words.contains(word) })
 }
 
-/// Words and phrases that say that something was otherwise before.
-const CHANGES: [&[&str]; 27] = [
-    &["no", "longer"],
-    &["any", "more"],
-    &["anymore"],
-    &["any", "longer"],
-    &["instead", "of"],
-    &["from", "now", "on"],
-    &["as", "of"],
-    &["switched"],
-    &["moved"],
-    &["replaced"],
-    &["renamed"],
-    &["migrated"],
-    &["changed"],
-    &["stopped"],
-    &["gave", "up"],
-    &["took", "over"],
-    &["raised"],
-    &["bumped"],
-    &["upgraded"],
-    &["downgraded"],
-    &["dropped"],
-    &["closed"],
-    &["archived"],
-    &["went", "from"],
-    &["used", "to"],
-    &["reformatted"],
-    &["now"],
-];
-
-/// Whether a text says of itself that it changes what was before.
-fn says_change(text: &str) -> bool {
-    let text = text.to_lowercase();
-    let words: Vec<&str> =
-        text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    (0..words.len()).any(|at| CHANGES.iter().any(|phrase| words[at..].starts_with(phrase)))
-}
-
-/// Puts what holds now above what it took the place of: where that is written down, also notes that the words did not find;
-/// otherwise where two notes speak of the same.
-fn newer_first(
-    core: &Core,
-    query: &Query,
-    asks_before: bool,
-    notes: &mut Vec<(Candidate, Note)>,
-    note: &impl Fn(NoteId) -> Result<Option<Note>, Error>,
-) -> Result<(), Error> {
-    if asks_before {
-        return Ok(());
-    }
-    let gate = core.table().gate(query);
-    let mut at = 0;
-    while at < notes.len() {
-        let old = &notes[at].0;
-        let (mut newest, score) = (old.row.superseded_by, old.score);
-        // What took the place of what took its place, but never in a circle.
-        for _ in 0..16 {
-            match gate.rows().get(newest).map(|row| row.superseded_by) {
-                Some(next) if next > newest => newest = next,
-                _ => break,
-            }
-        }
-        if newest > 0 && !notes[..at].iter().any(|(candidate, _)| candidate.row.id == newest) {
-            let found = notes.iter().position(|(candidate, _)| candidate.row.id == newest);
-            let row = gate.row(newest).copied();
-            let entry = match (found, row) {
-                (Some(found), _) => Some(notes.remove(found)),
-                (None, Some(row)) => note(NoteId(newest))?.map(|note| (Candidate::bare(row), note)),
-                (None, None) => None,
-            };
-            if let Some((mut candidate, note)) = entry {
-                candidate.score = candidate.score.max(score);
-                candidate.moved.push(format!("it took the place of n{}", notes[at].0.row.id));
-                notes.insert(at, (candidate, note));
-                at += 1;
-            }
-        }
-        at += 1;
-    }
-    let ordered = ORDERED.min(notes.len());
-    let own: Vec<(Vec<u64>, Option<Vec<f32>>)> = {
-        let vectors = core.vectors();
-        let of = |(candidate, note): &(Candidate, Note)| {
-            let cut = core.cut_of(candidate.row.id, note);
-            let mut words: Vec<u64> = cut.terms.iter().map(|term| number(term)).collect();
-            words.sort_unstable();
-            words.dedup();
-            let vector =
-                vectors.as_ref().and_then(|vectors| vectors.own(candidate.row.id).ok()?.into_iter().next());
-            (words, vector)
-        };
-        notes[..ordered].iter().map(of).collect()
-    };
-    let says_change: Vec<bool> = notes[..ordered].iter().map(|(_, note)| says_change(&note.text)).collect();
-    let enough = |other: usize| if says_change[other] { ALIKE_CHANGED } else { ALIKE };
-    let alike = |a: usize, b: usize| {
-        let cosine = match (&own[a].1, &own[b].1) {
-            // Words can add a half.
-            (Some(x), Some(y)) => match dot(x, y) {
-                cosine if cosine + 0.5 < ALIKE_CHANGED => return 0.0,
-                cosine => Some(cosine),
-            },
-            _ => None,
-        };
-        let common = common(&own[a].0, &own[b].0) as f32;
-        let (fewer, more) = (own[a].0.len() as f32, own[b].0.len() as f32);
-        let words = common / (fewer * more).sqrt().max(1.0);
-        match cosine {
-            Some(cosine) => words / 2.0 + cosine,
-            // Half of the words in common is as much as a sentence can say again with another value.
-            _ => words / 2.0 + words.sqrt(),
-        }
-    };
-    let mut order: Vec<usize> = (0..ordered).collect();
-    let mut moved: Vec<(usize, usize)> = Vec::new();
-    let mut at = 0;
-    while at < order.len() {
-        let old = order[at];
-        let (row, kind) = (&notes[old].0.row, notes[old].1.kind);
-        let newer = order[at + 1..].iter().copied().filter(|&other| {
-            let (other_row, other_kind) = (&notes[other].0.row, notes[other].1.kind);
-            other_row.at_ms > row.at_ms
-                && other_row.scope == row.scope
-                && other_row.thread != row.thread
-                && (kind == other_kind || kind == Kind::Episode || other_kind == Kind::Episode)
-        });
-        let newer =
-            newer.map(|other| (other, alike(old, other))).filter(|(other, alike)| *alike >= enough(*other));
-        if let Some((newest, _)) = newer.max_by(|a, b| a.1.total_cmp(&b.1)) {
-            order.retain(|&other| other != newest);
-            order.insert(at, newest);
-            moved.push((newest, old));
-        }
-        at += 1;
-    }
-    for (newest, old) in moved {
-        let (id, score) = (notes[old].0.row.id, notes[old].0.score);
-        let candidate = &mut notes[newest].0;
-        candidate.score = candidate.score.max(score);
-        candidate.moved.push(format!("it speaks of the same as n{id}, and is newer"));
-    }
-    let rest = notes.split_off(ordered);
-    let mut taken: Vec<Option<(Candidate, Note)>> = notes.drain(..).map(Some).collect();
-    notes.extend(order.into_iter().filter_map(|at| taken[at].take()));
-    notes.extend(rest);
-    Ok(())
-}
-
-/// A number for a word: two words have the same one by chance alone.
-fn number(word: &str) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    word.bytes().fold(0xcbf2_9ce4_8422_2325, step)
-}
-
-/// How many numbers two lists have in common, each in order and without repeats.
-fn common(a: &[u64], b: &[u64]) -> usize {
-    let (mut at, mut count) = (0, 0);
-    for x in a {
-        while at < b.len() && b[at] < *x {
-            at += 1;
-        }
-        count += usize::from(b.get(at) == Some(x));
-    }
-    count
-}
-
 /// The dot product, in eight sums that a processor can do at once.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();

@@ -14,8 +14,15 @@ const SPAN: u64 = 512;
 #[derive(Clone, Default)]
 pub(crate) struct Rows {
     /// Chunk `n` has those of the numbers from `n · SPAN` on.
-    chunks: Vec<Arc<Vec<Row>>>,
+    chunks: Vec<Arc<Chunk>>,
     len: usize,
+}
+
+#[derive(Clone, Default)]
+struct Chunk {
+    rows: Vec<Row>,
+    /// Their scopes once more: who looks for one reads a twentieth of what the rows are.
+    scopes: Vec<u32>,
 }
 
 impl Rows {
@@ -26,7 +33,7 @@ impl Rows {
 
     /// The row of a note.
     pub(crate) fn get(&self, id: u64) -> Option<&Row> {
-        let chunk = self.chunks.get((id / SPAN) as usize)?;
+        let chunk = &self.chunks.get((id / SPAN) as usize)?.rows;
         // Numbers only grow and few are missing: most rows are where they would be if none were.
         match chunk.get((id - chunk.first()?.id.min(id)) as usize) {
             Some(row) if row.id == id => Some(row),
@@ -34,16 +41,11 @@ impl Rows {
         }
     }
 
-    /// Rows of notes whose numbers mostly come in order.
-    pub(crate) fn cursor(&self) -> Cursor<'_> {
-        Cursor { rows: self, at: u64::MAX, chunk: &[] }
-    }
-
     /// The row of a note, to be changed.
     pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Row> {
         let chunk = self.chunks.get_mut((id / SPAN) as usize)?;
-        let at = chunk.binary_search_by_key(&id, |row| row.id).ok()?;
-        Some(&mut Arc::make_mut(chunk)[at])
+        let at = chunk.rows.binary_search_by_key(&id, |row| row.id).ok()?;
+        Some(&mut Arc::make_mut(chunk).rows[at])
     }
 
     /// Puts a row in; false when its note has one.
@@ -53,8 +55,10 @@ impl Rows {
             self.chunks.resize_with(n + 1, Arc::default);
         }
         let chunk = &mut self.chunks[n];
-        let Err(at) = chunk.binary_search_by_key(&row.id, |row| row.id) else { return false };
-        Arc::make_mut(chunk).insert(at, row);
+        let Err(at) = chunk.rows.binary_search_by_key(&row.id, |row| row.id) else { return false };
+        let chunk = Arc::make_mut(chunk);
+        chunk.scopes.insert(at, row.scope);
+        chunk.rows.insert(at, row);
         self.len += 1;
         true
     }
@@ -62,49 +66,42 @@ impl Rows {
     /// Takes a row out.
     pub(crate) fn remove(&mut self, id: u64) -> Option<Row> {
         let chunk = self.chunks.get_mut((id / SPAN) as usize)?;
-        let at = chunk.binary_search_by_key(&id, |row| row.id).ok()?;
+        let at = chunk.rows.binary_search_by_key(&id, |row| row.id).ok()?;
         self.len -= 1;
-        Some(Arc::make_mut(chunk).remove(at))
+        let chunk = Arc::make_mut(chunk);
+        chunk.scopes.remove(at);
+        Some(chunk.rows.remove(at))
     }
 
-    /// Changes the rows of which `is` says so.
+    /// Changes the rows of which `is` says so; their scopes stay.
     pub(crate) fn change(&mut self, is: impl Fn(&Row) -> bool, change: impl Fn(&mut Row)) {
-        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.iter().any(&is)) {
-            Arc::make_mut(chunk).iter_mut().filter(|row| is(row)).for_each(&change);
+        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.rows.iter().any(&is)) {
+            Arc::make_mut(chunk).rows.iter_mut().filter(|row| is(row)).for_each(&change);
         }
     }
 
     /// All rows, by number.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Row> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
+        self.chunks.iter().flat_map(|chunk| chunk.rows.iter())
     }
 
     /// Those of the notes after `after`, by number.
     pub(crate) fn after(&self, after: u64) -> impl Iterator<Item = &Row> {
         let chunks = self.chunks.iter().skip((after / SPAN) as usize);
-        chunks.flat_map(|chunk| chunk.iter()).filter(move |row| row.id > after)
+        chunks.flat_map(|chunk| chunk.rows.iter()).filter(move |row| row.id > after)
     }
-}
 
-/// Looks rows up, and knows where it looked last.
-pub(crate) struct Cursor<'r> {
-    rows: &'r Rows,
-    at: u64,
-    chunk: &'r [Row],
-}
+    /// Calls `each` with the rows of some scopes, by number.
+    pub(crate) fn of_scopes(&self, scopes: &[u32], mut each: impl FnMut(&Row)) {
+        for chunk in &self.chunks {
+            let of = chunk.rows.iter().zip(&chunk.scopes).filter(|(_, scope)| scopes.contains(scope));
+            of.for_each(|(row, _)| each(row));
+        }
+    }
 
-impl<'r> Cursor<'r> {
-    /// As [`Rows::get`].
-    pub(crate) fn get(&mut self, id: u64) -> Option<&'r Row> {
-        if id / SPAN != self.at {
-            self.at = id / SPAN;
-            self.chunk = self.rows.chunks.get(self.at as usize).map_or(&[], |chunk| chunk.as_slice());
-        }
-        let first = self.chunk.first()?.id;
-        match self.chunk.get((id - first.min(id)) as usize) {
-            Some(row) if row.id == id => Some(row),
-            _ => self.chunk.binary_search_by_key(&id, |row| row.id).ok().map(|at| &self.chunk[at]),
-        }
+    /// A number that no row's reaches.
+    pub(crate) fn end(&self) -> u64 {
+        self.chunks.len() as u64 * SPAN
     }
 }
 
@@ -119,7 +116,7 @@ mod tests {
     fn row(id: u64, words: u32) -> Row {
         Row {
             id,
-            scope: 1,
+            scope: (id % 2) as u32,
             thread: 0,
             author: 1,
             words,
@@ -165,10 +162,6 @@ mod tests {
                 }
             }
             for (rows, map) in kept.into_iter().chain([(rows, map)]) {
-                let mut cursor = rows.cursor();
-                for id in (0..2001).chain((0..2001).rev().step_by(7)) {
-                    prop_assert_eq!(cursor.get(id), rows.get(id));
-                }
                 let all: Vec<(u64, u32)> = rows.iter().map(|row| (row.id, row.words)).collect();
                 let expected: Vec<(u64, u32)> = map.iter().map(|(id, words)| (*id, *words)).collect();
                 prop_assert_eq!(rows.len(), map.len());
@@ -176,6 +169,10 @@ mod tests {
                 for id in 0..2001 {
                     prop_assert_eq!(rows.get(id).map(|row| row.words), map.get(&id).copied());
                 }
+                let mut odd = Vec::new();
+                rows.of_scopes(&[1, 7], |row| odd.push(row.id));
+                prop_assert_eq!(odd, map.keys().copied().filter(|id| id % 2 == 1).collect::<Vec<_>>());
+                prop_assert!(map.keys().all(|id| *id < rows.end()));
                 let after: Vec<u64> = rows.after(700).map(|row| row.id).collect();
                 prop_assert_eq!(after, map.range(701..).map(|(id, _)| *id).collect::<Vec<_>>());
             }

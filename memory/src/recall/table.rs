@@ -402,6 +402,17 @@ impl Gate<'_> {
         self.rows.get(id).filter(|row| self.admits(row))
     }
 
+    /// What each note that the query may find weighs.
+    pub(crate) fn weights(&self, weigh: impl Fn(&Row) -> f32) -> Weights {
+        let mut by_id = vec![0.0; self.rows.end() as usize];
+        self.rows.of_scopes(&self.scopes, |row| {
+            if self.admits(row) {
+                by_id[row.id as usize] = weigh(row);
+            }
+        });
+        Weights { by_id }
+    }
+
     /// Whether the query may find a note.
     pub(crate) fn admits(&self, row: &Row) -> bool {
         let query = self.query;
@@ -412,6 +423,20 @@ impl Gate<'_> {
             && query.since_ms.is_none_or(|since| row.at_ms >= since)
             && query.until_ms.is_none_or(|until| row.at_ms < until)
             && query.as_of_ms.is_none_or(|as_of| row.recorded_ms <= as_of)
+    }
+}
+
+/// What notes weigh in a search, by their numbers. A search asks for nearly every note, and for many twice: an array answers
+/// faster than their rows.
+pub(crate) struct Weights {
+    /// 0: it is not looked for.
+    by_id: Vec<f32>,
+}
+
+impl Weights {
+    /// What a note weighs, if it is looked for.
+    pub(crate) fn of(&self, id: u64) -> Option<f32> {
+        self.by_id.get(id as usize).copied().filter(|weight| *weight > 0.0)
     }
 }
 

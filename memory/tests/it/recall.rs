@@ -77,6 +77,41 @@ fn an_answer_is_found_by_what_was_asked_just_before_it() {
 }
 
 #[test]
+fn a_session_is_found_by_what_it_says_of_the_same_thing_too() {
+    // What is asked is often answered in several sessions, of which each uses the question's words less than the one before.
+    let (dir, memory) = store();
+    memory.embed_with(Arc::new(Words)).unwrap();
+    let first = "the importer decodes its orders with the protobuf library since march";
+    let best = memory.remember(said("s-1", "ada", first)).unwrap();
+    memory.remember(said("s-1", "bob", "fine with me in march")).unwrap();
+    // It has one word of the question, and came before, so that it takes nobody's place.
+    let mut linked =
+        said("s-2", "ada", "the mailer decodes its invoices with the protobuf library since march");
+    linked.recorded_ms = 1_000;
+    let linked = memory.remember(linked).unwrap();
+    let other = memory.remember(said("s-3", "ada", "orders for lunch end at ten every single day")).unwrap();
+    // What is no episode belongs to no session.
+    memory.remember(note("importer orders are decoded with the protobuf library since march")).unwrap();
+    memory.settle();
+    let query = query("importer orders in march", 10);
+    let hits = ids(&memory, &query);
+    let place = |id: NoteId| hits.iter().position(|hit| *hit == id.0).unwrap();
+    assert!(place(other) < place(linked), "as a note the other fits better: {hits:?}");
+    let sessions = memory.recall_sessions(&query).unwrap();
+    let names: Vec<&str> = sessions.iter().map(|hit| hit.session.as_str()).collect();
+    assert_eq!(names, ["s-1", "s-2", "s-3"], "{sessions:?}");
+    assert_eq!((sessions[0].best, sessions[1].best), (best, linked));
+    memory.forget(linked, "ada").unwrap();
+    assert!(!memory.recall_sessions(&query).unwrap().iter().any(|hit| hit.session == "s-2"));
+    drop(memory);
+    // Without vectors words alone decide.
+    let sessions = open(dir.path()).recall_sessions(&query).unwrap();
+    assert_eq!(sessions.iter().map(|hit| hit.session.as_str()).collect::<Vec<_>>(), ["s-1", "s-3"]);
+    let elsewhere = Query { scopes: vec![Scope::User("bob".into())], ..query };
+    assert_eq!(open(dir.path()).recall_sessions(&elsewhere).unwrap(), []);
+}
+
+#[test]
 fn what_means_the_same_is_found_without_a_word_in_common() {
     // This is what vectors are for; and they must come back after a restart without being made again.
     let (dir, memory) = store();

@@ -19,10 +19,11 @@ use crate::error::Problem;
 use crate::failure::Failure;
 use crate::host::bytes;
 use crate::memories::{
-    self, Forgotten, MemoryForget, MemoryHistory, MemoryNote, MemoryPage, MemoryQuery, MemoryRollback,
-    MemorySearch, MemoryStats, NewMemory,
+    self, Forgotten, IMPORT_MAX, MemoryForget, MemoryHistory, MemoryImport, MemoryImported, MemoryNote,
+    MemoryPage, MemoryQuery, MemoryRollback, MemorySearch, MemorySessions, MemoryStats, NewMemory,
 };
 use crate::models;
+use crate::routes::BODY_BYTES_MAX;
 use crate::server::open_memory;
 use crate::term::{Ink, Screen, To, clean, one_line, say, table};
 
@@ -78,6 +79,9 @@ pub(crate) enum Args {
         /// What was known on this day.
         #[arg(long, value_name = "DATE")]
         as_of: Option<String>,
+        /// Find the sessions in which it was said, each with what fits best there.
+        #[arg(long)]
+        sessions: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -228,7 +232,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             let note: MemoryNote = Store::open(&common, &folders).await?.add(new).await?;
             show(&common, &[note]);
         }
-        Args::Search { text, scope, limit, since, until, as_of, common } => {
+        Args::Search { text, scope, limit, since, until, as_of, sessions, common } => {
             let wish = MemorySearch {
                 text,
                 scopes: scope,
@@ -238,7 +242,12 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
                 as_of,
                 ..MemorySearch::default()
             };
-            let found = Store::open(&common, &folders).await?.search(wish).await?;
+            let store = Store::open(&common, &folders).await?;
+            if sessions {
+                show_sessions(&common, &store.sessions(wish).await?);
+                return Ok(0);
+            }
+            let found = store.search(wish).await?;
             if found.memories.is_empty() && !common.json {
                 say(
                     "nothing is remembered that fits; other words may find it, and `saga memory list` shows all there is",
@@ -298,9 +307,17 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
             let new = read(&from)?;
             let screen = Screen::new(To::Stderr);
             let count = new.len();
-            for (n, new) in new.into_iter().enumerate() {
-                screen.status(&format!("{n} of {count} notes"));
-                store.add(new).await?;
+            let mut done = 0;
+            for batch in batches(new) {
+                screen.status(&format!("{done} of {count} notes"));
+                let size = batch.len();
+                store.import(MemoryImport { memories: batch }).await.map_err(|failure| {
+                    let kept = format!(
+                        "the {done} notes before are remembered, and what is known is not written again"
+                    );
+                    failure.next(&format!("{kept}: mend what is wrong and import the whole once more"))
+                })?;
+                done += size;
             }
             screen.quiet();
             say(&format!("{count} notes of {} are remembered", from.display()));
@@ -365,10 +382,23 @@ impl Store {
         self.ask(Method::POST, "", Some(new), here).await
     }
 
+    async fn import(&self, new: MemoryImport) -> Result<MemoryImported, Failure> {
+        let here =
+            |memory: &Memory, new: Option<MemoryImport>| memories::import(memory, new.unwrap_or_default());
+        self.ask(Method::POST, "/import", Some(new), here).await
+    }
+
     async fn search(&self, wish: MemorySearch) -> Result<MemoryPage, Failure> {
         let here =
             |memory: &Memory, wish: Option<MemorySearch>| memories::search(memory, &wish.unwrap_or_default());
         self.ask(Method::POST, "/search", Some(wish), here).await
+    }
+
+    async fn sessions(&self, wish: MemorySearch) -> Result<MemorySessions, Failure> {
+        let here = |memory: &Memory, wish: Option<MemorySearch>| {
+            memories::sessions(memory, &wish.unwrap_or_default())
+        };
+        self.ask(Method::POST, "/sessions", Some(wish), here).await
     }
 
     async fn forget(&self, wish: MemoryForget) -> Result<Forgotten, Failure> {
@@ -430,6 +460,30 @@ fn in_url(text: &str) -> String {
 
 fn print(of: &impl Serialize) {
     say(&serde_json::to_string(of).expect("what is told has only string keys"));
+}
+
+/// Shows sessions, each with what fits best of what was said there.
+fn show_sessions(common: &Common, found: &MemorySessions) {
+    if common.json {
+        found.sessions.iter().for_each(print);
+        return;
+    }
+    if found.sessions.is_empty() {
+        say(
+            "nothing that was said in a session fits; `saga memory search` without --sessions looks among all notes",
+        );
+    }
+    let screen = Screen::new(To::Stdout);
+    for hit in &found.sessions {
+        let when = format!("n{}, {}, {}", hit.best.id, hit.best.author, moment(hit.best.happened_ms));
+        let when = screen.ink(Ink::Dim, &one_line(&when, usize::MAX));
+        say(&format!(
+            "{:.2}  {}  {when}",
+            hit.score,
+            screen.ink(Ink::Bold, &one_line(&hit.session, usize::MAX))
+        ));
+        clean(&hit.best.text).lines().for_each(|line| say(&format!("    {line}")));
+    }
 }
 
 /// Shows notes, each with what there is to know of it.
@@ -553,6 +607,24 @@ fn read(from: &Path) -> Result<Vec<NewMemory>, Failure> {
     parsed.collect()
 }
 
+/// Notes in parts that a request may bring.
+fn batches(notes: Vec<NewMemory>) -> Vec<Vec<NewMemory>> {
+    let mut batches: Vec<Vec<NewMemory>> = Vec::new();
+    let mut bytes = 0;
+    for note in notes {
+        let size = serde_json::to_vec(&note).map_or(0, |json| json.len());
+        bytes += size;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < IMPORT_MAX && bytes <= BODY_BYTES_MAX / 2 => batch.push(note),
+            _ => {
+                bytes = size;
+                batches.push(vec![note]);
+            }
+        }
+    }
+    batches
+}
+
 /// A note as it is remembered again: numbers are the store's, and so are links between them.
 fn as_new(note: MemoryNote) -> NewMemory {
     NewMemory {
@@ -611,4 +683,31 @@ fn stats_in_words(stats: &MemoryStats) -> String {
     stats.rebuilt.iter().for_each(|reason| text += &format!("\nmade anew: {reason}"));
     stats.damaged.iter().for_each(|damage| text += &format!("\ndamaged: {damage}"));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_is_cut_into_parts_that_a_request_may_bring() {
+        // A store of a hundred thousand notes is moved in minutes, and no part of it is refused for its size.
+        let note = |bytes: usize| NewMemory {
+            // A control character takes six bytes in JSON.
+            text: "\u{1}".repeat(bytes),
+            scope: "user:ada".into(),
+            ..NewMemory::default()
+        };
+        let sizes = |notes: Vec<NewMemory>| {
+            let batches = batches(notes);
+            for batch in &batches {
+                let body = serde_json::to_vec(&MemoryImport { memories: batch.clone() }).expect("it is JSON");
+                assert!(body.len() <= BODY_BYTES_MAX && batch.len() <= IMPORT_MAX, "{}", body.len());
+            }
+            batches.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(vec![note(1); 2 * IMPORT_MAX + 1]), [IMPORT_MAX, IMPORT_MAX, 1]);
+        assert_eq!(sizes(vec![note(64 * 1024); 5]), [2, 2, 1]);
+        assert!(sizes(Vec::new()).is_empty());
+    }
 }
