@@ -216,6 +216,8 @@ mod tests {
     use super::super::tree::Entry;
     use super::*;
 
+    type Pieces = Vec<(String, Vec<u8>)>;
+
     /// A tree of one file below a folder, and another beside it.
     fn kept(checkpoints: &Checkpoints, deep: &str, top: &[u8]) -> Tree {
         let mut state = checkpoints.state();
@@ -230,11 +232,7 @@ mod tests {
         Tree(put(&tree::encode(&outer)))
     }
 
-    fn carry(
-        from: &Checkpoints,
-        trees: &[Tree],
-        mask: Mask<'_>,
-    ) -> (BTreeMap<Tree, Tree>, Vec<(String, Vec<u8>)>) {
+    fn carry(from: &Checkpoints, trees: &[Tree], mask: Mask<'_>) -> (BTreeMap<Tree, Tree>, Pieces) {
         let cargo = from.load(trees, mask, 1 << 20).unwrap();
         let mut pieces = Vec::new();
         let each = &mut |name: &str, content: &[u8]| {
