@@ -534,7 +534,9 @@ impl State {
             Event::TurnEnded { turn, end } => {
                 self.turn = *turn;
                 self.ended = Some(end.clone());
-                self.held = matches!(end, End::Budget { .. }) && !self.waiting.is_empty();
+                // A turn of its own may have room for what was said while this one ran.
+                let began = self.turn_steps > 0;
+                self.held = matches!(end, End::Budget { .. }) && !began && !self.waiting.is_empty();
                 if self.created.as_ref().is_some_and(|created| created.memory) {
                     self.diary.ended(recorded.seq, recorded.at_ms, end);
                     self.learning = Some(std::mem::take(&mut self.diary));
