@@ -315,7 +315,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
                     let kept = format!(
                         "the {done} notes before are remembered, and what is known is not written again"
                     );
-                    failure.next(&format!("{kept}: mend what is wrong and import the whole once more"))
+                    failure.next(format!("{kept}: mend what is wrong and import the whole once more"))
                 })?;
                 done += size;
             }
