@@ -131,7 +131,9 @@ async fn what_a_person_said_is_neither_seen_again_nor_told_twice() {
     // Nor is somebody told what they asked before, when they ask it again.
     let third = service.session().await;
     let again = self::told(&service.say(&third, "what is just test for?").await);
-    assert_eq!(again[0].matches("what is just test for?").count(), 1, "{again:?}");
+    // What came of it may be told, and names it; the question by itself is not.
+    assert!(!again[0].contains("\"what is just test for?\""), "{again:?}");
+    assert!(again[0].starts_with("what is just test for?"), "{again:?}");
 }
 
 #[tokio::test]
