@@ -53,12 +53,16 @@ pub struct LiveOptions {
     pub expert_bytes: Option<u64>,
     /// The most memory that rows of Engram tables may take, as the engine's options have it.
     pub table_bytes: Option<u64>,
+    /// The most memory that the KV of all timelines may take, as the engine's options have it.
+    pub lines_bytes: Option<u64>,
     /// Whether models take the round trips they were trained with, as the engine's options have it.
     pub round_trips: bool,
     /// How the KV cache is kept.
     pub kv: engine::KvKind,
     /// Whether tokens are guessed before they are sampled, as the engine's options have it.
     pub speculate: engine::Speculate,
+    /// The model that guesses for `model`: an id of the catalog or a path.
+    pub draft: Option<String>,
     /// Limits of each turn of sessions that name none.
     pub budget: Budget,
     /// How replies are sampled.
@@ -335,9 +339,11 @@ impl Live {
             context_tokens: self.options.context_tokens,
             expert_bytes: self.options.expert_bytes,
             table_bytes: self.options.table_bytes,
+            lines_bytes: self.options.lines_bytes,
             round_trips: self.options.round_trips,
             kv: self.options.kv,
             speculate: self.options.speculate,
+            draft: self.draft_of(model)?,
             snapshots: self.options.snapshots.clone(),
             ..engine::Options::default()
         };
@@ -353,6 +359,12 @@ impl Live {
         .await?;
         engines.insert(path, engine.clone());
         Ok(engine)
+    }
+
+    /// Where the model lies that guesses for another one: only the settings' own model has one.
+    fn draft_of(&self, model: &str) -> Result<Option<PathBuf>, Error> {
+        let draft = self.options.draft.as_deref().filter(|_| model == self.options.model);
+        Ok(draft.map(|draft| engine::catalog::resolve(draft, &self.options.models)).transpose()?)
     }
 
     /// The model on another machine that a session names; nothing when it names one of this machine.

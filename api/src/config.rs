@@ -43,6 +43,10 @@ pub struct Config {
     /// asks for them. Left out, a gibibyte. Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_bytes: Option<u64>,
+    /// The most memory that what all sessions have computed may take: the KV cache. Work waits until there is room for it. Left
+    /// out, four fifths of what is free when the model is open. Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lines_bytes: Option<u64>,
     /// Whether DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do. transformers
     /// does not.
     pub round_trips: bool,
@@ -58,6 +62,10 @@ pub struct Config {
     pub snapshot_key: Option<PathBuf>,
     /// Whether tokens are guessed before they are sampled, wherever that is faster. Replies are the same in any case.
     pub speculate: bool,
+    /// A smaller model with the same vocabulary that guesses what `model` says next: an id or a path. Left out, tokens are
+    /// guessed from what was said before, and by the model's own prediction layer if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft: Option<String>,
     /// Whether sessions that do not say recall earlier work, and write down what they learn.
     pub memory: bool,
     /// A folder of skills for all sessions, besides those of their workspaces: folders with a SKILL.md.
@@ -251,12 +259,14 @@ impl Default for Config {
             context_tokens: None,
             expert_bytes: None,
             table_bytes: None,
+            lines_bytes: None,
             round_trips: false,
             kv: Kv::F16,
             snapshot_bytes: 8 << 30,
             checkpoint_bytes: 4 << 30,
             snapshot_key: None,
             speculate: true,
+            draft: None,
             memory: true,
             skills: None,
             approval_secs: 24 * 60 * 60,
@@ -506,6 +516,9 @@ pub(crate) struct Overrides {
     /// text asks for them.
     #[arg(long, env = "SAGA_TABLE_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
     pub(crate) table_bytes: Option<u64>,
+    /// The most memory that the KV cache of all sessions may take, such as 8G; work waits until there is room for it.
+    #[arg(long, env = "SAGA_LINES_BYTES", value_name = "SIZE", value_parser = crate::host::parse_bytes)]
+    pub(crate) lines_bytes: Option<u64>,
     /// Have DeepSeek V4 and V4.1 round what they keep through FP8 and FP4, as their makers' programs do.
     #[arg(long, env = "SAGA_ROUND_TRIPS")]
     pub(crate) round_trips: bool,
@@ -524,6 +537,9 @@ pub(crate) struct Overrides {
     /// Whether tokens are guessed before they are sampled, true or false. Replies are the same in any case.
     #[arg(long, env = "SAGA_SPECULATE", value_name = "BOOL")]
     pub(crate) speculate: Option<bool>,
+    /// A smaller model with the same vocabulary that guesses what the model says next.
+    #[arg(long, env = "SAGA_DRAFT", value_name = "MODEL")]
+    pub(crate) draft: Option<String>,
     /// A sandbox layer that may be missing (repeatable); `saga doctor` names them. Makes sessions weaker.
     #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
     pub(crate) lowered: Vec<String>,
@@ -541,22 +557,21 @@ pub(crate) struct ServiceOverrides {
     pub(crate) roots: Vec<PathBuf>,
 }
 
+/// A model as it is named. A file's path is made absolute: a service may stand in another folder.
+pub(crate) fn absolute(model: &str) -> Result<String, Failure> {
+    if !engine::catalog::is_path(model) {
+        return Ok(model.to_owned());
+    }
+    let path = std::path::absolute(model).map_err(|error| Failure::new(format!("model {model}: {error}")))?;
+    path.into_os_string().into_string().map_err(|_| {
+        Failure::new(format!("the path of the model {model} is not UTF-8")).next("rename its folder")
+    })
+}
+
 impl Overrides {
-    /// The model asked for. A file's path is made absolute: a service may stand in another folder.
+    /// The model asked for.
     pub(crate) fn model(&self) -> Result<Option<String>, Failure> {
-        let Some(model) = &self.model else { return Ok(None) };
-        if !engine::catalog::is_path(model) {
-            return Ok(Some(model.clone()));
-        }
-        let path =
-            std::path::absolute(model).map_err(|error| Failure::new(format!("model {model}: {error}")))?;
-        match path.into_os_string().into_string() {
-            Ok(path) => Ok(Some(path)),
-            Err(_) => {
-                Err(Failure::new(format!("the path of the model {model} is not UTF-8"))
-                    .next("rename its folder"))
-            }
-        }
+        self.model.as_deref().map(absolute).transpose()
     }
 
     pub(crate) fn apply(&self, config: &mut Config) -> Result<(), Failure> {
@@ -571,6 +586,9 @@ impl Overrides {
         }
         if self.table_bytes.is_some() {
             config.table_bytes = self.table_bytes;
+        }
+        if self.lines_bytes.is_some() {
+            config.lines_bytes = self.lines_bytes;
         }
         config.round_trips |= self.round_trips;
         if let Some(kv) = self.kv {
@@ -587,6 +605,9 @@ impl Overrides {
         }
         if let Some(speculate) = self.speculate {
             config.speculate = speculate;
+        }
+        if let Some(draft) = &self.draft {
+            config.draft = Some(absolute(draft)?);
         }
         if self.context_tokens.is_some() {
             config.context_tokens = self.context_tokens;
@@ -689,7 +710,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `memory`, `skills`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `telemetry`, `mcp`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `lines_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `draft`, `memory`, `skills`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `telemetry`, `mcp`; `saga config print` shows every setting with its value"
             ],
         );
         check(

@@ -1,6 +1,6 @@
 //! Opens a model and hands out timelines.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use crate::snapshot::{Secret, Snapshots};
 use crate::tables;
 use crate::weights::sound::{Stored, unsound};
 use crate::weights::{Place, Source, Table};
-use crate::worker::{self, LineId, Order};
+use crate::worker::{self, Drafter, LineId, Order};
 use crate::{Error, Grammar, GrammarSource, Timeline, Tokenizer, kv};
 
 /// A token's id in the model's vocabulary.
@@ -63,6 +63,9 @@ pub struct Options {
     /// Whether tokens are guessed before they are sampled. What is sampled is the same in any case. A model's prediction layer
     /// is used only if they are.
     pub speculate: Speculate,
+    /// A smaller model with the same vocabulary that guesses what this one says next, in place of its prediction layer if it
+    /// has one. It is opened only if tokens are guessed.
+    pub draft: Option<PathBuf>,
     /// Whether activations stay floats where weights are packed, which is far slower: for judging a model. Sessions take them as
     /// two digits of eight bits.
     pub exact: bool,
@@ -120,14 +123,16 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::NotGguf`], [`Error::Truncated`], [`Error::BadModel`], [`Error::Unsupported`] and
-    /// [`Error::Tensor`] say what is wrong with the file; [`Error::Io`] that it cannot be read.
+    /// [`Error::Tensor`] say what is wrong with the file; [`Error::Io`] that it cannot be read; [`Error::Option`] that options
+    /// do not fit the model, as a draft model with another vocabulary does not.
     pub fn open(path: &Path, options: Options, on: &mut dyn FnMut(Progress)) -> Result<Engine, Error> {
         let kernels = Kernels::pick()?;
         let kernels = if options.exact { kernels.exact() } else { kernels };
         let source = Source::open(path, know)?;
         let mut spec = Spec::read(&source)?;
         spec.take_trips(options.round_trips).map_err(|why| source.bad(why))?;
-        if options.speculate == Speculate::Off {
+        let draft = options.draft.as_deref().filter(|_| options.speculate != Speculate::Off);
+        if options.speculate == Speculate::Off || draft.is_some() {
             spec.predictor = None;
         }
         let context_tokens = context(&spec, options.context_tokens)?;
@@ -168,6 +173,14 @@ impl Engine {
             turn(&source, &mut model, kernels, on);
             Ok::<(), Error>(())
         })?;
+        let drafter = match draft {
+            Some(path) => {
+                let draft = crew.lead(|| open_draft(path, &tokenizer, &options, kernels, on))?;
+                tracing::info!(draft = %path.display(), "opened a draft model");
+                Some(Drafter::new(draft, options.kv))
+            }
+            None => None,
+        };
         tracing::info!(
             model = info.name,
             architecture = info.architecture,
@@ -194,6 +207,7 @@ impl Engine {
                 (free / 5).saturating_mul(4).max(LINES_BYTES_MIN)
             }),
             speculate: options.speculate,
+            drafter,
             guesses: Arc::clone(&guesses),
             counters: Arc::clone(&counters),
         };
@@ -481,6 +495,40 @@ fn turn(source: &Source, model: &mut Model, kernels: Kernels, on: &mut dyn FnMut
 
 /// How progress is told of larger models that are turned, which takes seconds.
 const REPORTED_BYTES: u64 = 4 << 30;
+
+/// Opens the model that guesses for one with this tokenizer.
+///
+/// # Errors
+/// As [`Engine::open`].
+fn open_draft(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    options: &Options,
+    kernels: Kernels,
+    on: &mut dyn FnMut(Progress),
+) -> Result<Model, Error> {
+    let source = Source::open(path, know)?;
+    let mut spec = Spec::read(&source)?;
+    spec.take_trips(options.round_trips).map_err(|why| source.bad(why))?;
+    spec.predictor = None;
+    let own = match self::tokenizer(&source, spec.vocabulary) {
+        Err(_) if options.tokens_only => Tokenizer::absent(spec.vocabulary),
+        own => own?,
+    };
+    if let Some(token) = tokenizer.differs(&own) {
+        let [theirs, own] = [tokenizer, &own].map(|tokenizer| tokenizer.decode(&[token]));
+        return Err(Error::Option(format!(
+            "the draft model {} has another vocabulary: its token {token} is {own:?} and the model's {theirs:?}; choose a smaller \
+             model of the same family, or leave the draft out",
+            path.display()
+        )));
+    }
+    let table_bytes = options.table_bytes.unwrap_or(TABLE_BYTES);
+    let mut model = Model::load(&source, spec, &own, table_bytes, kernels)?;
+    read_ahead(&source, &model, None, on)?;
+    turn(&source, &mut model, kernels, on);
+    Ok(model)
+}
 
 /// Lets go of some bytes of a mapped file, so that a model does not take twice its file's size until the system needs the
 /// memory for something else.

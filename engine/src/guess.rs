@@ -6,8 +6,8 @@
 //! off. What is sampled never depends on a guess, because logits do not depend on how a line is cut: guesses cost or
 //! save time, and nothing else.
 //!
-//! Guesses come from what the line said before, and from the model's predictor where it has one, a layer that was trained
-//! to guess. Whether they save any time is measured. The worker knows what it costs to compute several tokens at once and
+//! Guesses come from what the line said before, and from a draft model or the model's predictor where there is one, a layer
+//! that was trained to guess. Whether they save any time is measured. The worker knows what it costs to compute several tokens at once and
 //! to have one predicted, each line how often guesses of each origin were right; a guess is made as long as it makes sense
 //! of all of that, and of two guesses the one that promises more.
 
@@ -43,7 +43,7 @@ pub struct Guesses {
     pub looked_up: u64,
     /// Those of them that were right.
     pub looked_up_rightly: u64,
-    /// Those that the model's predictor made, if it has one, and that were computed.
+    /// Those that a draft model or the model's predictor made, if there is one, and that were computed.
     pub predicted: u64,
     /// Those of them that were right.
     pub predicted_rightly: u64,
@@ -106,8 +106,8 @@ impl Counts {
 /// take memory.
 pub(crate) const GUESSES_MAX: usize = 15;
 
-/// The most tokens that are predicted at once. A predictor was trained to look one token ahead; of what it makes of its own
-/// guesses less and less is right.
+/// The most tokens that are predicted at once, by a predictor or a draft model. A predictor was trained to look one token
+/// ahead; of what it makes of its own guesses less and less is right.
 pub(crate) const PREDICTIONS_MAX: usize = 4;
 
 /// Where guesses come from, by what can be expected of them.
@@ -119,16 +119,16 @@ pub(crate) enum Origin {
     Phrase,
     /// One where many stand: the line repeats itself.
     Passage,
-    /// The predictor, shown what the line says.
+    /// The predictor or a draft model, shown what the line says.
     Predictor,
-    /// The predictor, shown its own guess.
+    /// The same, shown its own guess.
     Further,
 }
 
 const ORIGINS: usize = 5;
 
 impl Origin {
-    /// Whether the model itself makes such guesses, which costs time.
+    /// Whether a model makes such guesses, which costs time.
     pub(crate) fn is_predicted(self) -> bool {
         match self {
             Origin::Predictor | Origin::Further => true,

@@ -5,6 +5,7 @@
 //! the timeline's own. Orders of one line come one after another, because a timeline is borrowed while it
 //! waits; so the channel holds at most one order per timeline, and its end, and needs no other bound.
 
+mod draft;
 mod outlook;
 mod room;
 
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use self::draft::Draft;
+pub(crate) use self::draft::Drafter;
 use self::outlook::Outlook;
 use self::room::Price;
 use crate::cache::{Cache, KvKind, Layout};
@@ -121,6 +124,8 @@ struct Line {
     trust: Trust,
     /// If the model has a predictor. It knows what the cache holds, but for tokens that are not said.
     outlook: Option<Outlook>,
+    /// If there is a draft model, and it guessed what follows.
+    draft: Option<Draft>,
     /// When somebody last asked something of it, or it was last worked on.
     used: Instant,
 }
@@ -170,6 +175,8 @@ pub(crate) struct Settings {
     /// What the KV of all lines may take.
     pub(crate) lines_bytes: u64,
     pub(crate) speculate: Speculate,
+    /// The model that guesses for this one, which then has no predictor.
+    pub(crate) drafter: Option<Drafter>,
     /// Where guesses are counted.
     pub(crate) guesses: Arc<Counts>,
     /// Where everything else is.
@@ -192,6 +199,7 @@ pub(crate) fn start(
 
 struct Worker {
     model: Model,
+    drafter: Option<Drafter>,
     settings: Settings,
     shelf: Shelf,
     layout: Arc<Layout>,
@@ -211,14 +219,15 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(model: Model, settings: Settings, shelf: Shelf) -> Worker {
+    fn new(model: Model, mut settings: Settings, shelf: Shelf) -> Worker {
         let layout = Arc::clone(shelf.layout());
         let ahead = model.predictor().map(|predictor| Arc::new(predictor.cache_layout(settings.kv)));
         Worker {
             model,
+            price: Price::of(&layout, settings.drafter.as_ref()),
+            drafter: settings.drafter.take(),
             settings,
             shelf,
-            price: Price::of(&layout),
             layout,
             ahead,
             costs: Costs::default(),
@@ -415,14 +424,18 @@ impl Worker {
     /// Computes all shares in one pass.
     fn compute(&mut self, mut shares: Vec<Share>) {
         let begun = Instant::now();
-        let Worker { model, settings, shelf, layout, costs, scratch, shown, .. } = self;
+        let Worker { model, drafter, settings, shelf, layout, costs, scratch, shown, .. } = self;
         let least: usize = shares.iter().map(|share| share.end - share.at).sum();
         for share in &mut shares {
             let Share { task, line, at, end, .. } = share;
             let total = line.tokens.len();
             if let (Job::Next { .. }, true) = (&task.job, *end == total) {
                 let beside = least - (*end - *at);
-                share.guess = line.guess(settings, costs, beside, model.predictor(), scratch);
+                let second = match drafter {
+                    Some(drafter) => Second::Draft(drafter, model.spec().vocabulary),
+                    None => Second::Predictor(model.predictor(), scratch),
+                };
+                share.guess = line.guess(settings, costs, beside, second);
             }
             let guesses = share.guess.as_ref().map_or(&[][..], |guess| &guess.tokens);
             share.want = match () {
@@ -553,6 +566,14 @@ impl Worker {
     }
 }
 
+/// What guesses besides the line itself.
+enum Second<'a> {
+    /// Another model; tokens are below this number.
+    Draft(&'a mut Drafter, usize),
+    /// A layer of the model, if it has one.
+    Predictor(Option<&'a Predictor>, &'a mut Scratch),
+}
+
 impl Line {
     /// An empty line of a model that may have a predictor.
     fn new(layout: &Arc<Layout>, anchor: Anchor, ahead: Option<(&Predictor, &Arc<Layout>)>) -> Line {
@@ -564,6 +585,7 @@ impl Line {
             guesses: VecDeque::new(),
             trust: Trust::default(),
             outlook: ahead.map(|(predictor, layout)| Outlook::new(predictor, layout)),
+            draft: None,
             used: Instant::now(),
         }
     }
@@ -573,6 +595,9 @@ impl Line {
         if keep < self.tokens.len() {
             self.tokens.truncate(keep);
             self.guesses.clear();
+            if let Some(draft) = &mut self.draft {
+                draft.cut(keep);
+            }
         }
         self.forget_what_is_not_said();
     }
@@ -633,7 +658,7 @@ impl Line {
     /// Forgets what is computed, and nothing else.
     fn drop_computed(&mut self) {
         self.cache.truncate(0);
-        (self.logits, self.guesses) = (None, VecDeque::new());
+        (self.logits, self.guesses, self.draft) = (None, VecDeque::new(), None);
         if let Some(outlook) = &mut self.outlook {
             outlook.take_up(0);
         }
@@ -682,8 +707,7 @@ impl Line {
         settings: &Settings,
         costs: &mut Costs,
         beside: usize,
-        predictor: Option<&Predictor>,
-        scratch: &mut Scratch,
+        second: Second<'_>,
     ) -> Option<Guess> {
         let due = self.tokens.len() - self.cache.tokens();
         // A prompt's last tokens are computed alone: they take long enough.
@@ -693,7 +717,10 @@ impl Line {
         let room = settings.context_tokens.saturating_sub(self.tokens.len());
         let most = GUESSES_MAX.min(room).min(self.cache.tokens_to_mark() - due);
         let said = look_back(&self.tokens, most);
-        let reaches = self.outlook.as_ref().is_some_and(|outlook| outlook.reaches(&self.tokens));
+        let reaches = match &second {
+            Second::Draft(..) => true,
+            Second::Predictor(..) => self.outlook.as_ref().is_some_and(|own| own.reaches(&self.tokens)),
+        };
         let chance = |origin, most| Chance { origin, most, due, beside, redo: self.cache.has_states() };
         let lookup = said.as_ref().map(|said| chance(said.origin, said.tokens.len()));
         let prediction = reaches
@@ -709,8 +736,19 @@ impl Line {
             said.tokens.truncate(count);
             return Some(said);
         }
-        let start = Instant::now();
-        let tokens = self.outlook.as_mut()?.predict(predictor?, &self.tokens, count, scratch);
+        let (start, tokens) = match second {
+            Second::Draft(drafter, vocabulary) => {
+                // Reading a long prompt once says nothing of what guesses cost.
+                if !drafter.follow(&mut self.draft, &self.tokens) {
+                    return None;
+                }
+                (Instant::now(), drafter.guess(&mut self.draft, &self.tokens, count, vocabulary)?)
+            }
+            Second::Predictor(predictor, scratch) => {
+                let outlook = self.outlook.as_mut()?;
+                (Instant::now(), outlook.predict(predictor?, &self.tokens, count, scratch))
+            }
+        };
         costs.learn_prediction(count, start.elapsed().as_secs_f64(), self.trust.single());
         Some(Guess { origin, tokens })
     }

@@ -79,6 +79,9 @@ pub(crate) struct Args {
     /// Whether tokens are guessed before they are sampled, true or false. It shows with `--text` and `--batch` only.
     #[arg(long, env = "SAGA_SPECULATE", value_name = "BOOL")]
     speculate: Option<bool>,
+    /// A smaller model with the same vocabulary that guesses what the model says next. It shows where `--speculate` does.
+    #[arg(long, env = "SAGA_DRAFT", value_name = "MODEL")]
+    draft: Option<String>,
     /// How the KV cache is kept.
     #[arg(long, env = "SAGA_KV", value_name = "KIND")]
     kv: Option<Kv>,
@@ -107,8 +110,15 @@ const PAIRS: usize = 5;
 
 pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let (folders, config) = super::settings()?;
+    let draft = args
+        .draft
+        .or(config.draft.filter(|_| args.model.as_ref().is_none_or(|model| *model == config.model)));
     let model = args.model.unwrap_or(config.model);
     let path = super::model::file(&model, &folders).await?;
+    let draft = match draft {
+        Some(draft) => Some(super::model::file(&draft, &folders).await?),
+        None => None,
+    };
     let repetitions = if args.vs_llama.is_some() { PAIRS } else { REPETITIONS };
     let mut work = Work {
         prompt: args.prompt,
@@ -144,6 +154,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         round_trips: args.round_trips || config.round_trips,
         kv,
         speculate: Speculate::from(speculate),
+        draft,
         // What is timed is computed each time.
         kv_bytes: Some(0),
         snapshots: scratch.as_ref().map(|scratch| scratch.snapshots.clone()),

@@ -1,5 +1,6 @@
 //! Following a turn to its end, with the keyboard at hand.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agent::{End, Event};
@@ -23,6 +24,10 @@ pub(crate) struct Follower<'a> {
     /// Whether the service ends when the person leaves.
     pub(crate) inside: bool,
     interrupts: Signal,
+    /// Its sub-agents that are at work, and which of their calls somebody here was told of.
+    children: BTreeMap<String, Option<String>>,
+    /// The session that asks: this one or a sub-agent.
+    asks: String,
 }
 
 /// How following a turn ended.
@@ -42,6 +47,8 @@ const RETRIES: u32 = 5;
 const RETRY: Duration = Duration::from_millis(500);
 /// How long to wait for what a turn taught.
 const LEARNING: Duration = Duration::from_secs(3);
+/// How often is looked whether a sub-agent asks something.
+const LOOK: Duration = Duration::from_secs(2);
 /// How often the line at the bottom moves.
 const TICK: Duration = Duration::from_millis(120);
 
@@ -55,7 +62,8 @@ impl<'a> Follower<'a> {
     ) -> Result<Follower<'a>, Failure> {
         let interrupts = signal(SignalKind::interrupt())
             .map_err(|error| Failure::new(format!("cannot listen for Ctrl-C: {error}")))?;
-        Ok(Follower { client, id, screen, json, inside, interrupts })
+        let (children, asks) = (BTreeMap::new(), id.to_string());
+        Ok(Follower { client, id, screen, json, inside, interrupts, children, asks })
     }
 
     /// Says something to the session, perhaps with a goal; gives back the place of it.
@@ -78,10 +86,14 @@ impl<'a> Follower<'a> {
         let mut retries = 0;
         let mut interrupted = false;
         let mut ticks = tokio::time::interval(TICK);
+        let mut looks = tokio::time::interval(LOOK);
         let session = self.client.session(self.id).await?;
+        if matches!(session.status, wire::Status::Running | wire::Status::Asking) {
+            self.find_children().await?;
+        }
         if let Some(ask) = session.asks.filter(|_| session.last <= after) {
             // The stream begins behind the question.
-            if !self.answer(&ask.call, &ask.tool, &ask.why).await? {
+            if !self.answer(self.id, &ask).await? {
                 return Ok(Followed::Asks);
             }
         }
@@ -111,6 +123,12 @@ impl<'a> Follower<'a> {
                         }
                         interrupted = true;
                         self.interrupt().await;
+                        continue;
+                    }
+                    _ = looks.tick(), if !self.children.is_empty() => {
+                        if !self.answer_children().await? {
+                            return Ok(Followed::Asks);
+                        }
                         continue;
                     }
                     _ = ticks.tick() => {
@@ -149,15 +167,63 @@ impl<'a> Follower<'a> {
                     Some(Event::ApprovalAsked { .. }) => {
                         let asks = self.client.session(self.id).await?.asks;
                         if let Some(ask) = asks
-                            && !self.answer(&ask.call, &ask.tool, &ask.why).await?
+                            && !self.answer(self.id, &ask).await?
                         {
                             return Ok(Followed::Asks);
                         }
+                    }
+                    Some(Event::ChildStarted(child)) => {
+                        self.children.insert(child.child.to_string(), None);
+                    }
+                    Some(Event::ChildEnded(returned)) => {
+                        self.children.remove(&returned.child.to_string());
                     }
                     _ => {}
                 }
             }
         }
+    }
+
+    /// Finds the sub-agents that are at work already.
+    async fn find_children(&mut self) -> Result<(), Failure> {
+        let mut cursor = None;
+        loop {
+            let page = self.client.sessions(cursor.as_deref()).await?;
+            for session in page.sessions {
+                if session.parent.as_deref() == Some(self.id) {
+                    self.children.entry(session.id).or_default();
+                }
+            }
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks for the sub-agents what they ask, since nobody sees them but those who follow this session. False when nobody is
+    /// there to be asked, nor could be elsewhere.
+    async fn answer_children(&mut self) -> Result<bool, Failure> {
+        for child in self.children.keys().cloned().collect::<Vec<_>>() {
+            // One that is gone asks nothing any more; the session will say so.
+            let Ok(session) = self.client.session(&child).await else { continue };
+            let Some(ask) = session.asks else { continue };
+            if self.children.get(&child).is_some_and(|told| told.as_ref() == Some(&ask.call)) {
+                continue;
+            }
+            self.children.insert(child.clone(), Some(ask.call.clone()));
+            if self.answer(&child, &ask).await? {
+                continue;
+            }
+            self.asks = child;
+            if self.inside {
+                return Ok(false);
+            }
+            if !self.json {
+                self.say_asks();
+            }
+        }
+        Ok(true)
     }
 
     /// Prints a recorded event as it came; gives it back.
@@ -168,30 +234,36 @@ impl<'a> Follower<'a> {
     }
 
     /// Asks the person whether a call may run, and tells the session. False when nobody is there to be asked.
-    async fn answer(&self, call: &str, tool: &str, why: &str) -> Result<bool, Failure> {
+    async fn answer(&self, session: &str, ask: &wire::Ask) -> Result<bool, Failure> {
         use std::io::IsTerminal;
         if self.json || !std::io::stdin().is_terminal() {
             return Ok(false);
         }
         self.screen.quiet();
-        self.screen.text(&self.screen.ink(Ink::Warn, &format!("? let {tool} run? {why} [y/N/always] ")));
+        let wire::Ask { tool, why, .. } = ask;
+        let whose = if session == self.id { String::new() } else { format!(" for the sub-agent {session}") };
+        let question = format!("? let {tool} run{whose}? {why} [y/N/always] ");
+        self.screen.text(&self.screen.ink(Ink::Warn, &question));
         let mut line = String::new();
         let read = tokio::task::spawn_blocking(move || std::io::stdin().read_line(&mut line).map(|_| line));
         let said = read.await.ok().and_then(Result::ok).unwrap_or_default();
         let said = said.trim().to_lowercase();
         let always = matches!(said.as_str(), "a" | "always");
         let allowed = always || matches!(said.as_str(), "y" | "yes");
-        let approval = wire::Approval { call: call.to_string(), allowed, always, by: super::who() };
-        self.client.approve(self.id, &approval).await?;
+        let approval = wire::Approval { call: ask.call.clone(), allowed, always, by: super::who() };
+        self.client.approve(session, &approval).await?;
         Ok(true)
     }
 
     /// Says how the question is answered that the session rests for.
     pub(crate) fn say_asks(&self) {
-        let (id, screen) = (self.id, self.screen);
+        let (id, asks, screen) = (self.id, &self.asks, self.screen);
+        let who = if asks == id { "it".to_string() } else { format!("its sub-agent {asks}") };
         screen.line(&screen.ink(
             Ink::Warn,
-            &format!("it waits for your approval: `saga sessions approve {id}` or `saga sessions deny {id}`, then `saga resume {id}`"),
+            &format!(
+                "{who} waits for your approval: `saga sessions approve {asks}` or `saga sessions deny {asks}`, then `saga resume {id}`"
+            ),
         ));
     }
 

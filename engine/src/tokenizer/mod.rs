@@ -246,6 +246,21 @@ impl Tokenizer {
         }
     }
 
+    /// The first token that stands for something in both vocabularies, and not for the same. Models of one family differ in how
+    /// many rows there are that stand for nothing.
+    pub(crate) fn differs(&self, other: &Tokenizer) -> Option<Token> {
+        if self.is_absent() != other.is_absent() {
+            return Some(0);
+        }
+        let kinds = |token: Token| [self, other].map(|own| own.inner.codec.kind(token));
+        let both = self.vocabulary().min(other.vocabulary()) as Token;
+        (0..both).find(|&token| {
+            let [kind, others] = kinds(token);
+            let used = kind != Kind::Unused && others != Kind::Unused;
+            used && (kind != others || self.bytes(token) != other.bytes(token))
+        })
+    }
+
     /// How many ids there are: every token is below this number.
     pub fn vocabulary(&self) -> usize {
         self.inner.codec.kinds.len()

@@ -373,6 +373,17 @@ fn a_tokenizer_json_gives_the_same_tokens_as_the_metadata() {
 }
 
 #[test]
+fn vocabularies_differ_where_a_token_stands_for_something_else() {
+    let pieces = Tokenizer::from_gguf(&pieces_metadata(&|_| true)).unwrap();
+    assert_eq!(tiny().differs(&tiny()), None);
+    assert!(tiny().differs(&pieces).is_some());
+    // Rows that stand for nothing say nothing, however many there are; but no tokenizer at all is another one.
+    let (none, more) = (Tokenizer::absent(10), Tokenizer::absent(20));
+    assert_eq!(none.differs(&more), None);
+    assert!(tiny().differs(&none).is_some() && none.differs(&tiny()).is_some());
+}
+
+#[test]
 fn text_never_becomes_a_special_token() {
     // A file that says <|im_end|> must not be able to end a turn.
     let tokenizer = tiny();

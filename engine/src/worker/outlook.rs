@@ -136,7 +136,7 @@ impl Outlook {
 }
 
 /// The token with the largest logit; of equal ones the first.
-fn likeliest(logits: &[f32]) -> Token {
+pub(super) fn likeliest(logits: &[f32]) -> Token {
     let mut best = 0;
     for (token, &logit) in logits.iter().enumerate() {
         if logit > logits[best] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Line, LineId, Worker};
+use super::{Drafter, Line, LineId, Worker};
 use crate::Error;
 use crate::cache::Layout;
 use crate::guess::GUESSES_MAX;
@@ -16,21 +16,26 @@ pub(super) const REST: Duration = Duration::from_secs(10);
 pub(super) struct Price {
     token: u64,
     line: u64,
+    /// What the draft model keeps, if there is one: of a token, and of a line at most.
+    draft: (u64, u64),
 }
 
 impl Price {
-    pub(super) fn of(layout: &Layout) -> Price {
-        Price { token: layout.bytes(1) - layout.bytes(0), line: layout.bytes(0) }
+    pub(super) fn of(layout: &Layout, drafter: Option<&Drafter>) -> Price {
+        let draft = drafter.map_or((0, 0), Drafter::bytes);
+        Price { token: layout.bytes(1) - layout.bytes(0), line: layout.bytes(0), draft }
     }
 
     /// What a line holds.
     fn held(self, line: &Line) -> u64 {
-        self.line + self.token * line.cache.tokens() as u64
+        let drafted = line.draft.as_ref().map_or(0, |draft| self.draft.0 * draft.held() as u64);
+        self.line + self.token * line.cache.tokens() as u64 + drafted
     }
 
     /// What it holds when all it says is computed, and guesses after that.
     fn needed(self, line: &Line) -> u64 {
-        self.line + self.token * (line.tokens.len() + 1 + GUESSES_MAX) as u64
+        let tokens = (line.tokens.len() + 1 + GUESSES_MAX) as u64;
+        self.line + self.token * tokens + (self.draft.0 * tokens).min(self.draft.1)
     }
 }
 

@@ -186,6 +186,88 @@ async fn what_is_said_does_not_depend_on_predictions() {
     }
 }
 
+/// An engine of a tiny model for which another one guesses.
+fn open_with_draft(model: &TinyModel, draft: &TinyModel, speculate: Speculate) -> Engine {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, draft_path] = ["tiny.gguf", "draft.gguf"].map(|name| folder.path().join(name));
+    model.write(&path);
+    draft.write(&draft_path);
+    let options =
+        Options { threads: 2, speculate, kv_bytes: Some(0), draft: Some(draft_path), ..Options::default() };
+    Engine::open(&path, options, &mut |_| {}).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_said_does_not_depend_on_a_draft_model() {
+    // Models and drafts with states and without; a model's own predictor gives way.
+    for [architecture, draft] in [["qwen2", "llama"], ["qwen2", "qwen35moe"], ["qwen35moe", "qwen2"]] {
+        let (model, draft) = (TinyModel::new(architecture), TinyModel { seed: 2, ..TinyModel::new(draft) });
+        let plain = open(&model, Speculate::Off, KvKind::F16);
+        let guessing = open_with_draft(&model, &draft, Speculate::Always);
+        for seed in 0..4 {
+            compare(&plain, &guessing, seed).await;
+        }
+        let counts = guessing.guesses();
+        assert!(counts.predicted > 10 && counts.looked_up > 10, "{architecture}: {counts:?}");
+        compare(&plain, &open_with_draft(&model, &draft, Speculate::On), 100).await;
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_drafts_for_itself_is_always_right() {
+    for architecture in ["qwen2", "qwen35moe"] {
+        let model = TinyModel { predictor: false, ..TinyModel::new(architecture) };
+        let engine = open_with_draft(&model, &model, Speculate::Always);
+        let vocabulary = engine.model().vocabulary - SPECIALS.len();
+        let mut chance = Chance(3);
+        // No two tokens stand there twice, so that nothing can be looked up at first.
+        let start: Vec<Token> = (0..30).map(|token| token * 7 % vocabulary as Token).collect();
+        for _ in 0..8 {
+            let mut line = engine.timeline();
+            let mut start = start.clone();
+            start.push(chance.below(vocabulary) as Token);
+            line.sync(&start, |_| {}).await.unwrap();
+            for _ in 0..8 {
+                line.next(&Sampling::default(), None).await.unwrap();
+            }
+        }
+        let counts = engine.guesses();
+        assert!(counts.predicted >= 16, "{counts:?}");
+        // What was guessed of a line's end nobody said any more.
+        let unsaid = 8 * crate::guess::PREDICTIONS_MAX as u64;
+        assert!(counts.predicted_rightly + unsaid >= counts.predicted, "{counts:?}");
+        assert!(counts.predicted_rightly >= 16, "{counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_draft_model_counts_in_what_lines_may_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    TinyModel::new("qwen2").write(&path);
+    for draft in [None, Some(path.clone())] {
+        let options = Options { threads: 2, lines_bytes: Some(40_000), draft, ..Options::default() };
+        let drafts = options.draft.is_some();
+        let engine = Engine::open(&path, options, &mut |_| {}).unwrap();
+        let start: Vec<Token> = (0..40).collect();
+        let answer = engine.timeline().sync(&start, |_| {}).await;
+        assert_eq!(matches!(answer, Err(Error::NoRoom { .. })), drafts, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_draft_model_with_another_vocabulary_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    TinyModel::new("qwen2").write(&path);
+    let options = Options { draft: Some(fixture("qwen3_next")), ..Options::default() };
+    let error = Engine::open(&path, options.clone(), &mut |_| {}).err().unwrap().to_string();
+    assert!(error.contains("another vocabulary") && error.contains("same family"), "{error}");
+    // Without guesses nobody asks for it.
+    let options = Options { speculate: Speculate::Off, ..options };
+    Engine::open(&path, options, &mut |_| {}).unwrap();
+}
+
 #[tokio::test]
 async fn a_grammar_binds_guesses_too() {
     // What may come later depends on what comes before, so the masks of guesses cannot be known when they are made.
@@ -255,6 +337,7 @@ fn model(folder: &Path, speculate: Speculate, context_tokens: usize) -> (Model, 
             context_tokens,
             lines_bytes: u64::MAX,
             speculate,
+            drafter: None,
             guesses: Arc::default(),
             counters: Arc::default(),
         },

@@ -133,6 +133,32 @@ fn pairs<const SIZE: usize, const SPAN: usize>(sums: &[i16]) -> Spans {
     }
 }
 
+/// The sums of every two neighbouring spans' activations of one digit, the first in the low half of a number and the second in
+/// the high one: sums of 32 have thirteen bits. An only span has a neighbour of 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn neighbours<const SIZE: usize, const SPAN: usize>(sums: &[i16]) -> Spans {
+    let mut spans = Spans::NONE;
+    if SIZE == 32 {
+        spans.0[0] = (i32::from(sums[0]) + i32::from(sums[1])) & 0xffff;
+        return spans;
+    }
+    // SAFETY: a block of 256 has sixteen sums, asserted; the spans have room for sixteen numbers.
+    // WHY: as in `moved`.
+    unsafe {
+        assert!(sums.len() == 16);
+        let sums = _mm256_loadu_si256(sums.as_ptr().cast());
+        let to = spans.0.as_mut_ptr();
+        if SPAN == 16 {
+            _mm256_store_si256(to.cast(), sums);
+        } else {
+            let sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+            _mm_store_si128(to.cast(), _mm256_cvtepi32_epi16(sums));
+        }
+    }
+    spans
+}
+
 /// An offset as both halves of a number that is multiplied with a pair.
 const BOTH: i32 = (1 << 16) + DIGIT_UNITS;
 

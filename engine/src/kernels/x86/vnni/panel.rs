@@ -2,11 +2,12 @@
 //!
 //! A block is turned once and multiplied with all tokens. Turning costs about as much as multiplying with two of them.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::turn::{self, Lying, Ready, Rows, Sink, piece};
-use super::{BOTH, GROUP_ROWS, MIDDLE, Spans, add_offset, add_products, fetch, moved, pairs, span, zero};
-use crate::kernels::blocks::{Blocks, DIGITS};
+use super::{GROUP_ROWS, MIDDLE, Spans, add_offset, add_products, fetch, moved, neighbours, span, zero};
+use crate::kernels::blocks::{Blocks, DIGIT_UNITS, DIGITS};
 use crate::kernels::x86::unpack::unpack;
 use crate::weights::quant::Unpacked;
 use crate::weights::{Kind, Values};
@@ -32,8 +33,9 @@ struct Group {
     q: [[u8; 64]; 64],
     /// [span, row]
     scale: [[i32; GROUP_ROWS]; 16],
-    /// [span, row]: offsets times [`BOTH`].
-    offset: [[i32; GROUP_ROWS]; 16],
+    /// [span / 2, row]: two spans' offsets, the first in the low half of a number and the second in the high one. An only
+    /// one has a neighbour of 0.
+    offset: [[i32; GROUP_ROWS]; 8],
     d: [f32; GROUP_ROWS],
     dmin: [f32; GROUP_ROWS],
 }
@@ -43,7 +45,7 @@ impl Default for Panel {
         const EMPTY: Group = Group {
             q: [[0; 64]; 64],
             scale: [[0; GROUP_ROWS]; 16],
-            offset: [[0; GROUP_ROWS]; 16],
+            offset: [[0; GROUP_ROWS]; 8],
             d: [0.0; GROUP_ROWS],
             dmin: [0.0; GROUP_ROWS],
         };
@@ -91,10 +93,50 @@ fn blocks<const SIZE: usize, const SPAN: usize, const OFFSET: bool>(
 ) {
     for b in 0..bytes.len() / rows / kind.block_bytes() {
         fill(panel, kind, turned, bytes, rows, b);
+        let mut ahead = Ahead::of(kind, turned, bytes, rows, b);
         if rows > GROUP_ROWS {
-            tiles::<SIZE, SPAN, OFFSET, 2>(panel, zero(kind), x, b);
+            tiles::<SIZE, SPAN, OFFSET, 2>(panel, zero(kind), x, b, &mut ahead);
         } else {
-            tiles::<SIZE, SPAN, OFFSET, 1>(panel, zero(kind), x, b);
+            tiles::<SIZE, SPAN, OFFSET, 1>(panel, zero(kind), x, b, &mut ahead);
+        }
+    }
+}
+
+/// What of turned rows is read next, and asked for while this block is multiplied: the processor follows a stream by itself,
+/// but stands still with it here, so that few tokens waited for memory half of their time. A little at a time, because not
+/// many lines can be on their way at once.
+struct Ahead {
+    next: *const u8,
+    /// How far apart the groups lie.
+    apart: usize,
+    /// How many lines of each group are left.
+    lines: usize,
+}
+
+/// How many lines of each group are asked for with every span.
+const LINES: usize = 3;
+
+impl Ahead {
+    fn of(kind: Kind, turned: bool, bytes: &[u8], rows: usize, b: usize) -> Ahead {
+        let (row, size) = (bytes.len() / rows, kind.block_bytes());
+        let last = (b + 1) * size == row;
+        // After the last block of these rows come the first ones of the next.
+        let at = if last { bytes.len() } else { (b + 1) * GROUP_ROWS * size };
+        let lines = if turned { (GROUP_ROWS * size).div_ceil(64) } else { 0 };
+        Ahead { next: bytes.as_ptr().wrapping_add(at), apart: GROUP_ROWS * row, lines }
+    }
+
+    #[inline(always)]
+    fn fetch<const G: usize>(&mut self) {
+        for _ in 0..LINES.min(self.lines) {
+            for g in 0..G {
+                let line = self.next.wrapping_add(g * self.apart);
+                // SAFETY: a prefetch never faults, wherever it points, and changes nothing.
+                // WHY: the compiler would gather what is no assembly at one place.
+                unsafe { asm!("prefetcht0 [{}]", in(reg) line, options(nostack, preserves_flags)) };
+            }
+            self.next = self.next.wrapping_add(64);
+            self.lines -= 1;
         }
     }
 }
@@ -163,7 +205,8 @@ fn one_by_one(panel: &mut Panel, g: usize, kind: Kind, bytes: &[u8], stride: usi
         for j in 0..kind.block() / span(kind) {
             let at = j * span(kind) / 16;
             group.scale[j][r] = i32::from(from.scale[at]);
-            group.offset[j][r] = i32::from(from.offset[at]) * BOTH;
+            let (offset, place) = (i32::from(from.offset[at]), &mut group.offset[j / 2][r]);
+            *place = if j % 2 == 0 { offset } else { *place | offset << 16 };
         }
     }
     let middle = if kind.values() == Values::Signed { MIDDLE } else { 0 };
@@ -207,10 +250,17 @@ impl Sink for Group {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     unsafe fn offset(&mut self, span: usize, offset: __m512i) {
-        let both = _mm512_mullo_epi32(offset, _mm512_set1_epi32(BOTH));
-        // SAFETY: there are 64 aligned bytes for every span.
-        // WHY: one store.
-        unsafe { _mm512_store_si512(self.offset.as_mut_ptr().add(span).cast(), both) };
+        // SAFETY: there are 64 aligned bytes for every two spans.
+        // WHY: one store, and a load for every second one.
+        unsafe {
+            let place: *mut __m512i = self.offset.as_mut_ptr().add(span / 2).cast();
+            let both = if span.is_multiple_of(2) {
+                offset
+            } else {
+                _mm512_or_si512(_mm512_load_si512(place), _mm512_slli_epi32::<16>(offset))
+            };
+            _mm512_store_si512(place, both);
+        }
     }
 
     #[inline]
@@ -225,7 +275,8 @@ impl Sink for Group {
     }
 }
 
-/// Block `b` of the panel's first `G` groups times all tokens.
+/// Block `b` of the panel's first `G` groups times all tokens: first those of one digit, then those of two, which take
+/// twice the products and twice the registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn tiles<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize>(
@@ -233,50 +284,33 @@ fn tiles<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usiz
     zero: i32,
     x: &Blocks,
     b: usize,
+    ahead: &mut Ahead,
 ) {
-    let mut token = 0;
-    // Four tokens of one digit take as many registers as two of two.
-    while token + 4 <= x.tokens() {
-        // Blocks of 32 are always even.
-        if SIZE == 256 && x.several(b, token, 4).fine.contains(&true) {
-            two_tokens::<SIZE, SPAN, OFFSET, G>(panel, zero, x, b, token);
-            two_tokens::<SIZE, SPAN, OFFSET, G>(panel, zero, x, b, token + 2);
-        } else {
-            tile::<SIZE, SPAN, OFFSET, G, 4, 1>(panel, zero, x, b, token);
+    let (even, fine) = x.by_digits(b);
+    let (fours, rest) = even.as_chunks::<4>();
+    for &tokens in fours {
+        tile::<SIZE, SPAN, OFFSET, G, 4, 1>(panel, zero, x, b, tokens, ahead);
+    }
+    let (twos, rest) = rest.as_chunks::<2>();
+    for &tokens in twos {
+        tile::<SIZE, SPAN, OFFSET, G, 2, 1>(panel, zero, x, b, tokens, ahead);
+    }
+    for &token in rest {
+        tile::<SIZE, SPAN, OFFSET, G, 1, 1>(panel, zero, x, b, [token], ahead);
+    }
+    // Blocks of 32 are always even.
+    if SIZE == 256 {
+        let (twos, rest) = fine.as_chunks::<2>();
+        for &tokens in twos {
+            tile::<SIZE, SPAN, OFFSET, G, 2, DIGITS>(panel, zero, x, b, tokens, ahead);
         }
-        token += 4;
-    }
-    while token + 2 <= x.tokens() {
-        two_tokens::<SIZE, SPAN, OFFSET, G>(panel, zero, x, b, token);
-        token += 2;
-    }
-    if token < x.tokens() {
-        if SIZE == 256 && x.several(b, token, 1).fine.contains(&true) {
-            tile::<SIZE, SPAN, OFFSET, G, 1, DIGITS>(panel, zero, x, b, token);
-        } else {
-            tile::<SIZE, SPAN, OFFSET, G, 1, 1>(panel, zero, x, b, token);
+        for &token in rest {
+            tile::<SIZE, SPAN, OFFSET, G, 1, DIGITS>(panel, zero, x, b, [token], ahead);
         }
     }
 }
 
-/// The same times two tokens, from `token` on.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-#[inline]
-fn two_tokens<const SIZE: usize, const SPAN: usize, const OFFSET: bool, const G: usize>(
-    panel: &mut Panel,
-    zero: i32,
-    x: &Blocks,
-    b: usize,
-    token: usize,
-) {
-    if SIZE == 256 && x.several(b, token, 2).fine.contains(&true) {
-        tile::<SIZE, SPAN, OFFSET, G, 2, DIGITS>(panel, zero, x, b, token);
-    } else {
-        tile::<SIZE, SPAN, OFFSET, G, 2, 1>(panel, zero, x, b, token);
-    }
-}
-
-/// Block `b` of the panel's first `G` groups times `D` digits of `T` tokens from `token` on. Two groups and two tokens of
+/// Block `b` of the panel's first `G` groups times `D` digits of some `tokens`. Two groups and two tokens of
 /// two digits take eight sums of a span, eight of the block, two registers of weights and one of activations, of 32; and eight sums
 /// in flight are what two instructions a cycle that take four of them need.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -293,31 +327,34 @@ fn tile<
     zero: i32,
     x: &Blocks,
     b: usize,
-    token: usize,
+    tokens: [u32; T],
+    ahead: &mut Ahead,
 ) {
-    let x = x.several(b, token, T);
-    assert!(x.values.len() == T * DIGITS * SIZE && x.sums.len() == T * DIGITS * SIZE / 16);
-    assert!(x.units.len() == T && panel.sums.len() >= token + T);
-    let a: *const i32 = x.values.as_ptr().cast();
+    let tokens = tokens.map(|token| token as usize);
+    let count = x.tokens();
+    let x = x.several(b, 0, count);
+    assert!(x.values.len() == count * DIGITS * SIZE && x.sums.len() == count * DIGITS * SIZE / 16);
+    assert!(x.units.len() == count && panel.sums.len() == count);
+    assert!(tokens.iter().all(|&token| token < count));
+    let a: [*const i32; T] = tokens.map(|token| x.values[token * DIGITS * SIZE..].as_ptr().cast());
     let mut spans = [[Spans::NONE; D]; T];
     for t in 0..T {
-        let sums = &x.sums[t * DIGITS * SIZE / 16..][..DIGITS * SIZE / 16];
-        if OFFSET {
-            spans[t][0] = pairs::<SIZE, SPAN>(sums);
-        } else {
-            for digit in 0..D {
-                spans[t][digit] = moved::<SIZE, SPAN>(&sums[digit * SIZE / 16..][..SIZE / 16], -zero);
-            }
+        let sums = &x.sums[tokens[t] * DIGITS * SIZE / 16..][..DIGITS * SIZE / 16];
+        for digit in 0..D {
+            let sums = &sums[digit * SIZE / 16..][..SIZE / 16];
+            spans[t][digit] =
+                if OFFSET { neighbours::<SIZE, SPAN>(sums) } else { moved::<SIZE, SPAN>(sums, -zero) };
         }
     }
     let none = _mm512_setzero_si512();
     let mut product = [[[none; G]; D]; T];
-    let mut offset = [[none; G]; T];
-    // SAFETY: steps run over the SIZE / 4 fours of columns of the panel and of as many activations of every digit, whose
-    // number is asserted above; a panel has room for the largest block.
+    let mut offset = [[[none; G]; D]; T];
+    // SAFETY: steps run over the SIZE / 4 fours of columns of the panel and of as many activations of every digit of each
+    // token; that they are there is asserted above, and a panel has room for the largest block.
     // WHY: this loop is the whole cost of prefill.
     unsafe {
         for span in 0..SIZE / SPAN {
+            ahead.fetch::<G>();
             let mut sums = [[[none; G]; D]; T];
             if !OFFSET {
                 for t in 0..T {
@@ -334,8 +371,8 @@ fn tile<
                 }
                 for t in 0..T {
                     for digit in 0..D {
-                        let at = (t * DIGITS + digit) * SIZE / 4 + step;
-                        let a = _mm512_set1_epi32(a.add(at).read_unaligned());
+                        let at = digit * SIZE / 4 + step;
+                        let a = _mm512_set1_epi32(a[t].add(at).read_unaligned());
                         for g in 0..G {
                             sums[t][digit][g] = _mm512_dpbusd_epi32(sums[t][digit][g], w[g], a);
                         }
@@ -357,12 +394,14 @@ fn tile<
             }
         }
         if OFFSET {
-            for span in 0..SIZE / SPAN {
+            for two in 0..(SIZE / SPAN).div_ceil(2) {
                 for g in 0..G {
-                    let offsets = _mm512_load_si512(panel.groups[g].offset.as_ptr().add(span).cast());
+                    let offsets = _mm512_load_si512(panel.groups[g].offset.as_ptr().add(two).cast());
                     for t in 0..T {
-                        let pair = _mm512_set1_epi32(spans[t][0].0[span]);
-                        offset[t][g] = _mm512_dpwssd_epi32(offset[t][g], offsets, pair);
+                        for digit in 0..D {
+                            let sums = _mm512_set1_epi32(spans[t][digit].0[two]);
+                            offset[t][digit][g] = _mm512_dpwssd_epi32(offset[t][digit][g], offsets, sums);
+                        }
                     }
                 }
             }
@@ -371,11 +410,17 @@ fn tile<
             for g in 0..G {
                 let group = &panel.groups[g];
                 let product: [__m512i; D] = std::array::from_fn(|digit| product[t][digit][g]);
-                let to = panel.sums.as_mut_ptr().add(token + t).cast::<f32>().add(GROUP_ROWS * g);
+                let to = panel.sums.as_mut_ptr().add(tokens[t]).cast::<f32>().add(GROUP_ROWS * g);
                 let d = _mm512_load_ps(group.d.as_ptr());
-                let mut sum = add_products(_mm512_loadu_ps(to), d, x.units[t], product);
+                let unit = x.units[tokens[t]];
+                let mut sum = add_products(_mm512_loadu_ps(to), d, unit, product);
                 if OFFSET {
-                    sum = add_offset(sum, _mm512_load_ps(group.dmin.as_ptr()), x.units[t], offset[t][g]);
+                    let units = _mm512_set1_epi32(DIGIT_UNITS);
+                    let mut total = _mm512_mullo_epi32(offset[t][0][g], units);
+                    if D > 1 {
+                        total = _mm512_add_epi32(total, offset[t][D - 1][g]);
+                    }
+                    sum = add_offset(sum, _mm512_load_ps(group.dmin.as_ptr()), unit, total);
                 }
                 _mm512_storeu_ps(to, sum);
             }
