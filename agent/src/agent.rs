@@ -351,8 +351,8 @@ impl Agent {
                 continue;
             }
             let late = state.asks().is_some_and(|asked| asked.until_ms.is_some());
-            // Making room can wait until somebody comes: nobody's model is opened for it.
-            let under_way = !matches!(state.next(), Action::Rest | Action::Compact);
+            // Making room and looking back can wait until somebody comes: nobody's model is opened for them.
+            let under_way = !matches!(state.next(), Action::Rest | Action::Compact | Action::Reflect { .. });
             let waits = state.working().next().is_some();
             let goes_on = trouble.is_none() && (late || under_way || waits);
             let slot = agent.insert(&id, SessionInfo::of(&id, &state, trouble));

@@ -39,11 +39,7 @@ impl Allowance {
 
     /// Counts what an event has cost.
     pub fn count(&self, at_ms: u64, event: &Event) {
-        let usage = match event {
-            Event::Reply { usage, .. } => *usage,
-            Event::Compacted { usage, .. } => usage.unwrap_or_default(),
-            _ => return,
-        };
+        let Some(usage) = event.usage() else { return };
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let day = at_ms / DAY_MS;
         match day.cmp(&used.day) {

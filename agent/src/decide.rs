@@ -45,6 +45,11 @@ pub enum Action {
         /// What people are told of it.
         note: String,
     },
+    /// Ask the model what of a turn is worth remembering.
+    Reflect {
+        /// It.
+        turn: u32,
+    },
     /// Keep what the workspace holds.
     Checkpoint,
     /// Leave older messages out of the prompt.
@@ -97,6 +102,7 @@ impl State {
                 return Action::Learn { turn: diary.turn() };
             }
             return match self.waiting() {
+                0 if self.may_reflect() => Action::Reflect { turn },
                 // Nobody waits for an answer, so this is the time to make room for the next one.
                 0 if self.cramped() => Action::Compact,
                 0 => Action::Rest,

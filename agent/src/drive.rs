@@ -4,6 +4,7 @@
 //! also while a thought or a call is under way.
 
 mod children;
+mod reflect;
 
 use std::sync::Arc;
 
@@ -214,6 +215,7 @@ impl Driver<'_> {
             Action::Begin { turn } => self.begin(turn).await?,
             Action::Recall { said } => self.recall(&said).await?,
             Action::Learn { turn } => self.learn(turn).await?,
+            Action::Reflect { turn } => self.reflect(turn).await?,
             Action::Ask { call, why } => self.gate(call, Some(why)).await?,
             Action::Think { step } => self.think(step).await?,
             Action::Act(call) => self.gate(call, None).await?,

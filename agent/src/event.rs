@@ -311,6 +311,28 @@ pub enum Event {
         /// The notes; those that said nothing new are among them under the numbers they had.
         notes: Vec<NoteId>,
     },
+    /// The model was asked what of a turn is worth remembering.
+    Reflected {
+        /// The turn.
+        turn: u32,
+        /// What was written down of it: what could not be held against the session was not.
+        notes: Vec<NoteId>,
+        /// What it has cost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+}
+
+impl Event {
+    /// What the model has cost that was asked for it, for whatever it was asked.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        match self {
+            Event::Reply { usage, .. } => Some(*usage),
+            Event::Compacted { usage, .. } | Event::Reflected { usage, .. } => *usage,
+            Event::GoalChecked(checked) => checked.usage,
+            _ => None,
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -345,6 +367,9 @@ pub struct Created {
     /// Whether earlier work is recalled at the begin of a turn, and what a turn taught is written down at its end.
     #[serde(default)]
     pub memory: bool,
+    /// Whether the model is asked after a turn what of it is worth remembering.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reflects: bool,
     /// Whether the workspace is kept before each turn and after each step that may have changed it.
     #[serde(default)]
     pub checkpoints: bool,

@@ -3,12 +3,15 @@
 //! Of every turn: what was asked and what came of it. Besides: what people say holds from now on, commands that work, commands
 //! that fail and what mended them, attempts that did not help. A turn that was told notes never learns them again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use memory::{Kind, Note, NoteId, Origin, Scope, Seq, Trust};
 use tools::{Call, Outcome};
 
 use crate::check;
+use crate::compact;
+use crate::context::Message;
 use crate::event::{Created, End};
 use crate::known::relative;
 use crate::lead;
@@ -26,6 +29,9 @@ const FILES_MAX: usize = 100;
 pub(crate) const SAYINGS_MAX: usize = 8;
 /// The longest command worth keeping. Characters.
 const COMMAND_CHARS_MAX: usize = 200;
+/// How many lines of what a model makes of a turn are kept, and how long one may be. Characters.
+const REFLECTIONS_MAX: usize = 5;
+const REFLECTION_CHARS: std::ops::RangeInclusive<usize> = 20..=300;
 /// Of a sentence's words, the share that a note has when it only says the note again.
 const RESTATED: f32 = 0.7;
 
@@ -285,6 +291,55 @@ impl Diary {
         notes
     }
 
+    /// Whether it came to a good end and something was seen in it that a model might have learned from.
+    pub(crate) fn shows(&self) -> bool {
+        self.end == Some(End::Done) && !(self.runs.is_empty() && self.changed.is_empty())
+    }
+
+    /// What a model said the turn showed, as notes: of its lines those that speak of what was seen. One that names a file or a symbol
+    /// which occurs nowhere is made up; one whose words hardly occur speaks of something else; and what was told, or is written
+    /// down by rules, is not learned again.
+    pub(crate) fn reflections(
+        &self,
+        id: &str,
+        created: &Created,
+        said: &str,
+        conversation: &[Message],
+    ) -> Vec<Note> {
+        let (Some((last, at_ms)), Some(said)) = (self.last, compact::honest(said, conversation)) else {
+            return Vec::new();
+        };
+        let first = self.asked.first().map_or(last, |(seq, _, _)| *seq);
+        let place = Scope::Repository(created.workspace.display().to_string());
+        let book = Book { id, place, first, at_ms };
+        let known = self.recalled.iter().map(|note| note.text.clone());
+        // A turn told at length is no fact in a sentence.
+        let derived = self.lessons(id, created).notes.into_iter().filter(|note| note.kind != Kind::Episode);
+        let known = known.chain(derived.map(|note| note.text));
+        let mut known: Vec<Vec<String>> = known.map(|text| words(&text)).collect();
+        let seen: BTreeSet<String> = conversation.iter().flat_map(seen_in).collect();
+        let mut notes = Vec::new();
+        for line in said.lines() {
+            let line = line.trim().trim_start_matches(['-', '*', '•']).trim_start();
+            let line =
+                line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(['.', ')']).trim();
+            let own = words(line);
+            let telling: Vec<&String> = own.iter().filter(|word| word.chars().count() > 3).collect();
+            let found = telling.iter().filter(|word| seen.contains(**word)).count();
+            let fits = REFLECTION_CHARS.contains(&line.chars().count()) && telling.len() >= 3;
+            if !fits || 2 * found < telling.len() || known.iter().any(|known| restates(&own, known, RESTATED))
+            {
+                continue;
+            }
+            notes.push(book.note(Kind::Fact, line, self.inferred(), (first, last)));
+            known.push(own);
+            if notes.len() == REFLECTIONS_MAX {
+                break;
+            }
+        }
+        notes
+    }
+
     /// Notes that were told and whose commands were run.
     fn used(&self) -> Vec<(NoteId, bool)> {
         let mut used = Vec::new();
@@ -438,6 +493,18 @@ pub(crate) fn sentences(text: &str) -> impl Iterator<Item = &str> {
 pub(crate) fn words(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     words.map(str::to_lowercase).collect()
+}
+
+/// The words of what a model was shown and said.
+fn seen_in(message: &Message) -> Vec<String> {
+    match message {
+        Message::System { text, .. } | Message::User { text } => words(text),
+        Message::Assistant { text, calls, .. } => {
+            let calls = calls.iter().flat_map(|call| words(&call.arguments.to_string()));
+            words(text).into_iter().chain(calls).collect()
+        }
+        Message::Results { answers } => answers.iter().flat_map(|answer| words(&answer.text)).collect(),
+    }
 }
 
 /// Whether something says little else than what is told in other words: that share of its words is there, and every number and

@@ -3,10 +3,12 @@
 //! State is never stored. Any prefix of any journal folds, in any order of events: what does not fit is ignored
 //! rather than believed, because a journal may have been written by a version with other habits.
 
+mod attempt;
 mod budget;
 mod children;
 mod enclosed;
 mod goal;
+mod reading;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,21 +20,19 @@ use serde::{Deserialize, Serialize};
 use tools::checkpoint::Tree;
 use tools::mcp::{self, Equipment};
 use tools::rules::Effect;
-use tools::{Call, Exit, Outcome, Reach, Replay, Spec};
+use tools::{Call, Exit, Replay, Spec};
 
-use crate::check;
 use crate::context::{Answer, Message};
-use crate::dialect::{Bound, Shape};
 use crate::equipped;
 use crate::event::{Changed, Created, End, Event, Loop, Recorded, Refused, Stop, Usage};
-use crate::goal::Checked;
 use crate::guides::Guide;
 use crate::known::Known;
-use crate::lead::{self, Lead, Tried};
+use crate::lead::{self, Lead};
 use crate::learn::Diary;
 use crate::plan::{self, Task};
 use crate::recall::{self, Recollection};
 
+use attempt::Attempt;
 use budget::ToolTime;
 pub(crate) use children::Spawning;
 use goal::Pursuit;
@@ -40,6 +40,8 @@ use room::Room;
 
 pub use children::Kid;
 pub use goal::Progressed;
+pub use reading::Asked;
+use reading::subject;
 pub use room::Compaction;
 
 /// A session as its journal tells it.
@@ -100,6 +102,8 @@ pub struct State {
     /// What is seen of the turn that runs, and of the one that ended and was not learned from yet.
     diary: Diary,
     learning: Option<Diary>,
+    /// The one that was learned from, until its model was asked what else it showed.
+    reflecting: Option<Diary>,
     attempt: Option<Attempt>,
     /// What somebody has allowed for the rest of the session: what calls are [about](subject).
     allowed: BTreeSet<String>,
@@ -154,31 +158,6 @@ pub(crate) fn holding(events: &[&Recorded]) -> Vec<usize> {
 
 /// In how many steps in a row a call is asked for before it is noticed: twice is somebody who looks again.
 const REPEATED_MIN: u32 = 3;
-
-/// Changes that have not yet been seen to help.
-#[derive(Debug, Clone)]
-struct Attempt {
-    /// What the conversation, the calls and the lead were before.
-    messages: usize,
-    tried: usize,
-    lead: Lead,
-    known: Known,
-    guided: BTreeMap<String, String>,
-    /// Tests that passed then.
-    passed: u32,
-    /// Files as they were and as they were left.
-    files: Vec<Changed>,
-    /// What was replaced by what.
-    edits: Vec<Tried>,
-    /// Checks that failed since.
-    checks: u32,
-    /// Changes that were refused.
-    slips: u32,
-    /// What the check complained of before.
-    complaint: Option<String>,
-    /// Why it did not help.
-    verdict: Option<String>,
-}
 
 /// A place that a session can be wound back to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,15 +214,12 @@ impl State {
         if let Event::Input { id, text } = &recorded.event {
             self.inputs.insert(id.clone(), (recorded.seq, text.as_str().into()));
         }
-        if let Event::Reply { usage, .. } = &recorded.event {
-            self.usage = self.usage.plus(*usage);
+        if let Some(usage) = recorded.event.usage() {
+            self.usage = self.usage.plus(usage);
         }
         if let Event::ChildEnded(returned) = &recorded.event {
             self.lost_tokens += returned.usage.output_tokens;
             self.lost_cost_nanos += returned.usage.cost_nanos;
-        }
-        if let Event::GoalChecked(Checked { usage: Some(usage), .. }) = &recorded.event {
-            self.usage = self.usage.plus(*usage);
         }
     }
 
@@ -544,7 +520,14 @@ impl State {
                 self.ends();
             }
             Event::Learned { .. } if self.running => self.diary.wrote(),
-            Event::Learned { .. } => self.learning = None,
+            Event::Learned { .. } => {
+                let reflects = self.created.as_ref().is_some_and(|created| created.reflects);
+                self.reflecting = self.learning.take().filter(|diary| reflects && diary.shows());
+            }
+            Event::Reflected { usage, .. } => {
+                self.usage = self.usage.plus(usage.unwrap_or_default());
+                self.reflecting = None;
+            }
         }
     }
 
@@ -603,7 +586,7 @@ impl State {
         self.recalled.clear();
         self.guides.clear();
         self.diary = Diary::default();
-        self.learning = None;
+        (self.learning, self.reflecting) = (None, None);
         self.changed = false;
         self.ended = None;
         self.room.full = None;
@@ -711,104 +694,6 @@ impl State {
         Arc::make_mut(&mut self.conversation).extend(told);
     }
 
-    /// A reply that changes something while the project's check fails is an attempt: it is kept if the check then gets
-    /// further, and undone otherwise, so that a small model never has to build on its own wreckage.
-    fn attempt_begins(&mut self) {
-        let led = self.created.as_ref().is_some_and(|created| created.led);
-        let changes = self.calls.iter().any(|(call, _)| lead::changes(&call.name));
-        if let Some(passed) = self.lead.passed_before().filter(|_| led && changes && self.attempt.is_none()) {
-            self.attempt = Some(Attempt {
-                messages: self.conversation.len(),
-                tried: self.tried.len(),
-                lead: self.lead.clone(),
-                known: self.known.clone(),
-                guided: self.guided.clone(),
-                passed,
-                files: Vec::new(),
-                edits: Vec::new(),
-                checks: 0,
-                slips: 0,
-                complaint: self.lead.complaint(),
-                verdict: None,
-            });
-        }
-    }
-
-    /// Whose a file is from now on: this attempt's as long as it stays as its last call left it.
-    fn attempt_left(&mut self, call: &Call, left: Option<&String>) {
-        let path = call.arguments["path"].as_str().filter(|_| lead::changes(&call.name));
-        let files = self.attempt.iter_mut().flat_map(|attempt| &mut attempt.files);
-        for file in files.filter(|file| Some(file.before.path.as_str()) == path) {
-            file.left = left.cloned();
-        }
-    }
-
-    fn attempt_goes_on(&mut self, call: &Call, outcome: &Outcome) {
-        let Some(attempt) = &mut self.attempt else { return };
-        if lead::changes(&call.name) {
-            let text = |name: &str| call.arguments[name].as_str().unwrap_or_default().to_string();
-            let path = text("path");
-            attempt.edits.push(Tried { path: path.clone(), old: text("old"), new: text("new") });
-            if !outcome.ok {
-                // What was refused has changed nothing and says what to do instead: once that is worth a second look,
-                // if the change before it had led somewhere new.
-                attempt.slips += 1;
-                if attempt.checks == 0 || attempt.slips > 1 {
-                    attempt.verdict = Some(outcome.text.clone());
-                }
-            } else if attempt.files.iter().all(|file| file.before.path != path) {
-                // A new file, or one that could not be kept: there is nothing to put back.
-                self.attempt = None;
-            }
-        } else if lead::runs(&call.name) {
-            let further = check::passed(&outcome.text).is_some_and(|passed| passed > attempt.passed);
-            let complaint = check::complaint(&outcome.text);
-            let new = attempt.complaint.as_ref().is_none_or(|before| *before != complaint);
-            if outcome.ok || further {
-                self.attempt = None;
-            } else if attempt.checks == 0 && new {
-                // It fails in another way now: a change in the right place often lacks only its other half.
-                attempt.checks += 1;
-            } else {
-                attempt.verdict = Some(complaint);
-            }
-        }
-    }
-
-    /// The files to put back and what to remember, when an attempt has failed.
-    pub(crate) fn failed_attempt(&self) -> Option<(Vec<Changed>, String)> {
-        let attempt = self.attempt.as_ref()?;
-        let verdict = attempt.verdict.as_ref()?;
-        let edits: Vec<String> = attempt
-            .edits
-            .iter()
-            .map(|Tried { path, old, new }| match old.is_empty() {
-                true => format!("writing {path} anew"),
-                false => format!("in {path} replacing\n{}\nby\n{}", old.trim_end(), new.trim_end()),
-            })
-            .collect();
-        Some((
-            attempt.files.clone(),
-            format!("{} did not help and was undone: {verdict}", edits.join(", and ")),
-        ))
-    }
-
-    /// The model is not told: it was seen to write again whatever stood before it, the more so if that was wrong.
-    fn undo(&mut self) {
-        let Some(attempt) = self.attempt.take() else { return };
-        self.calls.clear();
-        self.refused.clear();
-        self.tried.truncate(attempt.tried);
-        self.circles = 0;
-        self.lead = attempt.lead;
-        self.known = attempt.known;
-        self.guided = attempt.guided;
-        self.guides.clear();
-        self.lead.undone(attempt.edits);
-        let conversation = Arc::make_mut(&mut self.conversation);
-        conversation.truncate(attempt.messages);
-    }
-
     /// A call is not to run.
     fn refuse(&mut self, call: &Call, answer: Answer) {
         if self.checks(&call.id) {
@@ -828,254 +713,6 @@ impl State {
             }
         }
     }
-
-    /// What servers give to the session, by their names.
-    pub fn equipment(&self) -> &BTreeMap<String, Equipment> {
-        &self.equipment
-    }
-
-    /// A tool of a server, if there is one of this name.
-    pub(crate) fn foreign(&self, tool: &str) -> Option<&Spec> {
-        mcp::server_of(tool)?;
-        self.created.as_ref()?.tools.iter().find(|spec| spec.name == tool)
-    }
-
-    /// What the session is, once it has been created: as it was made, but with the tools that it has now.
-    pub fn created(&self) -> Option<&Arc<Created>> {
-        self.created.as_ref()
-    }
-
-    /// What the model is shown at the step that has started last.
-    pub fn conversation(&self) -> &Arc<Vec<Message>> {
-        &self.conversation
-    }
-
-    /// The place of the last event.
-    pub fn last(&self) -> Option<Seq> {
-        self.last
-    }
-
-    /// Milliseconds since 1970 when it was made.
-    pub fn created_ms(&self) -> u64 {
-        self.created_ms
-    }
-
-    /// Milliseconds since 1970 of the last event.
-    pub fn updated_ms(&self) -> u64 {
-        self.updated_ms
-    }
-
-    /// The first line of the first input, shortened: what a list of sessions shows.
-    pub fn title(&self) -> Option<&str> {
-        self.title.as_deref()
-    }
-
-    /// Where an input with this id was written, and its text.
-    pub fn input(&self, id: &str) -> Option<(Seq, &str)> {
-        self.inputs.get(id).map(|(seq, text)| (*seq, &**text))
-    }
-
-    /// How many inputs the model has not been shown.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether what people said waits for more than the next turn.
-    pub(crate) fn held(&self) -> bool {
-        self.held
-    }
-
-    /// Whether a turn is running, or begins by itself.
-    pub fn busy(&self) -> bool {
-        self.running || !(self.waiting.is_empty() || self.held)
-    }
-
-    /// Whether a turn is running.
-    pub fn running(&self) -> bool {
-        self.running
-    }
-
-    /// Whether the running turn has been asked to stop.
-    pub fn interrupted(&self) -> bool {
-        self.interrupted
-    }
-
-    /// The number of the turn that runs or ran last.
-    pub fn turn(&self) -> u32 {
-        self.turn
-    }
-
-    /// The number of the step that started last.
-    pub fn step(&self) -> u32 {
-        self.step
-    }
-
-    /// What all replies together have cost.
-    pub fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    /// Calls that have come to an end, and how many of those failed.
-    pub fn calls_done(&self) -> (u32, u32) {
-        (self.calls_done, self.calls_failed)
-    }
-
-    /// How the last turn ended; nothing while one runs.
-    pub fn ended(&self) -> Option<&End> {
-        self.ended.as_ref()
-    }
-
-    /// How many calls in a row were made before in this turn and answered the same: above nothing, the model goes in
-    /// circles, and sampling greedily would keep it there.
-    pub fn circles(&self) -> u32 {
-        self.circles
-    }
-
-    /// What the next reply may be, and the tools it may not call. A small model is led.
-    pub fn shape(&self) -> (Shape, BTreeSet<String>) {
-        match &self.created {
-            Some(created) if created.led => self.lead.next(created),
-            Some(created) if created.parent.is_some() => {
-                let named = |spec: &Spec| Call {
-                    id: String::new(),
-                    name: spec.name.clone(),
-                    arguments: serde_json::Value::Null,
-                };
-                let barred = created.tools.iter().filter(|spec| self.barred(&named(spec)).is_some());
-                (Shape::Free, barred.map(|spec| spec.name.clone()).collect())
-            }
-            _ => (Shape::Free, BTreeSet::new()),
-        }
-    }
-
-    /// What the arguments of the next reply's calls are bound to: to what there is, as far as the session has seen it.
-    pub fn bounds(&self) -> Vec<Bound> {
-        match &self.created {
-            Some(created) if created.led => self.lead.bounds(&self.known, &created.workspace),
-            Some(created) => self.known.bounds(&created.tools),
-            None => Vec::new(),
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn lead(&self) -> &Lead {
-        &self.lead
-    }
-
-    /// How many attempts of this turn were undone.
-    pub(crate) fn undone(&self) -> u32 {
-        self.lead.undone_count()
-    }
-
-    /// What people said that nothing has been recalled to yet.
-    pub(crate) fn unrecalled(&self) -> Option<String> {
-        (!self.unrecalled.is_empty()).then(|| self.unrecalled.join("\n"))
-    }
-
-    /// Digests of what folders say and the session was told, by path.
-    pub(crate) fn guided(&self) -> &BTreeMap<String, String> {
-        &self.guided
-    }
-
-    /// The notes the session has been told.
-    pub(crate) fn shown(&self) -> &BTreeSet<NoteId> {
-        &self.shown
-    }
-
-    /// Whether somebody else's text was recalled or fetched in this session: what it says may have been written to mislead.
-    pub fn external(&self) -> bool {
-        self.external
-    }
-
-    /// Whether the workspace has to be kept before anything else is done.
-    pub(crate) fn unkept(&self) -> bool {
-        self.changed && !self.uncovered && self.created.as_ref().is_some_and(|created| created.checkpoints)
-    }
-
-    /// The places it can be wound back to, oldest first.
-    pub fn checkpoints(&self) -> &[Checkpoint] {
-        &self.checkpoints
-    }
-
-    /// The turn that runs, if people said something that was not written down yet.
-    pub(crate) fn unwritten(&self) -> Option<&Diary> {
-        Some(&self.diary).filter(|diary| diary.unwritten())
-    }
-
-    /// The turn that ended and was not learned from yet.
-    pub(crate) fn learning(&self) -> Option<&Diary> {
-        self.learning.as_ref()
-    }
-
-    /// The call that waits for somebody's approval.
-    pub fn asks(&self) -> Option<Asked<'_>> {
-        self.calls.iter().find_map(|(call, settled)| match settled {
-            Settled::Asked { why, until_ms } => Some(Asked { call, why, until_ms: *until_ms }),
-            Settled::Waiting | Settled::Allowed | Settled::Started(_) | Settled::Answered(_) => None,
-        })
-    }
-
-    /// Why a call is not to run before somebody has approved of it; nothing when it may.
-    pub(crate) fn guarded(&self, call: &Call) -> Option<String> {
-        match (self.reach(call)?, mcp::server_of(&call.name)) {
-            (Reach::Final, Some(server)) => {
-                Some(format!("the tools of the server {server} are not to run unasked"))
-            }
-            (Reach::Final, None) => Some("it cannot be taken back".to_string()),
-            // Files and what commands print may be written to mislead as well. No filter tells which are; only this holds.
-            (Reach::Outside, _) if self.always(call) => None,
-            (Reach::Outside, _) if self.doubtful || self.calls_done > 0 => Some(
-                "it reaches beyond the workspace, and the session has read what nobody vouches for"
-                    .to_string(),
-            ),
-            (Reach::Outside | Reach::Workspace, _) => None,
-        }
-    }
-
-    /// The plan that the model keeps.
-    pub fn plan(&self) -> &[Task] {
-        &self.plan
-    }
-
-    /// How far the effects of a call reach, if there is a tool of its name.
-    pub(crate) fn reach(&self, call: &Call) -> Option<Reach> {
-        Some(self.created.as_ref()?.tools.iter().find(|tool| tool.name == call.name)?.reach)
-    }
-
-    /// Whether somebody has allowed calls like this for the rest of the session.
-    pub(crate) fn always(&self, call: &Call) -> bool {
-        self.allowed.contains(&subject(call))
-    }
-
-    /// A repetition that is not written down yet.
-    pub(crate) fn looping(&self) -> Option<&Loop> {
-        self.looping.first()
-    }
-
-    pub(crate) fn answered(&self) -> bool {
-        self.answered
-    }
-
-    pub(crate) fn calls(&self) -> &[(Call, Settled)] {
-        &self.calls
-    }
-}
-
-/// A call that waits for somebody's approval.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Asked<'a> {
-    /// The call.
-    pub call: &'a Call,
-    /// Why it was asked for.
-    pub why: &'a str,
-    /// Until when somebody may answer: milliseconds since 1970.
-    pub until_ms: Option<u64>,
-}
-
-/// What a call is about, for whoever allows the same for the rest of the session: this command, this file, or whatever the tool does.
-fn subject(call: &Call) -> String {
-    let about = ["command", "path", "url"].iter().find_map(|name| call.arguments[*name].as_str());
-    format!("{} {}", call.name, about.unwrap_or_default())
 }
 
 /// What a model is told of a command that has ended in the background. No person has said it, and what it printed is data.

@@ -182,6 +182,7 @@ fn say(action: &Action) -> String {
         Action::Recall { said } => format!("recall {said}"),
         Action::Ask { call, why } => format!("ask about {}: {why}", call.id),
         Action::Learn { turn } => format!("learn from turn {turn}"),
+        Action::Reflect { turn } => format!("reflect on turn {turn}"),
         Action::Think { step } => format!("think step {step}"),
         Action::Act(call) => format!("act {}", call.id),
         Action::Lose(call) => format!("lose {}", call.id),

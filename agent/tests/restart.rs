@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use agent::dialect::Shape;
 use agent::{
-    Budget, Cancel, Created, Live, LiveOptions, Manner, Message, SessionId, Sink, Thought, World, Worlds,
+    Budget, Cancel, Created, Live, LiveOptions, Manner, Message, Progress, SessionId, Sink, Thought, World,
+    Worlds,
 };
 use engine::snapshot::{Secret, Snapshots};
 use engine::testing::TinyModel;
@@ -77,6 +78,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         rules: Vec::new(),
         approval_ms: None,
         memory: false,
+        reflect: false,
         skills: None,
         tokens_per_day: None,
     };
@@ -99,17 +101,21 @@ fn session() -> SessionId {
     "one".parse().unwrap()
 }
 
-/// Lets the session reply, and waits until what it computed is on disk.
-async fn think(live: &Arc<Live>, folder: &Path, before: Option<&Thought>) -> Thought {
-    let manner = Manner {
+fn manner() -> Manner {
+    Manner {
         sampling: engine::Sampling::default(),
         shape: Shape::Free,
         without: std::collections::BTreeSet::new(),
         bounds: Vec::new(),
-    };
+    }
+}
+
+/// Lets the session reply, and waits until what it computed is on disk.
+async fn think(live: &Arc<Live>, folder: &Path, before: Option<&Thought>) -> Thought {
     let (_set, cancel) = Cancel::pair();
     let world: Arc<dyn World> = live.open(&session(), &created(folder)).await.unwrap();
-    let thought = world.think(&conversation(before), &created(folder), &manner, &cancel, &Sink::none()).await;
+    let thought =
+        world.think(&conversation(before), &created(folder), &manner(), &cancel, &Sink::none()).await;
     live.settle().await;
     thought.unwrap()
 }
@@ -135,6 +141,32 @@ async fn a_session_goes_on_from_disk_after_a_restart_until_it_is_deleted() {
     again.forget(&session()).await;
     assert_eq!(again.snapshots().unwrap().held().held_bytes, 0);
     assert_eq!(think(&again, folder.path(), Some(&first)).await.usage.cached_tokens, 0);
+}
+
+#[tokio::test]
+async fn a_prompt_that_was_read_is_not_lost_with_the_reply_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    TinyModel::new("qwen2").write(&folder.path().join("tiny.gguf"));
+    let live = self::live(folder.path(), None);
+    let world: Arc<dyn World> = live.open(&session(), &created(folder.path())).await.unwrap();
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let out = Sink::new(move |progress| {
+        if let Progress::Speed { .. } = progress {
+            begun.send(()).unwrap();
+        }
+    });
+    let budget = Budget { reply_tokens_max: 4096, ..Budget::default() };
+    let (created, said) = (Created { budget, ..created(folder.path()) }, conversation(None));
+    let ((_set, cancel), manner) = (Cancel::pair(), manner());
+    // The reply is cut off as by a crash: nothing is written after it.
+    tokio::select! {
+        done = world.think(&said, &created, &manner, &cancel, &out) => panic!("it was not cut off: {done:?}"),
+        _ = begins.recv() => {}
+    }
+    live.settle().await;
+    drop((world, live));
+    let again = think(&self::live(folder.path(), None), folder.path(), None).await;
+    assert!(again.usage.cached_tokens > 512, "{:?}", again.usage);
 }
 
 #[tokio::test]

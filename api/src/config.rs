@@ -68,6 +68,9 @@ pub struct Config {
     pub draft: Option<String>,
     /// Whether sessions that do not say recall earlier work, and write down what they learn.
     pub memory: bool,
+    /// Whether models of 7 billion parameters and more that run here are asked, while nobody waits, what of a turn is worth
+    /// remembering. What they say is held against the session, and told unasked only when somebody has accepted it.
+    pub reflect: bool,
     /// A folder of skills for all sessions, besides those of their workspaces: folders with a SKILL.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skills: Option<PathBuf>,
@@ -268,6 +271,7 @@ impl Default for Config {
             speculate: true,
             draft: None,
             memory: true,
+            reflect: true,
             skills: None,
             approval_secs: 24 * 60 * 60,
             sub_agents_max: 2,
@@ -667,6 +671,7 @@ mod tests {
                 checkpoint_bytes = 4294967296
                 speculate = true
                 memory = true
+                reflect = true
                 approval_secs = 86400
                 sub_agents_max = 2
                 idle_secs = 600
@@ -710,7 +715,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `lines_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `draft`, `memory`, `skills`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `telemetry`, `mcp`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `lines_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `draft`, `memory`, `reflect`, `skills`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `telemetry`, `mcp`; `saga config print` shows every setting with its value"
             ],
         );
         check(

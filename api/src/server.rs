@@ -97,6 +97,7 @@ pub(crate) async fn open_live(
         rules: config.rules.clone(),
         approval_ms: (config.approval_secs > 0).then(|| config.approval_secs.saturating_mul(1000)),
         memory: config.memory,
+        reflect: config.reflect,
         skills: config.skills.clone(),
         tokens_per_day: None,
     };

@@ -325,8 +325,8 @@ impl Show {
                 let what = loop_in_words(what, screen.width().saturating_sub(60).max(24));
                 screen.line(&screen.ink(Ink::Warn, &format!("⟳ {what}")));
             }
-            Event::Learned { notes, .. } if notes.is_empty() => {}
-            Event::Learned { notes, .. } => {
+            Event::Learned { notes, .. } | Event::Reflected { notes, .. } if notes.is_empty() => {}
+            Event::Learned { notes, .. } | Event::Reflected { notes, .. } => {
                 let ids = numbers(notes.iter().copied());
                 screen.line(
                     &screen.ink(Ink::Dim, &format!("✎ remembered as {ids}; `saga memory show` tells what")),

@@ -316,6 +316,7 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         branches: None,
         minds: Vec::new(),
         memory: false,
+        reflect: false,
         skills: None,
         tokens_per_day: None,
     };

@@ -54,6 +54,7 @@ fn live(folder: &Path, led: bool) -> Arc<Live> {
         rules: Vec::new(),
         approval_ms: None,
         memory: false,
+        reflect: false,
         skills: Some(folder.join("operator")),
         branches: None,
         children_max: 2,

@@ -261,6 +261,24 @@ async fn sub_agents_take_what_they_use_from_the_budget_of_the_session() {
 }
 
 #[tokio::test]
+async fn what_sub_agents_cost_is_a_cost_of_the_session() {
+    let dear = agent::Usage { cost_nanos: 3_000_000_000, ..says("").usage };
+    let child = agent::Thought { usage: dear, ..says("It is blue.") };
+    let budget = Budget { session_cost_nanos_max: 2_000_000_000, ..Budget::default() };
+    let scene = Scene::open(vec![spawn(json!({})), says("Thanks.")], vec![child], budget).await;
+    scene.say("one").await;
+    let events = scene.rest().await;
+    let kid = scene.agent.get(&scene.kids()[0].id).unwrap();
+    assert_eq!(kid.budget.session_cost_nanos_max, 2_000_000_000, "it gets what is left");
+    let end = events.iter().find_map(|recorded| match &recorded.event {
+        Event::TurnEnded { end, .. } => Some(end.clone()),
+        _ => None,
+    });
+    let Some(End::Budget { limit }) = end else { panic!("it went on: {end:?}") };
+    assert!(limit.starts_with("a cost of 2.00 in the session, of which 3.00 are spent"), "{limit}");
+}
+
+#[tokio::test]
 async fn whoever_stops_a_session_stops_its_sub_agents_and_one_can_be_stopped_alone() {
     let endless = || (0..500).map(|_| asks("safe_look", json!({}))).collect::<Vec<_>>();
     let scene = Scene::open(vec![spawn(json!({})), says("Well.")], endless(), Budget::default()).await;

@@ -37,12 +37,27 @@ impl Service {
         self.rest(id).await
     }
 
+    /// Waits until such an event has happened; gives back everything up to it.
+    async fn until(&self, id: &SessionId, happens: impl Fn(&Event) -> bool) -> Vec<Recorded> {
+        for _ in 0..2_000 {
+            let mut events = self.agent.events(id, Seq(0), 10_000).await.unwrap();
+            if let Some(at) = events.iter().position(|recorded| happens(&recorded.event)) {
+                events.truncate(at + 1);
+                return events;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("it never happened: {:?}", self.agent.get(id));
+    }
+
     async fn rest(&self, id: &SessionId) -> Vec<Recorded> {
         for _ in 0..2_000 {
             let events = self.agent.events(id, Seq(0), 10_000).await.unwrap();
             let last = &events.last().unwrap().event;
             let running = self.agent.get(id).unwrap().status == Status::Running;
-            if !running && matches!(last, Event::Learned { .. } | Event::ApprovalAsked { .. }) {
+            let rests =
+                matches!(last, Event::Learned { .. } | Event::Reflected { .. } | Event::ApprovalAsked { .. });
+            if !running && rests {
                 return events;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -279,4 +294,65 @@ async fn a_session_reaches_no_notes_but_its_own_scopes() {
     let all = serde_json::to_string(&events).unwrap();
     assert!(!all.contains("code is 7") && all.contains("There is no note n1 here."), "{all}");
     assert!(service.memory.note(NoteId(1)).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_model_is_asked_beside_the_session_what_a_turn_showed() {
+    let said = "- The tests of src/clock.rs fail when the machine stands in summer time.\n\
+        * src/moon.rs holds the phases.\n\
+        2. Birds sing in spring because mornings then grow longer.\n\
+        - `just test --all` runs the tests here\n\
+        short";
+    let script = || {
+        let run = asks("exec", json!({"command": "just test --all"}));
+        vec![
+            run,
+            says("The tests of src/clock.rs stand still in summer: the time of the machine is an hour off."),
+        ]
+    };
+    let service = Service::new(script()).await;
+    *service.stage.reflection.lock().unwrap() = Some(said.into());
+    let first = service.session().await;
+    service.say(&first, "Why do the tests of src/clock.rs fail on this machine?").await;
+    let events = service.until(&first, |event| matches!(event, Event::Reflected { .. })).await;
+    let Event::Reflected { turn: 1, notes, usage: Some(usage) } = &events.last().unwrap().event else {
+        panic!("{:?}", types(&events))
+    };
+    assert!(usage.output_tokens > 0);
+    let kept: Vec<Note> = notes.iter().map(|id| service.memory.note(*id).unwrap().unwrap()).collect();
+    let texts: Vec<&str> = kept.iter().map(|note| note.text.as_str()).collect();
+    // Neither what names a file nobody has seen, nor what has nothing to do with it, nor what rules have written down.
+    assert_eq!(texts, ["The tests of src/clock.rs fail when the machine stands in summer time."]);
+    assert_eq!((kept[0].kind, kept[0].origin.trust), (Kind::Fact, Trust::ModelInferred));
+    let spent: u64 = events
+        .iter()
+        .map(|recorded| match &recorded.event {
+            Event::Reply { usage, .. } => usage.output_tokens,
+            _ => 0,
+        })
+        .sum();
+    let info = service.agent.get(&first).unwrap();
+    assert_eq!(info.usage.output_tokens, spent + usage.output_tokens, "it is counted");
+    // The question is no part of the prompt.
+    assert!(!told(&events).iter().any(|text| text.contains("next month")));
+}
+
+#[tokio::test]
+async fn whoever_says_something_does_not_wait_for_what_a_model_thinks_of_the_last_turn() {
+    let run = || asks("exec", json!({"command": "just test --all"}));
+    let script = vec![run(), says("They pass."), says("Good.")];
+    let service = Service::new(script).await;
+    *service.stage.reflection.lock().unwrap() = Some(String::new());
+    let id = service.session().await;
+    service.say(&id, "Run the tests.").await;
+    // It thinks for ever.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let input = Command::Input { id: "i2".into(), text: "Thanks.".into() };
+    service.agent.submit(&id, input).await.unwrap();
+    let events = service.until(&id, |event| matches!(event, Event::TurnStarted { turn: 2 })).await;
+    let reflected = events.iter().find_map(|recorded| match &recorded.event {
+        Event::Reflected { notes, .. } => Some(notes.len()),
+        _ => None,
+    });
+    assert_eq!(reflected, Some(0), "{:?}", types(&events));
 }

@@ -40,6 +40,8 @@ pub struct Stage {
     script: Script,
     /// What the mind says in a sub-agent, from its task on.
     pub child_script: Mutex<Script>,
+    /// What the mind says a turn has shown; sessions here are not asked for it when left out. When empty, it thinks for ever.
+    pub reflection: Mutex<Option<String>>,
     /// The files of sub-agents that have a copy of their own.
     branches: Mutex<BTreeMap<SessionId, Files>>,
     /// Effects until the power fails; `usize::MAX` for never.
@@ -121,6 +123,7 @@ impl Stage {
             verdicts: Mutex::default(),
             ended: tokio::sync::Notify::new(),
             children_max: AtomicU64::default(),
+            reflection: Mutex::default(),
             thoughts: AtomicUsize::default(),
         })
     }
@@ -230,6 +233,10 @@ impl Stage {
             tool.name = name.to_string();
         }
         Created { led: true, check: Some("test".to_string()), ..created }
+    }
+
+    fn reflection(&self) -> Option<String> {
+        self.reflection.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn files(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
@@ -400,6 +407,15 @@ impl World for Seat {
                 let verdict = self.stage.verdicts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 Ok(says(&verdict.unwrap_or_else(|| "VERDICT: not met\nWHY: nobody has looked.".to_string())))
             });
+        }
+        if matches!(conversation.last(), Some(Message::User { text }) if text.contains("next month")) {
+            let said = self.stage.reflection();
+            let thought = self.stage.effect(|| Ok(says(&said.unwrap_or_default())))?;
+            let forever = thought.text.is_empty();
+            return tokio::select! {
+                () = tokio::time::sleep(self.stage.takes), if !forever => Ok(thought),
+                () = cancel.set() => Ok(Thought { stop: Some(Stop::Interrupted), ..Thought::default() }),
+            };
         }
         if manner.without.len() == created.tools.len() {
             return self.stage.effect(|| Ok(says("All is well in src/here.rs.")));
@@ -605,6 +621,7 @@ impl Worlds for Theatre {
             _ => Created { checkpoints: self.0.kept.is_some(), ..Stage::created(&new.workspace) },
         };
         created.budget = new.budget.unwrap_or(created.budget);
+        created.reflects = created.memory && self.0.reflection().is_some();
         created.children_max = self.0.children_max.load(Ordering::SeqCst) as u32;
         if created.children_max > 0 {
             let spawn = Spec { name: "spawn".to_string(), ..created.tools[0].clone() };

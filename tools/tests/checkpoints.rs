@@ -266,6 +266,28 @@ async fn changes_of_a_copy_are_brought_back_and_nothing_is_written_over() {
 }
 
 #[tokio::test]
+async fn what_git_keeps_of_its_own_is_not_brought_back() {
+    // A hook that comes from a sub-agent would run at the next commit of a person.
+    let scene = Scene::open().await;
+    scene.put("a", "1\n").put(".git/config", "ours\n").put("sub/.git/HEAD", "ours\n").put("sub/b", "1\n");
+    let base = scene.take().await.tree;
+    scene.put("a", "2\n").put(".git/config", "theirs\n").put(".git/hooks/post-commit", "#!/bin/sh\n");
+    scene.put("sub/.git/HEAD", "theirs\n").put("sub/b", "2\n").put("new/.git/config", "theirs\n");
+    let theirs = scene.take().await.tree;
+    scene.checkpoints.restore(&scene.sandbox, "s-1", &base, &theirs).await.unwrap();
+    let merge = scene.checkpoints.merge(&scene.sandbox, "s-1", &base, &theirs).await.unwrap();
+    assert_eq!(merge.conflicts, [] as [&str; 0]);
+    assert!(!merge.merged.iter().any(|path| path.contains(".git")), "{:?}", merge.merged);
+    let text = |path: &str| fs::read_to_string(scene.workspace.join(path)).ok();
+    assert_eq!((text("a").as_deref(), text("sub/b").as_deref()), (Some("2\n"), Some("2\n")));
+    assert_eq!(
+        (text(".git/config").as_deref(), text("sub/.git/HEAD").as_deref()),
+        (Some("ours\n"), Some("ours\n"))
+    );
+    assert_eq!((text(".git/hooks/post-commit"), text("new/.git/config")), (None, None));
+}
+
+#[tokio::test]
 async fn a_frozen_workspace_can_be_read_and_not_written_to() {
     // By no command and no tool: the mount itself is read-only.
     let folder = tempfile::tempdir().unwrap();

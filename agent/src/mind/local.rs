@@ -14,6 +14,10 @@ use crate::event::{Created, Loop, Stop, Usage};
 use crate::world::{Cancel, Manner, Progress, Sink, Thought};
 use tools::Spec;
 
+/// Tokens of a prompt that are computed before they are written to disk, while more are to come.
+const PIECE_TOKENS: usize = 8192;
+/// Tokens that are worth being written before the reply is there: a few seconds of work.
+const WRITTEN_TOKENS: usize = 512;
 /// Grammars kept; a led turn goes to and fro between a handful.
 const GRAMMARS_MAX: usize = 8;
 /// What those kept are bound to, together. Bytes; a grammar takes some hundred times as much.
@@ -28,7 +32,7 @@ pub struct LocalMind {
     /// The tools that they are made of.
     tools: Vec<Spec>,
     timeline: Timeline,
-    /// Where the timeline is written at the end of each reply, and what it is sealed with.
+    /// Where the timeline is written when a long prompt was read and at the end of each reply, and what it is sealed with.
     slot: Option<Slot>,
     secret: Option<Secret>,
 }
@@ -101,6 +105,28 @@ impl LocalMind {
         }
     }
 
+    /// Computes a prompt, and has what was computed written to disk as it goes, so that a crash in the middle of a long one, or of
+    /// the reply to it, costs no more than a piece. Returns how many tokens were computed.
+    async fn read(&mut self, prompt: &[Token], out: &Sink) -> Result<usize, Error> {
+        let known = std::iter::zip(self.timeline.tokens(), prompt).take_while(|(a, b)| a == b).count();
+        let (mut end, mut computed) = (known, 0);
+        loop {
+            end = (end + PIECE_TOKENS).min(prompt.len());
+            let rest = prompt.len() - end;
+            let before = computed;
+            let on = |progress| out.say(seen(progress, before, rest));
+            let synced = self.timeline.sync(&prompt[..end], on).await?;
+            computed += synced.computed;
+            if let Some(slot) = self.slot.as_ref().filter(|_| synced.computed >= WRITTEN_TOKENS) {
+                // As after a reply.
+                self.timeline.snapshot(slot)?;
+            }
+            if end == prompt.len() {
+                return Ok(computed);
+            }
+        }
+    }
+
     /// Replies to a conversation.
     pub async fn think(
         &mut self,
@@ -121,12 +147,12 @@ impl LocalMind {
         }
         let mut usage = Usage { prompt_tokens: prompt.len() as u64, ..Usage::default() };
         let started = Instant::now();
-        let synced = tokio::select! {
+        let computed = tokio::select! {
             biased;
             () = cancel.set() => return Ok(Thought { stop: Some(Stop::Interrupted), usage, ..Thought::default() }),
-            synced = self.timeline.sync(&prompt, |progress| out.say(seen(progress))) => synced?,
+            computed = self.read(&prompt, out) => computed?,
         };
-        usage.cached_tokens = synced.cached as u64;
+        usage.cached_tokens = (prompt.len() - computed) as u64;
         usage.prefill_ms = started.elapsed().as_millis() as u64;
 
         let room = (limit - prompt.len()).min(created.budget.reply_tokens_max as usize);
@@ -224,14 +250,16 @@ fn begin(engine: &Engine, secret: Option<&Secret>) -> Result<Timeline, Error> {
     })
 }
 
-fn seen(progress: engine::Progress) -> Progress {
+/// How far a piece is, after so many tokens and before so many more.
+fn seen(progress: engine::Progress, before: usize, rest: usize) -> Progress {
     match progress {
         engine::Progress::Loading { done_bytes, total_bytes } => {
             Progress::Loading { done_bytes, total_bytes }
         }
-        engine::Progress::Prefilling { done_tokens, total_tokens } => {
-            Progress::Prefilling { done_tokens: done_tokens as u64, total_tokens: total_tokens as u64 }
-        }
+        engine::Progress::Prefilling { done_tokens, total_tokens } => Progress::Prefilling {
+            done_tokens: (before + done_tokens) as u64,
+            total_tokens: (before + total_tokens + rest) as u64,
+        },
     }
 }
 

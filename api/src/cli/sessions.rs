@@ -789,6 +789,8 @@ fn line(recorded: &Recorded) -> String {
         Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),
         Event::Learned { notes, .. } if notes.is_empty() => "learned nothing new".to_string(),
         Event::Learned { notes, .. } => format!("learned {}", numbers(notes.iter().copied())),
+        Event::Reflected { notes, .. } if notes.is_empty() => "saw nothing more to learn".to_string(),
+        Event::Reflected { notes, .. } => format!("concluded {}", numbers(notes.iter().copied())),
     };
     // Wide enough for most of what is said; `--json` has all of it.
     format!("{seq:>5}  {}", one_line(&said, 400))

@@ -301,12 +301,16 @@ fn attend_some<const Q: usize>(
         }
         let most = most.iter().fold(state.most, |most, &x| if x > most { x } else { most });
         let shrink = if state.most == f32::NEG_INFINITY { 0.0 } else { exp(state.most - most) };
+        // Without a question asked of each, so that they are made eight or sixteen at a time; what is not seen is taken out again.
+        for score in &mut scores[from..to] {
+            *score = exp(*score - most);
+        }
+        scores[..from].fill(0.0);
+        scores[to..].fill(0.0);
         let mut totals = [0.0_f32; 8];
-        for scores in scores.chunks_exact_mut(8) {
+        for weights in scores.chunks_exact(8) {
             for i in 0..8 {
-                let weight = if scores[i] == f32::NEG_INFINITY { 0.0 } else { exp(scores[i] - most) };
-                scores[i] = weight;
-                totals[i] += weight;
+                totals[i] += weights[i];
             }
         }
         state.total = state.total.mul_add(shrink, fold(totals));

@@ -245,6 +245,50 @@ mod tests {
     }
 
     #[test]
+    fn what_git_keeps_of_its_own_is_neither_carried_nor_taken_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| Checkpoints::open(&dir.path().join(name), 1 << 20).unwrap();
+        let (here, there) = (open("here"), open("there"));
+        let with_git = {
+            let mut state = here.state();
+            let mut put = |content: &[u8]| state.packs.put(content).unwrap();
+            let entry = |kind, hash| Entry { kind, mode: None, hash };
+            let hook = BTreeMap::from([("hook".to_owned(), entry(Kind::Program, put(b"#!/bin/sh")))]);
+            let git = put(&tree::encode(&hook));
+            let file = put(b"text");
+            let folder = |names: [(&str, Entry); 2]| {
+                tree::encode(&names.map(|(name, entry)| (name.to_owned(), entry)).into_iter().collect())
+            };
+            let inner = [(GIT, entry(Kind::Folder, git)), ("a", entry(Kind::File, file))];
+            let inner = put(&folder(inner));
+            let outer = [(GIT, entry(Kind::Folder, git)), ("in", entry(Kind::Folder, inner))];
+            Tree(put(&folder(outer)))
+        };
+        let (names, pieces) = carry(&here, &[with_git], &|text| text.to_owned());
+        assert!(!pieces.iter().any(|(_, content)| content.starts_with(b"#!")), "no hook leaves");
+        for (name, content) in &pieces {
+            there.take_in(name, content).unwrap();
+        }
+        there.settle("s", &[names[&with_git]]).unwrap();
+        // Somebody else's file may be made by hand.
+        let everything: Vec<Vec<u8>> = {
+            let state = here.state();
+            let names = [with_git.0]
+                .into_iter()
+                .chain(state.folder(&with_git.0).unwrap().into_values().map(|e| e.hash));
+            let all: Vec<Hash> = names.collect();
+            let deeper =
+                all.iter().skip(1).flat_map(|hash| state.folder(hash).unwrap().into_values().map(|e| e.hash));
+            let all: Vec<Hash> = all.iter().copied().chain(deeper.collect::<Vec<_>>()).collect();
+            all.iter().map(|hash| state.packs.get(hash).unwrap().unwrap()).collect()
+        };
+        for content in everything {
+            there.take_in(&name_of(&content), &content).unwrap();
+        }
+        assert!(there.settle("s", &[with_git]).is_err(), "a tree with what git keeps is refused");
+    }
+
+    #[test]
     fn checkpoints_are_the_same_elsewhere_and_only_whole_ones_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let open = |name: &str| Checkpoints::open(&dir.path().join(name), 1 << 20).unwrap();
