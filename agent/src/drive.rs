@@ -370,12 +370,7 @@ impl Driver<'_> {
         asked.push(Message::User { text: question });
         let mut created = created.clone();
         created.budget.reply_tokens_max = tokens_max;
-        let manner = Manner {
-            sampling: created.sampling.clone(),
-            shape: Shape::Free,
-            without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
-            bounds: Vec::new(),
-        };
+        let manner = in_words(&created);
         let (switch, cancel) = Cancel::pair();
         let (_, mut none) = mpsc::channel(1);
         let (world, quiet) = (self.world, Sink::none());
@@ -769,6 +764,16 @@ fn sampling(usual: &engine::Sampling, circles: u32, undone: u32) -> engine::Samp
     // What was said before is what keeps it there, so saying it again is made less likely.
     let repetition_penalty = usual.repetition_penalty.max(1.05 + 0.05 * circles.min(3) as f32);
     engine::Sampling { temperature, top_p: 0.9, repetition_penalty, repetition_window: 512, ..usual.clone() }
+}
+
+/// How a model answers a question beside its session: in words, with no call.
+fn in_words(created: &Created) -> Manner {
+    Manner {
+        sampling: created.sampling.clone(),
+        shape: Shape::Free,
+        without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
+        bounds: Vec::new(),
+    }
 }
 
 /// Whether an effect is dropped when the service stops.

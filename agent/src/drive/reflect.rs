@@ -1,13 +1,12 @@
 //! What a model thinks is worth remembering of a turn: asked beside the session while nobody waits, and given up as soon as
 //! somebody does.
 
-use super::{Driver, in_full};
+use super::{Driver, in_full, in_words};
 use crate::Error;
 use crate::context::Message;
-use crate::dialect::Shape;
 use crate::event::{Event, Stop};
 use crate::learn::Lessons;
-use crate::world::{Cancel, Manner, Sink};
+use crate::world::{Cancel, Sink};
 
 /// The most a model may say. Tokens.
 const TOKENS_MAX: u32 = 300;
@@ -23,12 +22,7 @@ impl Driver<'_> {
         asked.push(Message::User { text: include_str!("../prompts/reflect.md").trim().to_string() });
         let mut asking = created.as_ref().clone();
         asking.budget.reply_tokens_max = self.state.reply_tokens_max().min(TOKENS_MAX);
-        let manner = Manner {
-            sampling: created.sampling.clone(),
-            shape: Shape::Free,
-            without: created.tools.iter().map(|tool| tool.name.clone()).collect(),
-            bounds: Vec::new(),
-        };
+        let manner = in_words(&created);
         let (switch, cancel) = Cancel::pair();
         let (world, quiet) = (self.world, Sink::none());
         let thought = world.think(&asked, &asking, &manner, &cancel, &quiet);

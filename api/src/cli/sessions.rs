@@ -2,25 +2,26 @@
 //!
 //! Without a running service the memory is read directly: starting an agent would take up the work that was under way.
 
+mod history;
+mod source;
+
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use agent::{Event, Recorded, SessionInfo, State};
-use memory::{Memory, Seq};
-use serde::Deserialize;
+use agent::{Event, State};
 
 use super::reach::{Reached, Server};
 use crate::carrying::{ExportWish, ImportWish};
-use crate::client::Client;
-use crate::config::Folders;
 use crate::failure::Failure;
-use crate::server::open_memory;
-use crate::show::{
-    checked_in_words, compacted_in_words, contacts_in_words, end_in_words, equipment_in_words,
-    imported_in_words, in_words, loop_in_words, merged_in_words, numbers, returned_in_words,
-};
+use crate::show::checked_in_words;
 use crate::term::{Screen, To, one_line, say, table};
 use crate::wire;
+
+use history::line;
+use source::blocking;
+#[cfg(test)]
+use source::unreadable;
+pub(super) use source::{Source, of, stored};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Args {
@@ -448,195 +449,9 @@ async fn answer(id: &str, allowed: bool, always: bool, server: &Server) -> Resul
     Ok(())
 }
 
-/// What a session was made with, read from the memory of this machine.
-pub(super) async fn stored(folders: &Folders, id: &str) -> Result<wire::Session, Failure> {
-    of(&open_memory(&folders.memory()).await?, id).await
-}
-
-/// A session as a memory tells it.
-pub(super) async fn of(memory: &Memory, id: &str) -> Result<wire::Session, Failure> {
-    let list = Source::Memory(memory.clone()).list().await?;
-    list.into_iter().find(|session| session.id == id).ok_or_else(|| no_session(id))
-}
-
-fn no_session(id: &str) -> Failure {
-    Failure::new(format!("there is no session {id}")).next("`saga sessions list` shows those there are")
-}
-
-/// Where sessions are read from.
-pub(super) enum Source {
-    Service(Client),
-    Memory(Memory),
-}
-
-impl Source {
-    pub(super) async fn open(server: &Server, folders: &Folders) -> Result<Source, Failure> {
-        match server.running(folders).await? {
-            Some(client) => Ok(Source::Service(client)),
-            None => Ok(Source::Memory(open_memory(&folders.memory()).await?)),
-        }
-    }
-
-    /// Every session, newest first.
-    pub(super) async fn list(&self) -> Result<Vec<wire::Session>, Failure> {
-        match self {
-            Source::Service(client) => {
-                let mut all = Vec::new();
-                let mut cursor = None;
-                loop {
-                    let page = client.sessions(cursor.as_deref()).await?;
-                    all.extend(page.sessions);
-                    match page.next_cursor {
-                        Some(next) => cursor = Some(next),
-                        None => return Ok(all),
-                    }
-                }
-            }
-            Source::Memory(memory) => {
-                let memory = memory.clone();
-                blocking(move || {
-                    let mut all = Vec::new();
-                    for journal in memory.journals()? {
-                        let Ok(id) = journal.name.parse::<agent::SessionId>() else { continue };
-                        // What is left of an import that was cut off goes at the next start.
-                        if agent::portable::cut_off(&memory, &id)? {
-                            continue;
-                        }
-                        match read(&memory, &journal.name) {
-                            Ok(events) => all.extend(folded(&journal.name, &events)),
-                            Err(failure) => {
-                                all.push(unreadable(&journal.name, journal.created_ms, failure.to_string()))
-                            }
-                        }
-                    }
-                    all.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
-                    Ok(all)
-                })
-                .await
-            }
-        }
-    }
-
-    pub(super) async fn events(&self, id: &str) -> Result<Vec<Recorded>, Failure> {
-        match self {
-            Source::Service(client) => {
-                let mut all = Vec::new();
-                let mut after = 0;
-                loop {
-                    let page = client.events(id, after).await?;
-                    all.extend(page.events);
-                    match page.next_after {
-                        Some(next) => after = next,
-                        None => return Ok(all),
-                    }
-                }
-            }
-            Source::Memory(memory) => {
-                self.must_have(id).await?;
-                let (memory, id) = (memory.clone(), id.to_string());
-                blocking(move || read(&memory, &id)).await
-            }
-        }
-    }
-
-    async fn delete(&self, id: &str) -> Result<(), Failure> {
-        match self {
-            Source::Service(client) => Ok(client.delete(id).await?),
-            Source::Memory(memory) => {
-                self.must_have(id).await?;
-                let (memory, id) = (memory.clone(), id.to_string());
-                blocking(move || Ok(memory.delete_journal(&id)?)).await
-            }
-        }
-    }
-
-    /// Asking the memory for a journal makes it, so whether it is there is looked up first.
-    async fn must_have(&self, id: &str) -> Result<(), Failure> {
-        let Source::Memory(memory) = self else { return Ok(()) };
-        let (memory, name) = (memory.clone(), id.to_string());
-        let is = blocking(move || Ok(memory.journals()?.iter().any(|journal| journal.name == name))).await?;
-        if is { Ok(()) } else { Err(no_session(id)) }
-    }
-}
-
 /// Milliseconds since 1970.
 pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Failure::new(format!("reading the memory failed: {error}")))?
-}
-
-/// Records read at a time.
-const PAGE: usize = 1024;
-
-fn read(memory: &Memory, name: &str) -> Result<Vec<Recorded>, Failure> {
-    #[derive(Deserialize)]
-    struct Written {
-        at_ms: u64,
-        #[serde(flatten)]
-        event: Event,
-    }
-    let journal = memory.journal(name)?;
-    let mut all = Vec::new();
-    let mut from = Seq(1);
-    loop {
-        let page = journal.read(from, PAGE)?;
-        let full = page.len() == PAGE;
-        for (seq, record) in page {
-            let Written { at_ms, event } = serde_json::from_slice(&record).map_err(|error| {
-                Failure::new(format!("event {} of session {name} cannot be read ({error})", seq.0))
-                    .next("it was written by another version or is damaged")
-            })?;
-            all.push(Recorded { seq, at_ms, event });
-            from = Seq(seq.0 + 1);
-        }
-        if !full {
-            return Ok(all);
-        }
-    }
-}
-
-/// The session that these events make; nothing for a journal without any.
-fn folded(name: &str, events: &[Recorded]) -> Option<wire::Session> {
-    let state = State::fold(events);
-    state.created()?;
-    Some(SessionInfo::of(&name.parse().ok()?, &state, None).into())
-}
-
-fn unreadable(name: &str, created_ms: u64, error: String) -> wire::Session {
-    wire::Session {
-        id: name.to_string(),
-        title: None,
-        workspace: String::new(),
-        model: String::new(),
-        status: wire::Status::Failed,
-        error: Some(error),
-        ended: None,
-        asks: None,
-        memory: false,
-        turns: 0,
-        steps: 0,
-        parent: None,
-        plan: Vec::new(),
-        goal: None,
-        prompt_tokens: 0,
-        context_tokens: None,
-        compactions: 0,
-        waiting: 0,
-        tool_calls: 0,
-        tool_errors: 0,
-        budget: wire::Budget::default(),
-        usage: wire::Usage::default(),
-        created_ms,
-        updated_ms: created_ms,
-        last: 0,
-    }
 }
 
 fn render(sessions: &[wire::Session]) -> String {
@@ -707,93 +522,6 @@ fn age(ms: u64) -> String {
         s @ 3600..86_400 => format!("{} h", s / 3600),
         s => format!("{} d", s / 86_400),
     }
-}
-
-/// One event as one line.
-fn line(recorded: &Recorded) -> String {
-    let seq = recorded.seq.0;
-    let said = match &recorded.event {
-        Event::Created(created) => format!("made for {} with {}", created.workspace.display(), created.model),
-        Event::Input { text, .. } => format!("› {text}"),
-        Event::GoalSet { goal, .. } => format!("goal: {}", goal.in_words()),
-        Event::Enclosed { origin, text, .. } => format!("with it, from {origin}: {text}"),
-        Event::GoalDropped => "the goal was taken back".to_string(),
-        Event::GoalChecking { check, .. } => format!("check {check} of the goal"),
-        Event::GoalChecked(checked) => checked_in_words(checked),
-        Event::TurnStarted { turn } => format!("turn {turn}"),
-        Event::Recalled { trouble: Some(trouble), .. } => format!("nothing could be recalled: {trouble}"),
-        Event::Recalled { notes, .. } if notes.is_empty() => "nothing remembered bears on it".to_string(),
-        Event::Recalled { notes, .. } => format!("recalled {}", numbers(notes.iter().map(|note| note.id))),
-        Event::StepStarted { step } => format!("step {step}"),
-        Event::CallDenied { id, why } => format!("call {id} was not run: {why}"),
-        Event::ApprovalAsked { id, why, .. } => format!("call {id} waits for your approval: {why}"),
-        Event::ApprovalGiven { id, allowed, always, by } => {
-            let how = match (allowed, always) {
-                (true, true) => "approved, and others like it",
-                (true, false) => "approved",
-                (false, _) => "not approved",
-            };
-            let by = by.as_ref().map_or(" in time".to_string(), |by| format!(" by {by}"));
-            format!("call {id} was {how}{by}")
-        }
-        Event::Reply { text, calls, usage, .. } => {
-            let calls: Vec<String> = calls.iter().map(|call| format!("[{}]", in_words(call, 80))).collect();
-            format!("{} {} ({} tokens)", text.trim(), calls.join(" "), usage.output_tokens)
-        }
-        Event::CallStarted { id, .. } => format!("call {id} started"),
-        Event::CallFinished { id, outcome, .. } => format!("call {id}: {}", outcome.summary),
-        Event::ChildStarted(child) => format!("sub-agent {} begins: {}", child.child, child.task),
-        Event::ChildEnded(returned) => returned_in_words(returned),
-        Event::ChildMerged { child, merged } => merged_in_words(child, merged),
-        Event::Egress { contacts, more, .. } => contacts_in_words(contacts, *more).join("; "),
-        Event::CallLost { id } => format!("call {id}: outcome unknown, the service stopped while it ran"),
-        Event::Undone { note, kept } if kept.is_empty() => format!("undone: {note}"),
-        Event::Undone { kept, .. } => format!("not undone: somebody changed {} meanwhile", kept.join(", ")),
-        Event::Checkpoint { tree: Some(tree), .. } => format!("checkpoint {}", short(tree)),
-        Event::Checkpoint { trouble: Some(trouble), .. } => format!("the workspace was not kept: {trouble}"),
-        Event::Checkpoint { .. } => "the workspace was not kept".to_string(),
-        Event::Rewound { to, .. } => format!("wound back to {}", to.0),
-        Event::Budgeted { .. } => "has other limits from here on".to_string(),
-        Event::Guided { guides, .. } => {
-            let paths: Vec<&str> = guides.iter().map(|guide| guide.path.as_str()).collect();
-            format!("told what {} says", paths.join(", "))
-        }
-        Event::Imported { from, masked } => imported_in_words(from, *masked),
-        Event::Forked { from, at } => format!("goes on from {} of session {from}", at.0),
-        Event::Running { commands } => {
-            let told: Vec<String> =
-                commands.iter().map(|command| format!("{} ({})", command.id, command.command)).collect();
-            format!("goes on in the background: {}", told.join(", "))
-        }
-        Event::Exited { exit } => {
-            let how = exit.text.lines().next().unwrap_or_default();
-            format!("{} ended in the background: {} … {how}", exit.id, exit.command)
-        }
-        Event::Full { asked, limit } => {
-            format!("no room: the prompt needs {asked} tokens, the context holds {limit}")
-        }
-        Event::CompactionAsked { focus: Some(focus) } => {
-            format!("room is to be made, keeping most of all: {focus}")
-        }
-        Event::CompactionAsked { .. } => "room is to be made".to_string(),
-        Event::Compacted { messages, before_tokens, after_tokens, .. } => {
-            compacted_in_words(*messages, *before_tokens, *after_tokens)
-        }
-        Event::NotCompacted { why } => format!("no room was made: {why}"),
-        Event::Uncompacted => "the model is shown again what was left out last".to_string(),
-        Event::Equipped { servers } => {
-            servers.iter().map(|server| equipment_in_words(server, 200)).collect::<Vec<_>>().join("; ")
-        }
-        Event::Looping { what, .. } => loop_in_words(what, 200),
-        Event::Interrupted => "interrupted".to_string(),
-        Event::TurnEnded { turn, end } => format!("turn {turn} ended: {}", end_in_words(end)),
-        Event::Learned { notes, .. } if notes.is_empty() => "learned nothing new".to_string(),
-        Event::Learned { notes, .. } => format!("learned {}", numbers(notes.iter().copied())),
-        Event::Reflected { notes, .. } if notes.is_empty() => "saw nothing more to learn".to_string(),
-        Event::Reflected { notes, .. } => format!("concluded {}", numbers(notes.iter().copied())),
-    };
-    // Wide enough for most of what is said; `--json` has all of it.
-    format!("{seq:>5}  {}", one_line(&said, 400))
 }
 
 #[cfg(test)]

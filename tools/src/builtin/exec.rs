@@ -44,6 +44,11 @@ impl Exec {
         if line.contains('\0') {
             return Err(arguments.wrong("\"command\" holds a NUL character, which no command can"));
         }
+        if let Some(tool) = tool_called(&line) {
+            return Err(
+                arguments.wrong(&format!("{tool} is no command but a tool: call {tool} instead of exec"))
+            );
+        }
         // The kernel takes no longer word (128 KiB).
         if line.len() > 100_000 {
             return Err(arguments.wrong("\"command\" is too long; write a script with write and run it"));
@@ -60,6 +65,15 @@ impl Exec {
 
 /// What the description says of the network where nothing is open.
 const CLOSED: &str = "There is no network and no input";
+
+/// The tool that a line calls as if it were a function, which small models were seen to do again and again: no shell runs such a
+/// line.
+fn tool_called(line: &str) -> Option<&str> {
+    const TOOLS: [&str; 9] =
+        ["read", "write", "edit", "grep", "glob", "list", "symbols", "process", "apply_patch"];
+    let (name, rest) = line.trim().split_once('(')?;
+    (TOOLS.contains(&name) && rest.ends_with(')') && !rest.contains('\n')).then_some(name)
+}
 
 /// What a call asks for.
 struct Asked {
@@ -206,5 +220,26 @@ fn signal_name(signal: i32) -> &'static str {
         libc::SIGXFSZ => " (file too large)",
         libc::SIGSYS => " (system call not allowed)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tool_called;
+
+    #[test]
+    fn a_tool_that_is_called_in_a_command_is_noticed_and_no_command_is_taken_for_one() {
+        for (line, tool) in [
+            ("read(settings/types.py, 0)", Some("read")),
+            (" edit('a.py', 'x', 'y') ", Some("edit")),
+            ("grep(", None),
+            ("grep -c '(' a.py", None),
+            ("read() { cat; }; read", None),
+            ("list(){ ls; }\nlist(", None),
+            ("python3 -c 'print(read(1))'", None),
+            ("(cd a && ls)", None),
+        ] {
+            assert_eq!(tool_called(line), tool, "{line}");
+        }
     }
 }
