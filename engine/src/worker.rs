@@ -6,6 +6,7 @@
 //! waits; so the channel holds at most one order per timeline, and its end, and needs no other bound.
 
 mod draft;
+mod guessing;
 mod outlook;
 mod room;
 
@@ -18,15 +19,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::draft::Draft;
 pub(crate) use self::draft::Drafter;
+use self::guessing::Second;
 use self::outlook::Outlook;
 use self::room::Price;
 use crate::cache::{Cache, KvKind, Layout};
 use crate::counts::Counters;
 use crate::crew::Crew;
 use crate::experts::Uses;
-use crate::guess::{
-    Chance, Costs, Counts, GUESSES_MAX, Guess, Origin, PREDICTIONS_MAX, Speculate, Trust, look_back,
-};
+use crate::guess::{Costs, Counts, Guess, Origin, Speculate, Trust};
 use crate::model::{Model, Part, Predictor, Scratch, Want};
 use crate::sample::{Choice, sample};
 use crate::schedule::{STEP_TOKENS, Waiting, together};
@@ -566,14 +566,6 @@ impl Worker {
     }
 }
 
-/// What guesses besides the line itself.
-enum Second<'a> {
-    /// Another model; tokens are below this number.
-    Draft(&'a mut Drafter, usize),
-    /// A layer of the model, if it has one.
-    Predictor(Option<&'a Predictor>, &'a mut Scratch),
-}
-
 impl Line {
     /// An empty line of a model that may have a predictor.
     fn new(layout: &Arc<Layout>, anchor: Anchor, ahead: Option<(&Predictor, &Arc<Layout>)>) -> Line {
@@ -698,68 +690,6 @@ impl Line {
                 Some(last)
             }
         };
-    }
-
-    /// What may follow the line and is worth computing with its last tokens, which are computed next with `beside` tokens of
-    /// other lines.
-    fn guess(
-        &mut self,
-        settings: &Settings,
-        costs: &mut Costs,
-        beside: usize,
-        second: Second<'_>,
-    ) -> Option<Guess> {
-        let due = self.tokens.len() - self.cache.tokens();
-        // A prompt's last tokens are computed alone: they take long enough.
-        if settings.speculate == Speculate::Off || due > 1 + GUESSES_MAX {
-            return None;
-        }
-        let room = settings.context_tokens.saturating_sub(self.tokens.len());
-        let most = GUESSES_MAX.min(room).min(self.cache.tokens_to_mark() - due);
-        let said = look_back(&self.tokens, most);
-        let reaches = match &second {
-            Second::Draft(..) => true,
-            Second::Predictor(..) => self.outlook.as_ref().is_some_and(|own| own.reaches(&self.tokens)),
-        };
-        let chance = |origin, most| Chance { origin, most, due, beside, redo: self.cache.has_states() };
-        let lookup = said.as_ref().map(|said| chance(said.origin, said.tokens.len()));
-        let prediction = reaches
-            .then(|| chance(Origin::Predictor, most.min(PREDICTIONS_MAX)))
-            .filter(|chance| chance.most > 0);
-        let (origin, count) = match settings.speculate {
-            Speculate::Off => return None,
-            Speculate::On => self.trust.choose(costs, lookup, prediction)?,
-            Speculate::Always => lookup.or(prediction).map(|chance| (chance.origin, chance.most))?,
-        };
-        if !origin.is_predicted() {
-            let mut said = said?;
-            said.tokens.truncate(count);
-            return Some(said);
-        }
-        let (start, tokens) = match second {
-            Second::Draft(drafter, vocabulary) => {
-                // Reading a long prompt once says nothing of what guesses cost.
-                if !drafter.follow(&mut self.draft, &self.tokens) {
-                    return None;
-                }
-                (Instant::now(), drafter.guess(&mut self.draft, &self.tokens, count, vocabulary)?)
-            }
-            Second::Predictor(predictor, scratch) => {
-                let outlook = self.outlook.as_mut()?;
-                (Instant::now(), outlook.predict(predictor?, &self.tokens, count, scratch))
-            }
-        };
-        costs.learn_prediction(count, start.elapsed().as_secs_f64(), self.trust.single());
-        Some(Guess { origin, tokens })
-    }
-
-    /// Takes in how long it took to compute some tokens.
-    fn learn(&mut self, costs: &mut Costs, tokens: usize, seconds: f64) {
-        if tokens == 1 {
-            self.trust.learn_single(seconds);
-        } else {
-            costs.learn(tokens, seconds, self.trust.single());
-        }
     }
 }
 
