@@ -85,6 +85,8 @@ mod tests {
 
     use super::*;
     use crate::event::{SessionId, Stop};
+    use crate::goal::Checked;
+    use crate::state::State;
 
     fn reply(at_ms: u64, usage: Usage) -> Recorded {
         let (tokens, calls, refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -109,5 +111,29 @@ mod tests {
         assert_eq!(allowance.left(noon + DAY_MS / 2).tokens, 100);
         allowance.count(noon + DAY_MS, &reply(0, Usage { output_tokens: 200, ..usage }).event);
         assert_eq!(allowance.left(noon + DAY_MS).tokens, 0);
+    }
+
+    #[test]
+    fn whatever_a_model_is_asked_for_is_counted() {
+        let usage =
+            Some(Usage { prompt_tokens: 30, cached_tokens: 20, output_tokens: 5, ..Usage::default() });
+        let (said, evidence) = (String::new(), Vec::new());
+        let asked = [
+            Event::Compacted { messages: 1, digest: String::new(), before_tokens: 2, after_tokens: 1, usage },
+            Event::Reflected { turn: 1, notes: Vec::new(), usage },
+            Event::GoalChecked(Checked { check: 1, met: true, said, evidence, barred: None, usage }),
+            // It costs nothing.
+            Event::Uncompacted,
+        ];
+        let allowance = Allowance::new(100);
+        asked.iter().for_each(|event| allowance.count(1, event));
+        assert_eq!(allowance.left(1).tokens, 100 - 3 * 15);
+        // Nor is it forgotten by a session that is wound back.
+        let at =
+            |n: usize, event: &Event| Recorded { seq: Seq(n as u64 + 1), at_ms: 1, event: event.clone() };
+        let mut events: Vec<Recorded> = asked.iter().enumerate().map(|(n, event)| at(n, event)).collect();
+        let tree = "0".repeat(64).parse().unwrap();
+        events.push(at(asked.len(), &Event::Rewound { to: Seq(0), tree }));
+        assert_eq!(State::fold(&events).usage().output_tokens, 15);
     }
 }
