@@ -94,6 +94,7 @@ impl<'a> Follower<'a> {
         if let Some(ask) = session.asks.filter(|_| session.last <= after) {
             // The stream begins behind the question.
             if !self.answer(self.id, &ask).await? {
+                self.asks = self.id.to_string();
                 return Ok(Followed::Asks);
             }
         }
@@ -169,6 +170,7 @@ impl<'a> Follower<'a> {
                         if let Some(ask) = asks
                             && !self.answer(self.id, &ask).await?
                         {
+                            self.asks = self.id.to_string();
                             return Ok(Followed::Asks);
                         }
                     }
@@ -190,7 +192,8 @@ impl<'a> Follower<'a> {
         loop {
             let page = self.client.sessions(cursor.as_deref()).await?;
             for session in page.sessions {
-                if session.parent.as_deref() == Some(self.id) {
+                let works = matches!(session.status, wire::Status::Running | wire::Status::Asking);
+                if works && session.parent.as_deref() == Some(self.id) {
                     self.children.entry(session.id).or_default();
                 }
             }
