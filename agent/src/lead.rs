@@ -28,8 +28,10 @@ const TRIES_MAX: usize = 6;
 /// Calls after a failed command that may only look.
 const LOOKS_FAILING: usize = 2;
 /// Attempts of a turn that are undone. Later ones stay, for a person to look at.
-const ATTEMPTS_MAX: u32 = 10;
-/// Attempts that are undone before a fault is looked for outside of what the failing check leads to.
+const ATTEMPTS_MAX: u32 = 40;
+/// Attempts come in rounds. In each, the first are made where the failing check leads to, where the fault most likely is,
+/// and the last anywhere.
+const ROUND: u32 = 4;
 const LED_ATTEMPTS: u32 = 3;
 /// Files that are kept in mind as seen. The texts of these bound what an edit may replace.
 const SEEN_MAX: usize = 8;
@@ -63,8 +65,8 @@ pub(crate) struct Lead {
     named: Vec<String>,
     /// Places that were to be replaced by themselves since something was changed: path and text.
     idle: Vec<(String, String)>,
-    /// What was tried and undone in this turn.
-    tried: Vec<Tried>,
+    /// What was tried and undone in this turn, each with the number of its attempt.
+    tried: Vec<(u32, Tried)>,
     /// How many attempts that were.
     attempts: u32,
     /// Whether it was told in this turn what is remembered of earlier work.
@@ -174,8 +176,8 @@ impl Lead {
 
     /// An attempt with these changes was undone.
     pub(crate) fn undone(&mut self, edits: Vec<Tried>) {
+        self.tried.extend(edits.into_iter().map(|edit| (self.attempts, edit)));
         self.attempts += 1;
-        self.tried.extend(edits);
     }
 
     pub(crate) fn undone_count(&self) -> u32 {
@@ -194,17 +196,21 @@ impl Lead {
 
     /// Names that the failing check leads to, while it is worth following them.
     fn named(&self) -> &[String] {
-        if self.attempts < LED_ATTEMPTS { &self.named } else { &[] }
+        if self.attempts % ROUND < LED_ATTEMPTS { &self.named } else { &[] }
     }
 
-    /// Places that were to be replaced by themselves just now, or where replacing did not help twice: what is to be
-    /// changed may be elsewhere.
+    /// Places that were to be replaced by themselves just now, or where replacing did not help twice in this round of
+    /// attempts: what is to be changed may be elsewhere. The next round comes back to them, for chance may then find what is
+    /// right there.
     fn avoid(&self) -> Vec<(String, String)> {
         let mut avoid = self.idle.clone();
-        for tried in &self.tried {
-            let place = (tried.path.clone(), tried.old.trim().to_string());
-            let same = |other: &&Tried| other.path == place.0 && other.old.trim() == place.1;
-            if self.tried.iter().filter(same).count() >= 2 && !place.1.is_empty() && !avoid.contains(&place) {
+        let round = self.attempts / ROUND;
+        let tried: Vec<&Tried> =
+            self.tried.iter().filter(|(attempt, _)| attempt / ROUND == round).map(|(_, edit)| edit).collect();
+        for edit in &tried {
+            let place = (edit.path.clone(), edit.old.trim().to_string());
+            let same = |other: &&&Tried| other.path == place.0 && other.old.trim() == place.1;
+            if tried.iter().filter(same).count() >= 2 && !place.1.is_empty() && !avoid.contains(&place) {
                 avoid.push(place);
             }
         }
@@ -478,6 +484,12 @@ mod tests {
         session.check(false, FAILS);
         session.tell(Event::Undone { note: String::new(), kept: Vec::new() });
         assert!(session.state.lead().named().is_empty());
+        // A round later it is where the check leads again, and any place there may be right after all.
+        session.edit("y");
+        session.check(false, FAILS);
+        session.tell(Event::Undone { note: String::new(), kept: Vec::new() });
+        assert!(session.state.lead().named().contains(&"page_count".to_string()));
+        assert!(session.state.lead().avoid().is_empty());
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub struct Config {
     /// guessed from what was said before, and by the model's own prediction layer if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draft: Option<String>,
+    /// How replies are sampled: a table of `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
+    /// `repetition_window` and `seed`. The likeliest token, where nothing is set.
+    pub sampling: engine::Sampling,
     /// Whether sessions that do not say recall earlier work, and write down what they learn.
     pub memory: bool,
     /// Whether models of 7 billion parameters and more that run here are asked, while nobody waits, what of a turn is worth
@@ -270,6 +273,7 @@ impl Default for Config {
             snapshot_key: None,
             speculate: true,
             draft: None,
+            sampling: engine::Sampling::default(),
             memory: true,
             reflect: true,
             skills: None,
@@ -363,6 +367,7 @@ impl Config {
         if self.threads > 1024 {
             return Err(format!("threads is {}; use 0 for one per physical core", self.threads));
         }
+        self.sampling.check().map_err(|error| format!("sampling: {error}"))?;
         crate::wire::check(self.budget.budget())?;
         if !(0.0..=PRICE_MAX).contains(&self.budget.session_cost_max) {
             return Err("session_cost_max must be an amount, from 0 on".to_string());
@@ -544,6 +549,12 @@ pub(crate) struct Overrides {
     /// A smaller model with the same vocabulary that guesses what the model says next.
     #[arg(long, env = "SAGA_DRAFT", value_name = "MODEL")]
     pub(crate) draft: Option<String>,
+    /// How freely replies are sampled; 0 takes the likeliest token each time.
+    #[arg(long, env = "SAGA_TEMPERATURE", value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+    /// What chance begins with: the same number gives the same replies.
+    #[arg(long, env = "SAGA_SEED", value_name = "N")]
+    pub(crate) seed: Option<u32>,
     /// A sandbox layer that may be missing (repeatable); `saga doctor` names them. Makes sessions weaker.
     #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
     pub(crate) lowered: Vec<String>,
@@ -613,6 +624,12 @@ impl Overrides {
         if let Some(draft) = &self.draft {
             config.draft = Some(absolute(draft)?);
         }
+        if let Some(temperature) = self.temperature {
+            config.sampling.temperature = temperature;
+        }
+        if let Some(seed) = self.seed {
+            config.sampling.seed = seed.into();
+        }
         if self.context_tokens.is_some() {
             config.context_tokens = self.context_tokens;
         }
@@ -678,8 +695,8 @@ mod tests {
                 rules = []
 
                 [budget]
-                steps_max = 40
-                output_tokens_max = 32768
+                steps_max = 100
+                output_tokens_max = 65536
                 reply_tokens_max = 4096
                 wall_secs_max = 0
                 session_output_tokens_max = 0

@@ -80,7 +80,7 @@ pub(crate) async fn open_live(
         speculate: config.speculate.into(),
         draft: config.draft.clone(),
         budget: config.budget.budget(),
-        sampling: engine::Sampling::default(),
+        sampling: config.sampling.clone(),
         lowered: config.sandbox.lowered.clone(),
         secrets: config.sandbox.secrets.clone(),
         egress: config.sandbox.egress.open().map_err(Failure::new)?,

@@ -21,6 +21,7 @@
 //!   run over it.
 //! * `%json {…}` embeds a JSON schema as a rule. Properties come in the order the schema lists them, the required ones
 //!   always and the others if the model likes. `"additionalProperties": false` keeps others out.
+//!   A schema that refers to itself admits values without end; [`finite`] bounds it.
 //! * `"x-guidance"` at the top of an embedded schema sets the spacing. With
 //!   `{"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}` JSON is spaced as Python writes
 //!   it, which is what models are trained on; without it a model may dwell on blanks for ever.
@@ -43,6 +44,8 @@
 //! }
 //! ```
 
+mod schema;
+
 use std::sync::Arc;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -50,6 +53,8 @@ use llguidance::toktrie::{
     INVALID_TOKEN, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenizerEnv,
 };
 use llguidance::{Matcher, ParserFactory};
+
+pub use schema::finite;
 
 use crate::tokenizer::{Codec, Kind, Place, Tokenizer};
 use crate::{Error, Token};
@@ -76,7 +81,7 @@ const SLICES: [&str; 4] = [
 pub enum GrammarSource {
     /// The Lark dialect of `llguidance`.
     Lark(String),
-    /// A JSON schema: the output is one JSON value that fits it.
+    /// A JSON schema: the output is one JSON value that fits it. It is made [`finite`] first.
     JsonSchema(serde_json::Value),
 }
 
@@ -113,7 +118,7 @@ impl Grammar {
             }
             GrammarSource::JsonSchema(schema) => {
                 check_length(schema.to_string().len())?;
-                TopLevelGrammar::from_json_schema(schema.clone())
+                TopLevelGrammar::from_json_schema(finite(schema))
             }
         };
         let parser = matching.factory.create_parser(top).map_err(|error| Error::Grammar(plain(error)))?;

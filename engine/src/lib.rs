@@ -42,7 +42,7 @@ pub use cache::KvKind;
 pub use counts::Activity;
 pub use engine::{Engine, ModelInfo, Options, Progress, Token};
 pub use error::Error;
-pub use grammar::{Grammar, GrammarSource};
+pub use grammar::{Grammar, GrammarSource, finite};
 pub use guess::{Guesses, Speculate};
 pub use sample::Sampling;
 pub use timeline::{Synced, Timeline};

@@ -46,7 +46,10 @@ impl Default for Sampling {
 
 impl Sampling {
     /// Refuses settings that mean nothing.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Option`] with what a setting must be.
+    pub fn check(&self) -> Result<(), Error> {
         let ensure =
             |holds: bool, what: &str| if holds { Ok(()) } else { Err(Error::Option(what.to_owned())) };
         ensure(self.temperature >= 0.0 && self.temperature.is_finite(), "temperature must be 0 or more")?;

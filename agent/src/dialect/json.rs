@@ -114,18 +114,19 @@ pub(super) fn arguments(tool: &Spec, number: usize, bounds: &[Bound], lark: &mut
 
 /// The schema of a part, which may refer to definitions of the whole.
 pub(super) fn part(part: &Value, whole: &Value) -> Value {
-    let mut part = schema(part);
+    let mut part = part.clone();
     for defs in ["$defs", "definitions"] {
         if let (Some(map), Some(defs_of_whole)) = (part.as_object_mut(), whole.get(defs)) {
             map.insert(defs.to_string(), defs_of_whole.clone());
         }
     }
-    part
+    schema(&part)
 }
 
-/// A schema, with the white space models write by themselves: Python's on one line, or a little more.
+/// A schema, with the white space models write by themselves: Python's on one line, or a little more. One that refers to
+/// itself ends somewhere.
 pub(super) fn schema(schema: &Value) -> Value {
-    let mut schema = schema.clone();
+    let mut schema = engine::finite(schema);
     if let Value::Object(map) = &mut schema {
         map.insert("x-guidance".to_string(), serde_json::json!({ "whitespace_pattern": "[ \\n\\t]{0,8}" }));
     }

@@ -15,7 +15,7 @@ use std::time::Instant;
 use engine::{Engine, Error, GrammarSource, Options, Sampling};
 use serde_json::{Value, json};
 
-/// The longest call that is waited for. Strings are bounded by their schemas; only what holds itself could go on.
+/// The longest call that is waited for. Strings are bounded by their schemas, and so is what holds itself.
 const TOKENS_MAX: usize = 1500;
 
 /// How many calls of one tool are made before the next one's turn.
@@ -122,7 +122,7 @@ async fn call(
 /// The grammar of a call.
 fn source(tool: &Value) -> GrammarSource {
     let literal = |text: &str| Value::from(text).to_string();
-    let mut schema = tool["parameters"].clone();
+    let mut schema = engine::finite(&tool["parameters"]);
     schema["x-guidance"] =
         json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
     let head = literal(&format!("{{\"name\": {}, \"arguments\": ", tool["name"]));

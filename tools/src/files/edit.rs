@@ -6,11 +6,13 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::workspace::shown;
 use super::{Answer, WRITE_BYTES_MAX, Workspace, write};
+use crate::outline::{self, Language};
 use crate::output::{harmless, size};
 
 /// How many lines of the result are shown.
@@ -48,6 +50,9 @@ impl Edit {
             .map_err(|_| format!("{name} is not UTF-8 text; use exec to change it."))?;
         match apply(&text, &self.old, &self.new, self.all) {
             Ok(done) => {
+                if let Some(fault) = broken(&below, &text, &done.text) {
+                    return Err(format!("{name} was not changed. {fault}"));
+                }
                 write::replace(workspace, &below, done.text.as_bytes())?;
                 let (first, last) = done.lines;
                 let places =
@@ -66,6 +71,25 @@ impl Edit {
             Err(why) => Err(format!("{name} was not changed. {why}")),
         }
     }
+}
+
+/// What a file that could be read before would not be any more: most often an edit that replaces the first line of a block
+/// and leaves the rest of it, or that gives only the half of what belongs together. Found by whoever runs the file, it costs
+/// a small model several steps, and it rarely finds its way back.
+fn broken(below: &Path, before: &str, after: &str) -> Option<String> {
+    let language = Language::of(below)?;
+    let fault = outline::fault(language, after)?;
+    if outline::fault(language, before).is_some() {
+        // It is being mended, or it is not what its name says.
+        return None;
+    }
+    let line = after.lines().nth(fault.line as usize - 1).unwrap_or_default();
+    let (line, _) = harmless(line.as_bytes());
+    Some(format!(
+        "Line {} would then be wrong, for {}:\n{line}\nGive as old all lines that have to change together, and as new all of them as \
+         they are to be.",
+        fault.line, fault.what
+    ))
 }
 
 /// An edit that was found.
@@ -316,6 +340,18 @@ mod tests {
             Ok(&fixed.replacen("def add(a, b)", "def add(a,  b)", 1)),
         );
         check("2:     # sums\n3:     return a - b", "2:     # sums\n3:     return a + b", Ok(&fixed));
+    }
+
+    #[test]
+    fn what_would_break_a_file_is_told_and_what_mends_one_is_done() {
+        let broken = |path: &str, before: &str, after: &str| broken(Path::new(path), before, after);
+        let half = FILE.replacen("def add(a, b):", "def add(a, b): return a + b", 1);
+        let said = broken("a.py", FILE, &half).unwrap();
+        assert!(said.contains("Line 3 would") && said.contains("\n    return a - b\n"), "{said}");
+        assert_eq!(broken("a.py", FILE, &FILE.replace("a - b", "a + b")), None);
+        // One that is broken already may be changed in steps, and nothing is known of other files.
+        assert_eq!(broken("a.py", &half, &half.replace("sub", "diff")), None);
+        assert_eq!(broken("a.txt", FILE, &half), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@
 mod chunk;
 mod define;
 mod doc;
+mod fault;
 mod language;
 mod walk;
 
@@ -135,6 +136,29 @@ pub struct Reference {
     pub range: Range<usize>,
     /// The line, counted from 1.
     pub line: u32,
+}
+
+/// Where a text breaks the rules of its language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The line, counted from 1.
+    pub line: u32,
+    /// What is wrong there: half a sentence that can follow "for".
+    pub what: String,
+}
+
+/// The first place where a text cannot be read as its language, if there is one. A text without a fault may still be one that
+/// its compiler refuses. In a text above [`TEXT_BYTES_MAX`] none is found.
+///
+/// ```
+/// use tools::outline::{Language, fault};
+///
+/// let broken = "def depth():\nreturn 3.0\n";
+/// assert_eq!(fault(Language::Python, broken).unwrap().line, 2);
+/// assert_eq!(fault(Language::Python, "def depth():\n    return 3.0\n"), None);
+/// ```
+pub fn fault(language: Language, text: &str) -> Option<Fault> {
+    fault::fault(language, text)
 }
 
 /// What a text defines. Of a text above [`TEXT_BYTES_MAX`] nothing is read.

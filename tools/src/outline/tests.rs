@@ -463,6 +463,46 @@ fn a_file_is_cut_into_its_definitions_and_what_is_left() {
 }
 
 #[test]
+fn faults_are_found_where_they_are() {
+    let check = |language, text: &str, expected: Option<(u32, &str)>| {
+        let found = fault(language, text);
+        assert_eq!(found.as_ref().map(|fault| (fault.line, fault.what.as_str())), expected, "{text}");
+    };
+    let python = |text: &str, expected| check(Language::Python, text, expected);
+    let cost = "def cost(goods):\n    if goods < 5:\n        return 0\n    return 490\n";
+    python(cost, None);
+    // The head of a block was replaced by a whole block.
+    let beside = "this line is indented otherwise than the lines beside it";
+    python(&cost.replace("< 5:", "< 5: return 1"), Some((3, beside)));
+    python(&cost.replace("5:\n", "5:\n        return 1\n            "), Some((4, beside)));
+    python("a = 1\n  b = 2\n", Some((2, "this line is indented, and nothing above asks for it")));
+    // A body was left out, or moved out.
+    python(&cost.replace("        return 0", "    return 0"), Some((2, "an indented body is missing here")));
+    python("def f():\n    # nothing yet\n", Some((2, "an indented body is missing here")));
+    python("def f():\n    pass\nreturn 1\n", Some((3, "`return` stands outside of a function")));
+    python("class A:\n    return 1\n", Some((2, "`return` stands outside of a function")));
+    python("f(1\ng(2)\n", Some((1, "this cannot be read")));
+    python("def f():\n    a = 1 return a\n", Some((2, "a new line or a semicolon is missing in it")));
+    // What only looks like it.
+    python("if a: b = 1; c = 2\nx = [\n1,\n  2]\nif (a and\n  b):\n  f(1,\n2)\ny = \\\n  3\n", None);
+    python("def f():\n  '''\ntext\n    text\n  '''\n  # one\n      # two\n  return 1\n", None);
+    python(
+        "@a\ndef f():\n    return lambda: 1\n\nclass B:\n    x = 1\n\n    async def g(self):\n        return 2\n",
+        None,
+    );
+    python(
+        "match x:\n    case 1:\n        pass\n    case _:\n        pass\ntry:\n    pass\nexcept* E:\n    pass\n",
+        None,
+    );
+    check(Language::Rust, "fn f() {\n    g();\n", Some((1, "this cannot be read")));
+    check(Language::Rust, "fn f() -> u8 {\n    1\n}\n", None);
+    check(Language::Go, "package a\n\nfunc f() {\n\tx := 1 +\n}\n", Some((4, "this cannot be read")));
+    // Nobody can say of it anything at all.
+    check(Language::C, &" ".repeat(TEXT_BYTES_MAX + 1), None);
+    check(Language::Python, "", None);
+}
+
+#[test]
 fn what_is_long_is_cut_into_equal_parts() {
     let text = format!("fn long() {{\n{}}}\n", "    step();\n".repeat(250));
     let parts: Vec<(u32, u32)> =

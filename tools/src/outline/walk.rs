@@ -111,7 +111,7 @@ fn name_at(node: Node<'_>) -> Option<Reference> {
 }
 
 /// The tree of a text, or of a range of it; nothing when it takes too many steps.
-fn parse(language: Language, text: &str, range: Option<tree_sitter::Range>) -> Option<Tree> {
+pub(super) fn parse(language: Language, text: &str, range: Option<tree_sitter::Range>) -> Option<Tree> {
     let mut parser = Parser::new();
     parser.set_language(&language.grammar()).ok()?;
     if let Some(range) = range {
