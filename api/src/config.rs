@@ -694,6 +694,15 @@ mod tests {
                 idle_secs = 600
                 rules = []
 
+                [sampling]
+                temperature = 0.0
+                top_p = 1.0
+                top_k = 0
+                min_p = 0.0
+                repetition_penalty = 1.0
+                repetition_window = 64
+                seed = 0
+
                 [budget]
                 steps_max = 100
                 output_tokens_max = 65536
@@ -732,7 +741,7 @@ mod tests {
         check(
             "model = \"x\"\nlisen = \"127.0.0.1:1\"\n",
             expect![
-                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `lines_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `draft`, `memory`, `reflect`, `skills`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `telemetry`, `mcp`; `saga config print` shows every setting with its value"
+                "/etc/saga.toml:2:1: unknown field `lisen`, expected one of `listen`, `workspace_roots`, `model`, `threads`, `context_tokens`, `expert_bytes`, `table_bytes`, `lines_bytes`, `round_trips`, `kv`, `snapshot_bytes`, `checkpoint_bytes`, `snapshot_key`, `speculate`, `draft`, `sampling`, `memory`, `reflect`, `skills`, `approval_secs`, `sub_agents_max`, `idle_secs`, `budget`, `sandbox`, `minds`, `rules`, `telemetry`, `mcp`; `saga config print` shows every setting with its value"
             ],
         );
         check(
