@@ -478,7 +478,7 @@ fn faults_are_found_where_they_are() {
     python("a = 1\n  b = 2\n", Some((2, "this line is indented, and nothing above asks for it")));
     // A body was left out, or moved out.
     python(&cost.replace("        return 0", "    return 0"), Some((2, "an indented body is missing here")));
-    python("def f():\n    # nothing yet\n", Some((2, "an indented body is missing here")));
+    python("def f():\n    # nothing yet\n", Some((1, "an indented body is missing here")));
     python("def f():\n    pass\nreturn 1\n", Some((3, "`return` stands outside of a function")));
     python("class A:\n    return 1\n", Some((2, "`return` stands outside of a function")));
     python("f(1\ng(2)\n", Some((1, "this cannot be read")));
