@@ -154,7 +154,7 @@ pub struct Fault {
 /// use tools::outline::{Language, fault};
 ///
 /// let broken = "def depth():\nreturn 3.0\n";
-/// assert_eq!(fault(Language::Python, broken).unwrap().line, 2);
+/// assert_eq!(fault(Language::Python, broken).unwrap().line, 1);
 /// assert_eq!(fault(Language::Python, "def depth():\n    return 3.0\n"), None);
 /// ```
 pub fn fault(language: Language, text: &str) -> Option<Fault> {
