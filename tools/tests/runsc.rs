@@ -193,6 +193,15 @@ async fn limits_hold_and_what_breaks_on_them_takes_nothing_with_it() {
     assert_eq!(ended("test \"$(ulimit -n)\" = 200 && test \"$(ulimit -c)\" = 0", 60).await, Ended::Exited(0));
     assert_eq!(ended("head -c 500M /dev/zero > big; sleep 30", 60).await, Ended::WorkspaceFull);
     assert_eq!(ended("rm -f big", 60).await, Ended::Exited(0));
+    // Room is not had without writing, nor a file that whoever runs it outside would run as its owner.
+    assert_eq!(
+        ended("fallocate -l 900M huge; test $(du -sm . | cut -f1) -lt 60", 60).await,
+        Ended::Exited(0)
+    );
+    let special = "cp /bin/sh s; chmod 4755 s; chmod g+s s; install -m 6755 /bin/sh t; test ! -u s && test ! -g s && test ! -u t";
+    assert_eq!(ended(special, 60).await, Ended::Exited(0));
+    let file = |name: &str| fs::metadata(folder.path().join(name)).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&file("s").permissions()) & 0o6000, 0);
     let all = "python3 -c \"b = bytearray(2 << 30)\nfor i in range(0, len(b), 4096): b[i] = 1\"";
     let ran_out = ended(all, 120).await;
     assert!(matches!(ran_out, Ended::OutOfMemory), "{ran_out:?}");

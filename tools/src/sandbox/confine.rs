@@ -154,7 +154,7 @@ pub(super) fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
 }
 
 /// Lowers both limits of a resource; one that is lower already stays.
-fn lower(resource: Resource, to: u64) -> io::Result<()> {
+pub(super) fn lower(resource: Resource, to: u64) -> io::Result<()> {
     let now = rustix::process::getrlimit(resource);
     let to = now.maximum.map_or(to, |maximum| maximum.min(to));
     rustix::process::setrlimit(resource, Rlimit { current: Some(to), maximum: Some(to) })?;

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
-use rustix::process::{DumpableBehavior, Pid, Signal};
+use rustix::process::{DumpableBehavior, Pid, Resource, Signal};
 use serde_json::{Value, json};
 
 use super::command::{self, Streams};
@@ -29,6 +29,7 @@ use super::confine;
 use super::keeper::INSIDE_ID;
 use super::root;
 use super::sys;
+use super::syscalls::{self, For};
 use super::wire::{self, Setup, Start, Status};
 use crate::Limits;
 
@@ -109,6 +110,12 @@ fn boot(setup: &Setup, name: &str) -> Result<(), String> {
     let config = bundle(setup, sleep).to_string();
     fs::write(format!("{BUNDLE}/config.json"), config).map_err(failed("writing its bundle"))?;
     let said = File::create(SAID).map_err(failed("writing what it says"))?;
+    // Each process and thread of a command is one of the host's. Where no cgroup counts them, this does.
+    confine::lower(Resource::Nproc, setup.limits.processes + OWN_PROCESSES)
+        .map_err(failed("limiting its processes"))?;
+    // As long as it lasts, whatever it is led to.
+    rustix::thread::set_no_new_privs(true).map_err(|error| format!("giving up new privileges: {error}"))?;
+    sys::filter_calls(syscalls::filter(For::Gvisor).steps()).map_err(failed("filtering its system calls"))?;
     sys::close_from(3, true).map_err(failed("closing descriptors"))?;
     let mut boot = runsc(&["run", "-detach", "-bundle", BUNDLE, name]);
     boot.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
@@ -186,8 +193,8 @@ fn follow(mut exec: Child, name: &str) -> io::Result<ExitStatus> {
         }
         for signal in to_come.drain(..) {
             let mut kill = runsc(&["kill", "-pid", pid.trim(), name, &signal.to_string()]);
-            // It may have ended just now; what it says of that is nobody's business.
-            kill.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+            // The command may have ended just now; what is said of that is nobody's business.
+            let _ = kill.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
 }
@@ -406,6 +413,19 @@ mod tests {
         };
         assert_eq!(written(false), ["/tmp", "/var/tmp", "/dev/shm", root::HOME, "/srv/project"]);
         assert_eq!(written(true), ["/tmp", "/var/tmp", "/dev/shm", root::HOME]);
+    }
+
+    #[test]
+    fn how_a_command_ended_is_read_from_how_runsc_did() {
+        // A gVisor that broke down must not pass for a command that chose its exit code, nor the other way round.
+        let check = |raw: i32, complains: bool| status(ExitStatus::from_raw(raw), complains);
+        assert_eq!(check(3 << 8, false), Status::Exited(3));
+        assert_eq!(check(3 << 8, true), Status::Exited(3));
+        assert_eq!(check(128 << 8, false), Status::Exited(128));
+        assert_eq!(check(128 << 8, true), Status::Signalled(libc::SIGKILL));
+        assert_eq!(check(143 << 8, false), Status::Signalled(libc::SIGTERM));
+        assert_eq!(check(200 << 8, false), Status::Exited(200));
+        assert_eq!(check(libc::SIGKILL, false), Status::Signalled(libc::SIGKILL));
     }
 
     #[test]
