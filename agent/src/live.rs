@@ -18,7 +18,7 @@ use tools::checkpoint::{Checkpoints, Tree};
 use tools::egress::Egress;
 use tools::mcp::{self};
 use tools::rules::{self, Level, Rule, Rules};
-use tools::{Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
+use tools::{Backend, Call, Outcome, Policy, Reach, Replay, Sandbox, Spec, Toolbox};
 
 use crate::Error;
 use crate::agent::{NewSession, blocking};
@@ -71,6 +71,8 @@ pub struct LiveOptions {
     pub budget: Budget,
     /// How replies are sampled.
     pub sampling: engine::Sampling,
+    /// What runs the commands of sessions.
+    pub backend: Backend,
     /// Sandbox layers the operator lets be missing.
     pub lowered: Vec<String>,
     /// Patterns of names that are secrets, in place of the usual ones.
@@ -290,6 +292,7 @@ impl Live {
     /// What the sandbox of a session in this folder may do.
     fn policy(&self, workspace: &Path) -> Policy {
         let mut policy = Policy {
+            backend: self.options.backend,
             lowered: self.options.lowered.clone(),
             helper: self.options.helper.clone(),
             egress: self.options.egress.clone(),

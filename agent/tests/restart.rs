@@ -65,6 +65,7 @@ fn live(folder: &Path, secret: Option<Secret>) -> Arc<Live> {
         secrets: None,
         egress: None,
         workspace_bytes: None,
+        backend: tools::Backend::Native,
         lowered: Vec::new(),
         servers: Vec::new(),
         helper: None,

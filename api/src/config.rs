@@ -123,6 +123,8 @@ pub struct BudgetConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
+    /// What runs commands: `native`, or `runsc` for a gVisor around each of them, where it is installed.
+    pub backend: tools::Backend,
     /// Layers that may be missing on this host, by the names `saga doctor` shows. Each one named here makes every
     /// session weaker.
     pub lowered: Vec<String>,
@@ -241,6 +243,7 @@ impl SandboxConfig {
     /// The policy of a sandbox on a workspace.
     pub(crate) fn policy(&self, workspace: impl Into<PathBuf>) -> Policy {
         let mut policy = Policy::new(workspace);
+        policy.backend = self.backend;
         policy.lowered.clone_from(&self.lowered);
         if let Some(secrets) = &self.secrets {
             policy.secrets.clone_from(secrets);

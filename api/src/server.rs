@@ -81,6 +81,7 @@ pub(crate) async fn open_live(
         draft: config.draft.clone(),
         budget: config.budget.budget(),
         sampling: config.sampling.clone(),
+        backend: config.sandbox.backend,
         lowered: config.sandbox.lowered.clone(),
         secrets: config.sandbox.secrets.clone(),
         egress: config.sandbox.egress.open().map_err(Failure::new)?,

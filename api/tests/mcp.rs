@@ -303,6 +303,7 @@ async fn the_real_world_gives_every_chat_format_tools_that_its_grammar_can_bind(
         secrets: None,
         egress: None,
         workspace_bytes: None,
+        backend: tools::Backend::Native,
         lowered: Vec::new(),
         servers: vec![small(), named("far", "http://127.0.0.1:1/mcp".to_string(), Vec::new())],
         helper: Some(env!("CARGO_BIN_EXE_saga").into()),

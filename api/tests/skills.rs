@@ -43,6 +43,7 @@ fn live(folder: &Path, led: bool) -> Arc<Live> {
         secrets: None,
         egress: None,
         workspace_bytes: None,
+        backend: tools::Backend::Native,
         lowered: Vec::new(),
         servers: Vec::new(),
         helper: Some(env!("CARGO_BIN_EXE_saga").into()),

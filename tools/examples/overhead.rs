@@ -1,12 +1,13 @@
 //! Times opening a sandbox and running commands in it, beside plain ones and bubblewrap's, and measures what a flood of output
-//! costs the service: `cargo run --release -p tools --example overhead [RUNS]`. On a busy machine, `chrt -f 50` before it takes the
-//! waiting for a processor out of the figures.
+//! costs the service: `cargo run --release -p tools --example overhead [RUNS [native|runsc [PAUSE_MS]]]`. On a busy machine, `chrt -f 50`
+//! before it takes the waiting for a processor out of the figures. With a pause between two commands, what is made ready for the next
+//! one while nobody waits is ready.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tools::{Command, Policy, Sandbox};
+use tools::{Backend, Command, Policy, Sandbox};
 
 const RUNS: usize = 200;
 const SESSIONS: usize = 40;
@@ -16,25 +17,32 @@ const FLOOD_BYTES: u64 = 10 << 30;
 
 fn main() {
     tools::maybe_become_helper();
-    let runs = std::env::args().nth(1).and_then(|runs| runs.parse().ok()).unwrap_or(RUNS);
+    let number = |index: usize| std::env::args().nth(index).and_then(|number| number.parse().ok());
+    let runs = number(1).unwrap_or(RUNS);
+    let backend = match std::env::args().nth(2).as_deref() {
+        Some("runsc") => Backend::Runsc,
+        Some(_) | None => Backend::Native,
+    };
+    let pause = Duration::from_millis(number(3).unwrap_or(0) as u64);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
-    runtime.block_on(measure(runs));
+    runtime.block_on(measure(runs, backend, pause));
 }
 
-async fn measure(runs: usize) {
+async fn measure(runs: usize, backend: Backend, pause: Duration) {
     let folder = std::env::temp_dir().join(format!("saga-overhead-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
+    let policy = || Policy { backend, ..Policy::new(&folder) };
     let mut times = Vec::new();
     for _ in 0..SESSIONS {
         let began = Instant::now();
-        let sandbox = Sandbox::open(Policy::new(&folder)).await.expect("the sandbox opens");
+        let sandbox = Sandbox::open(policy()).await.expect("the sandbox opens");
         times.push(began.elapsed().as_secs_f64() * 1e3);
         drop(sandbox);
     }
     show("a session's start", &mut times);
 
-    let sandbox = Sandbox::open(Policy::new(&folder)).await.expect("the sandbox opens");
+    let sandbox = Sandbox::open(policy()).await.expect("the sandbox opens");
     let bubblewrap =
         ["/usr/bin/bwrap", "/usr/local/bin/bwrap"].into_iter().find(|path| Path::new(path).exists());
     let (mut plain, mut inside, mut wrapped) = (Vec::new(), Vec::new(), Vec::new());
@@ -68,6 +76,7 @@ async fn measure(runs: usize) {
             command.args(["--clearenv", "/bin/true"]);
             wrapped.push(timed(command).await);
         }
+        tokio::time::sleep(pause).await;
         let began = Instant::now();
         sandbox.run(Command::new(["/bin/true"])).await.expect("true runs");
         inside.push(began.elapsed().as_secs_f64() * 1e3);
@@ -82,7 +91,7 @@ async fn measure(runs: usize) {
     drop(sandbox);
 
     let before = peak_kib();
-    let mut policy = Policy::new(&folder);
+    let mut policy = policy();
     // Beyond its default, so that all of it goes through the service.
     policy.limits.output_bytes = 2 * FLOOD_BYTES;
     let sandbox = Sandbox::open(policy).await.expect("the sandbox opens");

@@ -30,8 +30,10 @@ mod tool;
 mod toolbox;
 
 pub use error::Error;
-pub use policy::{Limits, Policy};
-pub use sandbox::{Command, Ended, Exit, Layer, Ran, Running, Sandbox, maybe_become_helper, probe};
+pub use policy::{Backend, Limits, Policy};
+pub use sandbox::{
+    Command, Ended, Exit, Layer, Ran, Running, Sandbox, maybe_become_helper, probe, probe_runsc,
+};
 pub use spec::{Bound, Call, Outcome, Reach, Replay, Spec, To};
 pub use tool::Tool;
 pub use toolbox::Toolbox;

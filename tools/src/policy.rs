@@ -15,6 +15,8 @@ pub struct Policy {
     pub workspace: PathBuf,
     /// Whether that folder can only be read, by commands and tools alike.
     pub frozen: bool,
+    /// What runs its commands.
+    pub backend: Backend,
     /// How much it may use.
     pub limits: Limits,
     /// More host paths to show read-only at their real place, such as toolchains the probing does not find.
@@ -39,6 +41,7 @@ impl Policy {
         Policy {
             workspace: workspace.into(),
             frozen: false,
+            backend: Backend::Native,
             limits: Limits::default(),
             read_only: Vec::new(),
             env: Vec::new(),
@@ -48,6 +51,17 @@ impl Policy {
             helper: None,
         }
     }
+}
+
+/// What runs the commands of a sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The host's kernel, behind namespaces, Landlock and seccomp.
+    #[default]
+    Native,
+    /// A kernel of its own for each command: gVisor's `runsc`, inside the native sandbox.
+    Runsc,
 }
 
 /// How much a sandbox and its commands may use.

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use agent::mind::RemoteMind;
 use serde::Serialize;
+use tools::Backend;
 
 use crate::auth::write_private;
 use crate::config::{Config, Folders};
@@ -70,7 +71,7 @@ struct Report {
     saga: Vec<Finding>,
 }
 
-pub(crate) fn run(args: Args) -> Result<u8, Failure> {
+pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let folders = Folders::from_env()?;
     let (config, config_finding) = match Config::read(&folders.config_file) {
         Ok(config) => {
@@ -87,7 +88,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     saga.push(model(&config.model, &folders));
     saga.extend(minds(&config));
     saga.push(pip());
-    let sandbox = sandbox(&config);
+    let sandbox = sandbox(&config).await;
     let machine = vec![cpu(), memory()];
     let ok = sandbox.iter().chain(&machine).chain(&saga).all(|finding| finding.state != State::Bad);
     let report = Report { version: env!("CARGO_PKG_VERSION"), ok, sandbox, machine, saga };
@@ -126,7 +127,7 @@ fn show(report: &Report) {
     screen.line(&verdict);
 }
 
-fn sandbox(config: &Config) -> Vec<Finding> {
+async fn sandbox(config: &Config) -> Vec<Finding> {
     let layers = tools::probe();
     let finding = |layer: &tools::Layer| {
         if layer.holds {
@@ -141,7 +142,20 @@ fn sandbox(config: &Config) -> Vec<Finding> {
         }
         Finding::bad(&layer.name, layer.detail.clone(), layer.mend.clone())
     };
-    layers.iter().map(finding).chain([egress(config)]).collect()
+    layers.iter().map(finding).chain([gvisor(config).await, egress(config)]).collect()
+}
+
+/// Whether commands can run in gVisor, which only who has asked for it needs.
+async fn gvisor(config: &Config) -> Finding {
+    let tools::Layer { name, holds, detail, mend } = tools::probe_runsc().await;
+    match config.sandbox.backend {
+        Backend::Runsc if holds => Finding::good(&name, format!("{detail}; commands run in it")),
+        Backend::Runsc => Finding::bad(&name, detail, mend),
+        Backend::Native if holds => {
+            Finding::good(&name, format!("{detail}; not in use: the backend is native"))
+        }
+        Backend::Native => Finding::good(&name, format!("not in use: the backend is native ({detail})")),
+    }
 }
 
 /// Where sessions may reach out.

@@ -163,7 +163,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Tenants(args) => tenants::run(args).await,
         Command::Model(args) => model::run(args).await,
         Command::Demo(args) => demo::run(args).await,
-        Command::Doctor(args) => doctor::run(args),
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Sandbox(args) => sandbox::run(args).await,
         Command::Config(args) => config::run(args),
         Command::Logits(args) => logits::run(args).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent::dialect::{Dialect, Piece, Transcript};
 use serde_json::json;
 use tools::attack::{self, Ground, Verdict};
-use tools::{Command, Ended, Sandbox};
+use tools::{Backend, Command, Ended, Sandbox};
 
 use crate::failure::{EXIT_NO, Failure};
 use crate::host;
@@ -29,6 +29,7 @@ command could not be started, 128 + N when signal N ended it.")]
 Examples:
   saga sandbox attack cases.jsonl                     as the user you are
   saga sandbox attack cases.jsonl --as-user nobody    as root: once more as an ordinary user
+  saga sandbox attack cases.jsonl --backend runsc     with each command in gVisor
   saga sandbox attack cases.jsonl --plain             without a sandbox: the harmless ones must leak, or they tell nothing
 
 Exit code 0: none leaked; 3: some did.")]
@@ -46,6 +47,9 @@ pub(crate) struct Attack {
     /// Become this user first; only root can.
     #[arg(long, value_name = "NAME")]
     as_user: Option<String>,
+    /// What runs the commands of the sandbox; native when left out.
+    #[arg(long, value_name = "BACKEND", conflicts_with = "plain")]
+    backend: Option<BackendName>,
     /// Without any sandbox, on this host. Cases that would harm it are skipped; root becomes `nobody` for it.
     #[arg(long)]
     plain: bool,
@@ -62,12 +66,40 @@ pub(crate) struct Run {
     /// A sandbox layer that may be missing (repeatable); `saga doctor` names them.
     #[arg(long, env = "SAGA_LOWERED", value_name = "LAYER", value_delimiter = ',')]
     lowered: Vec<String>,
+    /// What runs it, in place of what the settings say.
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<BackendName>,
     /// Seconds the command may take.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     timeout_secs: Option<u64>,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
+}
+
+/// A backend, as it is called in a command line.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum BackendName {
+    Native,
+    Runsc,
+}
+
+impl BackendName {
+    fn text(self) -> &'static str {
+        match self {
+            BackendName::Native => "native",
+            BackendName::Runsc => "runsc",
+        }
+    }
+}
+
+impl From<BackendName> for Backend {
+    fn from(name: BackendName) -> Backend {
+        match name {
+            BackendName::Native => Backend::Native,
+            BackendName::Runsc => Backend::Runsc,
+        }
+    }
 }
 
 /// The exit codes of `timeout` and `env`, which scripts know.
@@ -97,6 +129,9 @@ fn attack(args: Attack) -> Result<u8, Failure> {
         let mut after: Vec<&str> = args.only.iter().flat_map(|id| ["--only", id.as_str()]).collect();
         after.extend(args.plain.then_some("--plain"));
         after.extend(args.json.then_some("--json"));
+        if let Some(backend) = args.backend {
+            after.extend(["--backend", backend.text()]);
+        }
         return attack::as_user(user, &["sandbox", "attack"], &args.file, &after).map_err(|why| {
             Failure::new(why).next("run it as root, with the name of a user of this machine")
         });
@@ -104,7 +139,8 @@ fn attack(args: Attack) -> Result<u8, Failure> {
     let text = std::fs::read_to_string(&args.file).map_err(|error| {
         Failure::new(format!("cannot read {}: {error}", args.file.display())).next("name a file of cases")
     })?;
-    let ground = if args.plain { Ground::Plain(None) } else { Ground::Sandbox(None) };
+    let backend = args.backend.map_or(Backend::Native, Backend::from);
+    let ground = if args.plain { Ground::Plain(None) } else { Ground::Sandbox(None, backend) };
     let [mut held, mut leaked, mut skipped] = [0_u64; 3];
     for case in attack::read(&text).iter().filter(|case| args.only.is_empty() || args.only.contains(&case.id))
     {
@@ -170,6 +206,9 @@ async fn run_one(args: Run) -> Result<u8, Failure> {
     })?;
     let mut policy = config.sandbox.policy(workspace);
     policy.egress = config.sandbox.egress.open().map_err(|why| Failure::new(why).exit(NO_SANDBOX))?;
+    if let Some(backend) = args.backend {
+        policy.backend = backend.into();
+    }
     if !args.lowered.is_empty() {
         policy.lowered = args.lowered;
     }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::Backend;
 use crate::output::size;
 use opening::Opening;
 use scene::Scene;
@@ -42,8 +43,8 @@ const TIMEOUT_S: u64 = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ground {
     /// On the tools as sessions use them. The binary is started as the service and as the sandbox's helper, as
-    /// [`Policy::helper`](crate::Policy); `None` is this very one.
-    Sandbox(Option<PathBuf>),
+    /// [`Policy::helper`](crate::Policy); `None` is this very one. Its commands run in this backend.
+    Sandbox(Option<PathBuf>, Backend),
     /// On this host with no sandbox at all and tools that trust everything: what proves that a case can tell a leak. Cases
     /// that would harm the host are skipped, and for root all of them: what an ordinary user is refused, root does.
     Plain(Option<PathBuf>),
@@ -181,9 +182,9 @@ impl Case {
         if let Some(why) = &self.unknown {
             return Verdict::Skipped(why.clone());
         }
-        let (binary, plain) = match ground {
-            Ground::Sandbox(binary) => (binary, false),
-            Ground::Plain(binary) => (binary, true),
+        let (binary, plain, backend) = match ground {
+            Ground::Sandbox(binary, backend) => (binary, false, *backend),
+            Ground::Plain(binary) => (binary, true, Backend::Native),
         };
         if plain && !self.harmless_on_host {
             return Verdict::Skipped("it would harm a host without a sandbox".to_owned());
@@ -198,7 +199,7 @@ impl Case {
             Ok(scene) => scene,
             Err(error) => return Verdict::Skipped(format!("its scene could not be set: {error}")),
         };
-        let verdict = self.attack_on(scene, plain, prompt);
+        let verdict = self.attack_on(scene, (plain, backend), prompt);
         verdict.unwrap_or_else(Verdict::Skipped)
     }
 
@@ -210,7 +211,7 @@ impl Case {
     fn attack_on(
         &self,
         mut scene: Scene,
-        plain: bool,
+        (plain, backend): (bool, Backend),
         prompt: Option<Prompt<'_>>,
     ) -> Result<Verdict, String> {
         let setup = scene.fill(&self.setup)?;
@@ -231,6 +232,7 @@ impl Case {
             afterwards: self.afterwards(),
             checkpoints: self.note.contains("checkpoint before").then(|| scene.checkpoints()),
             plain,
+            backend,
         };
         let before = scene.host_files();
         if self.note.contains("kills the launcher") {
@@ -344,7 +346,7 @@ mod tests {
     fn skipped(line: &str) -> String {
         let cases = read(line);
         assert_eq!(cases.len(), 1);
-        match cases[0].attack(&Ground::Sandbox(None), None) {
+        match cases[0].attack(&Ground::Sandbox(None, Backend::Native), None) {
             Verdict::Skipped(why) => why,
             other => panic!("{other:?}"),
         }

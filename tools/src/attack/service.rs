@@ -14,7 +14,7 @@ use super::plain;
 use super::scene::Scene;
 use crate::checkpoint::{Checkpoints, Tree};
 use crate::egress::Egress;
-use crate::{Call, Outcome, Policy, Sandbox, Toolbox};
+use crate::{Backend, Call, Outcome, Policy, Sandbox, Toolbox};
 
 /// The service's argv[0]: what tells it from a program that somebody started.
 pub(super) const NAME: &str = "saga-attack-service";
@@ -55,6 +55,8 @@ pub(super) struct Job {
     /// Where the workspace is kept before the attack, and put back from after it.
     pub(super) checkpoints: Option<PathBuf>,
     pub(super) plain: bool,
+    /// What runs the commands of its sandboxes.
+    pub(super) backend: Backend,
     /// What is open of the network to the session, and to another one that is open meanwhile.
     pub(super) egress: Option<Opening>,
     pub(super) other_egress: Option<Opening>,
@@ -188,9 +190,9 @@ async fn attempt(job: &Job, reply: &mut Reply) -> Result<(), String> {
         reply.unknown = Some(format!("there is no tool {:?} yet", step.tool));
         return Ok(());
     }
-    let sandbox = open(&job.workspace, egress).await?;
+    let sandbox = open(job, &job.workspace, egress).await?;
     let _other = match &job.other_egress {
-        Some(opening) => Some(open(&job.other_workspace, Some(opening.egress()?)).await?),
+        Some(opening) => Some(open(job, &job.other_workspace, Some(opening.egress()?)).await?),
         None => None,
     };
     let call = |sandbox, tool, arguments| call(&toolbox, sandbox, tool, arguments);
@@ -252,8 +254,8 @@ async fn put_back(checkpoints: &Checkpoints, sandbox: &Sandbox, before: &Tree) -
     if is == *before { Ok(()) } else { Err("the checkpoint did not bring the files back".to_owned()) }
 }
 
-async fn open(workspace: &Path, egress: Option<Arc<Egress>>) -> Result<Sandbox, String> {
-    let policy = Policy { egress, ..Policy::new(workspace) };
+async fn open(job: &Job, workspace: &Path, egress: Option<Arc<Egress>>) -> Result<Sandbox, String> {
+    let policy = Policy { egress, backend: job.backend, ..Policy::new(workspace) };
     Sandbox::open(policy).await.map_err(|error| format!("no sandbox: {error}"))
 }
 
@@ -275,7 +277,7 @@ async fn words(
     sandbox: &Sandbox,
     job: &Job,
 ) -> Result<Vec<(&'static str, String)>, String> {
-    let other = open(&job.other_workspace, None).await?;
+    let other = open(job, &job.other_workspace, None).await?;
     let call = |sandbox, tool, arguments| call(toolbox, sandbox, tool, arguments);
     let id = |text: &str, before: &str| -> Result<String, String> {
         let id = text

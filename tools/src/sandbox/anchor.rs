@@ -181,11 +181,7 @@ fn settle(
 
     let workspace =
         setup.workspace.to_str().ok_or_else(|| Stop::Failed("the workspace's path".to_owned()))?;
-    let mut writable = vec!["/tmp", "/var/tmp", "/dev/shm", root::HOME];
-    if !setup.frozen {
-        writable.push(workspace);
-    }
-    let confinement = Confinement::prepare(workspace, &writable, landlock > 0, seccomp)
+    let confinement = Confinement::prepare(workspace, &root::writable(setup), landlock > 0, seccomp)
         .map_err(Stop::failed("preparing the confinement"))?;
     Ok(Settled { confinement, secrets, growth, looked, listener })
 }
@@ -211,10 +207,10 @@ fn look(setup: &Setup, secrets: &Secrets, growth: &growth::Account) -> Result<St
             // It has said its word, or its alarm has ended it.
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
             match found {
-                Ok(Ok(Covered { count, more: false })) => {
+                Ok(Ok(Covered { count, more: false, .. })) => {
                     Ok(format!("{count} secrets and sockets of the workspace are closed"))
                 }
-                Ok(Ok(Covered { count, more: true })) => Err(format!(
+                Ok(Ok(Covered { count, more: true, .. })) => Err(format!(
                     "the workspace holds too much to look through; {count} secrets and sockets of it are closed"
                 )),
                 Ok(Err(why)) => Err(format!("closing secrets: {why}")),

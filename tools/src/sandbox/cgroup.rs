@@ -15,7 +15,7 @@ use crate::Limits;
 
 /// Room for the sandbox's own processes: each command is limited to fewer by its rlimit, so that the anchor can still start
 /// what looks after the session when commands have used up theirs.
-const OWN_PROCESSES: u64 = 32;
+pub(super) const OWN_PROCESSES: u64 = 32;
 
 /// Directories of sessions start with this; the rest is the keeper's pid.
 const PREFIX: &str = "saga-sandbox-";
@@ -32,15 +32,16 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Makes the directories of a session and sets their limits. The error says in words why it is not possible here.
-    pub(super) fn make(keeper: u32, limits: &Limits) -> Result<Place, String> {
+    /// Makes the directories of a session and sets their limits, with room for so many processes of our own. The error says in words
+    /// why it is not possible here.
+    pub(super) fn make(keeper: u32, limits: &Limits, own_processes: u64) -> Result<Place, String> {
         let mut why = Vec::new();
         for base in bases() {
             let own =
                 |dirs: &[PathBuf]| dirs.iter().map(|dir| dir.join(format!("{PREFIX}{keeper}"))).collect();
             let mut place =
                 Place { unified: base.unified, dirs: own(&base.dirs), besides: own(&base.besides) };
-            match place.set_up(&base, limits) {
+            match place.set_up(&base, limits, own_processes) {
                 Ok(()) => {
                     // Being in a directory of its own is all it takes: the share of each is the same.
                     place.besides.retain(|dir| fs::create_dir(dir).is_ok());
@@ -58,7 +59,7 @@ impl Place {
         Err(why.join("; "))
     }
 
-    fn set_up(&self, base: &Base, limits: &Limits) -> Result<(), (PathBuf, io::Error)> {
+    fn set_up(&self, base: &Base, limits: &Limits, own_processes: u64) -> Result<(), (PathBuf, io::Error)> {
         let set = |path: PathBuf, value: &str| fs::write(&path, value).map_err(|error| (path, error));
         if self.unified {
             // A controller must be handed down by the parent before a child has its files.
@@ -70,7 +71,7 @@ impl Place {
             fs::create_dir(dir).map_err(|error| (dir.clone(), error))?;
         }
         let memory = limits.memory_bytes.to_string();
-        let processes = (limits.processes + OWN_PROCESSES).to_string();
+        let processes = (limits.processes + own_processes).to_string();
         let (first, last) = (&self.dirs[0], &self.dirs[self.dirs.len() - 1]);
         if self.unified {
             set(first.join("memory.max"), &memory)?;

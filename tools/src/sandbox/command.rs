@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::SHELL;
 use super::anchor::{LOOK, Session};
 use super::confine::{self, Purpose};
 use super::growth::{self, Watch};
+use super::gvisor;
 use super::masks;
 use super::root;
 use super::sys::{self, Fork};
@@ -50,14 +51,37 @@ pub(super) fn init(session: Session, hand: UnixStream) -> ! {
     sys::exit(0)
 }
 
-/// All that can be done for a command before it is known: namespaces with their /proc, and a process that is confined and
-/// waits to become the command.
-struct Prepared {
-    main: Pid,
-    /// To the process that waits.
+/// The process that waits to become the command, or to run it in its gVisor.
+struct Main {
+    pid: Pid,
     tell: UnixStream,
     /// Says why the program was not started; closed when it was.
     errors: io::PipeReader,
+}
+
+/// Which side of a [`Main`] this is.
+enum Forked {
+    Here(Main),
+    There(UnixStream, io::PipeWriter),
+}
+
+impl Main {
+    fn fork() -> io::Result<Forked> {
+        let (errors, to_errors) = io::pipe()?;
+        let (tell, told) = UnixStream::pair()?;
+        Ok(match sys::fork(0)? {
+            Fork::Child => Forked::There(told, to_errors),
+            Fork::Parent(pid) => Forked::Here(Main { pid, tell, errors }),
+        })
+    }
+}
+
+/// All that can be done for a command before it is known: namespaces with their /proc, and a process that is confined and
+/// waits to become the command.
+struct Prepared {
+    main: Main,
+    /// What another gVisor is booted from, where commands run in one.
+    gvisor: Option<Setup>,
     workspace: PathBuf,
     secrets: Secrets,
     growth: growth::Account,
@@ -68,19 +92,19 @@ struct Prepared {
 impl Prepared {
     fn make(session: Session) -> io::Result<Prepared> {
         root::mount_proc()?;
-        let (errors, to_errors) = io::pipe()?;
-        let (tell, told) = UnixStream::pair()?;
-        match sys::fork(0)? {
-            Fork::Child => {
-                drop((errors, tell));
+        match Main::fork()? {
+            Forked::There(told, to_errors) => {
+                if session.setup.runsc.is_some() {
+                    drop(to_errors);
+                    gvisor::main(&session.setup, &told)
+                }
                 let status = wait_and_run(session, &told);
                 let _ = wire::send(to_errors, &status);
                 sys::exit(127)
             }
-            Fork::Parent(main) => Ok(Prepared {
+            Forked::Here(main) => Ok(Prepared {
                 main,
-                tell,
-                errors,
+                gvisor: session.setup.runsc.is_some().then(|| session.setup.clone()),
                 memory_bytes: (!session.memory_is_limited).then_some(session.setup.limits.memory_bytes),
                 workspace: session.setup.workspace,
                 secrets: session.secrets,
@@ -89,18 +113,32 @@ impl Prepared {
         }
     }
 
-    fn run(self, channel: &UnixStream, pipes: Pipes, look: bool) -> io::Result<()> {
+    fn run(mut self, channel: &UnixStream, pipes: Pipes, look: bool) -> io::Result<()> {
         if look {
             let began = Instant::now();
             // What could not be covered at the start was said then; there is nobody to say it to now.
-            let _ = masks::cover(&self.workspace, &self.secrets, false);
+            let covered = masks::cover(&self.workspace, &self.secrets, false);
             self.growth.note_look(began.elapsed());
+            // A gVisor sees the mounts that were there when it booted.
+            if let Some(setup) =
+                self.gvisor.as_ref().filter(|_| covered.is_err() || covered.is_ok_and(|it| it.new > 0))
+            {
+                end_all();
+                match Main::fork()? {
+                    Forked::There(told, to_errors) => {
+                        drop(to_errors);
+                        gvisor::main(setup, &told)
+                    }
+                    Forked::Here(main) => self.main = main,
+                }
+            }
         }
+        let Main { pid: main, tell, errors } = self.main;
         // What a command closes to its owner must still be counted. This process runs nothing and opens no file.
         confine::drop_capabilities(CapabilitySet::DAC_READ_SEARCH)?;
         rustix::thread::set_no_new_privs(true)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        let start: Start = wire::receive(channel)?;
+        let mut start: Start = wire::receive(channel)?;
         let mut growth = Watch::begin(self.growth, &self.workspace)?;
         // Here, since the command's process has no call any more that holds a path below a folder.
         let folder = match open_folder(&self.workspace, start.cwd.as_deref()) {
@@ -110,9 +148,16 @@ impl Prepared {
                 return wire::send(channel, &Word { status, alone: false });
             }
         };
+        if self.gvisor.is_some() {
+            // It has mounts of its own, in which this descriptor is nowhere.
+            let path = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()))?;
+            start.cwd = Some(path.into_os_string().into_string().map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidInput, "the folder's path is not UTF-8")
+            })?);
+        }
         let relay = if start.tty {
             let (here, there) = terminal::open()?;
-            wire::send_with(&self.tell, TERMINAL, &[folder.as_fd(), there.as_fd()])?;
+            wire::send_with(&tell, TERMINAL, &[folder.as_fd(), there.as_fd()])?;
             Some(Relay::new(here, pipes.output, pipes.input)?)
         } else {
             let Pipes { output, input, errors } = &pipes;
@@ -121,18 +166,30 @@ impl Prepared {
                 .flatten()
                 .map(AsFd::as_fd)
                 .collect();
-            wire::send_with(&self.tell, PIPES, &given)?;
+            wire::send_with(&tell, PIPES, &given)?;
             // The command's own are the last: when it has closed them, that is the end.
             drop(pipes);
             None
         };
         drop(folder);
-        wire::send(&self.tell, &start)?;
-        drop(self.tell);
-        let status = match not_started(self.errors) {
+        wire::send(&tell, &start)?;
+        let in_gvisor = self.gvisor.is_some().then_some(tell);
+        let status = match not_started(errors) {
             Some(status) => status,
-            None => wait(self.main, channel, self.memory_bytes, &mut growth, relay)?,
+            None => wait(main, channel, (self.memory_bytes, in_gvisor.is_some()), &mut growth, relay)?,
         };
+        if let Some(tell) = in_gvisor {
+            let status = match status {
+                // That process only ran the command, and says how the command ended; without a word it was killed with it.
+                Status::Exited(_) | Status::Signalled(_) => wire::receive(&tell).unwrap_or(status),
+                Status::NotStarted(_) | Status::OutOfMemory | Status::WorkspaceFull | Status::Broken(_) => {
+                    status
+                }
+            };
+            // Its gVisor is still there, and in it what the command may have left behind.
+            end_all();
+            return wire::send(channel, &Word { status, alone: true });
+        }
         let alone = loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 // One that has ended already, or a signal.
@@ -157,6 +214,12 @@ impl Prepared {
     }
 }
 
+/// Ends everything in this pid namespace but this process.
+fn end_all() {
+    sys::signal_all(libc::SIGKILL);
+    while rustix::process::wait(WaitOptions::empty()).is_ok_and(|ended| ended.is_some()) {}
+}
+
 /// An init's word to the process that becomes the command: which streams come with it.
 const PIPES: u8 = b'p';
 const TERMINAL: u8 = b't';
@@ -173,7 +236,7 @@ fn not_started(mut errors: io::PipeReader) -> Option<Status> {
 fn wait(
     main: Pid,
     channel: &UnixStream,
-    memory_bytes: Option<u64>,
+    (memory_bytes, in_gvisor): (Option<u64>, bool),
     growth: &mut Watch,
     mut relay: Option<Relay>,
 ) -> io::Result<Status> {
@@ -218,7 +281,7 @@ fn wait(
         // What takes too much is ended here and now: the service hears of it later, and whatever it does takes time.
         if let Some(limit) = memory_bytes.filter(|_| looked.elapsed() >= MEMORY_TICK) {
             looked = Instant::now();
-            if memory_in_use() > limit {
+            if memory_in_use(in_gvisor) > limit {
                 sys::signal_all(libc::SIGKILL);
                 return Ok(Status::OutOfMemory);
             }
@@ -243,26 +306,34 @@ fn pass_signal(mut channel: &UnixStream, main: Pid) -> bool {
     true
 }
 
-fn ended(status: WaitStatus) -> Status {
+pub(super) fn ended(status: WaitStatus) -> Status {
     match status.terminating_signal() {
         Some(signal) => Status::Signalled(signal),
         None => Status::Exited(status.exit_status().unwrap_or(-1)),
     }
 }
 
-/// Memory that the processes of this pid namespace hold for themselves. Bytes.
-fn memory_in_use() -> u64 {
+/// Memory that the processes of this pid namespace hold for themselves, and the most that one of them shares: what runs in a
+/// gVisor lies in one file that its processes share. Bytes.
+fn memory_in_use(in_gvisor: bool) -> u64 {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let statuses = processes.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
-    let kilobytes = statuses.map(|status| {
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
-    });
-    kilobytes.sum::<u64>() * 1024
+    let (mut own, mut shared) = (0, 0);
+    for status in statuses {
+        let kilobytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
+        };
+        own += kilobytes("RssAnon:");
+        if in_gvisor {
+            shared = shared.max(kilobytes("RssShmem:"));
+        }
+    }
+    (own + shared) * 1024
 }
 
 /// The service's pipes to a command.
-struct Pipes {
+pub(super) struct Pipes {
     output: OwnedFd,
     input: Option<OwnedFd>,
     /// Where its standard error goes when that is kept apart; there is input then, too.
@@ -270,14 +341,29 @@ struct Pipes {
 }
 
 /// What a command reads from and writes to.
-enum Streams {
+pub(super) enum Streams {
     Pipes(Pipes),
     Terminal(OwnedFd),
 }
 
 impl Streams {
+    /// Hears of a command, of the folder it runs in and of its streams.
+    pub(super) fn hear(told: &UnixStream) -> io::Result<(Start, OwnedFd, Streams)> {
+        let (word, fds) = wire::receive_with(told)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next().ok_or(io::Error::from(io::ErrorKind::UnexpectedEof));
+        let (folder, first) = (next()?, next()?);
+        let streams = if word == TERMINAL {
+            Streams::Terminal(first)
+        } else {
+            let (input, errors) = (fds.next(), fds.next());
+            Streams::Pipes(Pipes { output: first, input, errors })
+        };
+        Ok((wire::receive(told)?, folder, streams))
+    }
+
     /// Puts them in their places, and makes a terminal the one of this process session.
-    fn take(&self) -> io::Result<()> {
+    pub(super) fn take(&self) -> io::Result<()> {
         match self {
             Streams::Pipes(Pipes { output, input, errors }) => {
                 match input {
@@ -310,20 +396,7 @@ fn wait_and_run(session: Session, told: &UnixStream) -> Status {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return broken("setting the parent-death signal", error.into());
     }
-    let told = || -> io::Result<(Start, OwnedFd, Streams)> {
-        let (word, fds) = wire::receive_with(told)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let mut fds = fds.into_iter();
-        let mut next = || fds.next().ok_or(io::Error::from(io::ErrorKind::UnexpectedEof));
-        let (folder, first) = (next()?, next()?);
-        let streams = if word == TERMINAL {
-            Streams::Terminal(first)
-        } else {
-            let (input, errors) = (fds.next(), fds.next());
-            Streams::Pipes(Pipes { output: first, input, errors })
-        };
-        Ok((wire::receive(told)?, folder, streams))
-    };
-    let (start, folder, streams) = match told() {
+    let (start, folder, streams) = match Streams::hear(told) {
         Ok(told) => told,
         Err(error) => return broken("hearing of the command", error),
     };
@@ -358,7 +431,13 @@ fn wait_and_run(session: Session, told: &UnixStream) -> Status {
             denied = Some(error);
         }
     }
-    let name = if start.argv[0] == SHELL { "the shell" } else { &start.argv[0] };
+    not_run(&start, denied)
+}
+
+/// What is said of a program that is none.
+pub(super) fn not_run(start: &Start, denied: Option<io::Error>) -> Status {
+    let name = start.argv.first().map_or("", String::as_str);
+    let name = if name == SHELL { "the shell" } else { name };
     Status::NotStarted(match denied {
         Some(error) => format!("{name} cannot be run: {error}"),
         None => format!("{name}: there is no such program"),
@@ -380,19 +459,19 @@ fn open_folder(workspace: &Path, cwd: Option<&str>) -> io::Result<OwnedFd> {
     }
 }
 
-fn not_entered(cwd: Option<&str>, error: io::Error) -> Status {
+pub(super) fn not_entered(cwd: Option<&str>, error: io::Error) -> Status {
     Status::NotStarted(format!("the folder {} cannot be entered: {error}", cwd.unwrap_or(".")))
 }
 
 /// The sandbox's environment with the command's additions in place of what they rename.
-fn environment(setup: &Setup, start: &Start) -> Vec<(String, String)> {
+pub(super) fn environment(setup: &Setup, start: &Start) -> Vec<(String, String)> {
     let added = |name: &String| start.env.iter().any(|(other, _)| other == name);
     let built = setup.env.iter().filter(|(name, _)| !added(name));
     built.chain(&start.env).cloned().collect()
 }
 
 /// The files the program may be, in order.
-fn candidates(start: &Start, env: &[(String, String)]) -> io::Result<Vec<String>> {
+pub(super) fn candidates(start: &Start, env: &[(String, String)]) -> io::Result<Vec<String>> {
     let program = match start.argv.first().map(String::as_str) {
         None | Some("") => return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty")),
         Some(SHELL) => {

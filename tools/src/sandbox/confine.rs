@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
@@ -50,13 +51,13 @@ const FILES_MEMORY_BYTES: u64 = 1 << 30;
 
 /// By how much commands give way to what looks after them: five hundred processes that all want to run would otherwise keep a watchdog
 /// waiting for a second.
-const NICENESS: libc::c_int = 5;
+pub(super) const NICENESS: libc::c_int = 5;
 
 impl Confinement {
     /// Prepares everything, inside the finished root. `writable` are the folders commands may change.
     pub(super) fn prepare(
         workspace: &str,
-        writable: &[&str],
+        writable: &[&Path],
         landlock: bool,
         seccomp: bool,
     ) -> io::Result<Confinement> {
@@ -67,9 +68,10 @@ impl Confinement {
         let use_devices = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile | AccessFs::IoctlDev;
         let read_files = AccessFs::ReadFile | AccessFs::ReadDir;
 
-        let mut for_commands = vec![("/", read), ("/dev", use_devices)];
+        let workspace = Path::new(workspace);
+        let mut for_commands = vec![(Path::new("/"), read), (Path::new("/dev"), use_devices)];
         for_commands.extend(writable.iter().map(|path| (*path, change)));
-        let rules = |rules: &[(&str, BitFlags<AccessFs>)]| -> io::Result<Option<RulesetCreated>> {
+        let rules = |rules: &[(&Path, BitFlags<AccessFs>)]| -> io::Result<Option<RulesetCreated>> {
             landlock.then(|| ruleset(rules)).transpose()
         };
         let calls = |purpose: For| seccomp.then(|| syscalls::filter(purpose));
@@ -121,7 +123,7 @@ impl Confinement {
     }
 }
 
-fn ruleset(rules: &[(&str, BitFlags<AccessFs>)]) -> io::Result<RulesetCreated> {
+fn ruleset(rules: &[(&Path, BitFlags<AccessFs>)]) -> io::Result<RulesetCreated> {
     let mut created = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))
@@ -129,7 +131,7 @@ fn ruleset(rules: &[(&str, BitFlags<AccessFs>)]) -> io::Result<RulesetCreated> {
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     for (path, access) in rules {
-        let folder = sys::open_path(path.as_ref())?;
+        let folder = sys::open_path(path)?;
         created = created.add_rule(PathBeneath::new(folder.as_fd(), *access)).map_err(io::Error::other)?;
     }
     Ok(created)
@@ -152,7 +154,7 @@ pub(super) fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
 }
 
 /// Lowers both limits of a resource; one that is lower already stays.
-fn lower(resource: Resource, to: u64) -> io::Result<()> {
+pub(super) fn lower(resource: Resource, to: u64) -> io::Result<()> {
     let now = rustix::process::getrlimit(resource);
     let to = now.maximum.map_or(to, |maximum| maximum.min(to));
     rustix::process::setrlimit(resource, Rlimit { current: Some(to), maximum: Some(to) })?;

@@ -29,7 +29,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use super::layers::{Ledger, Name};
 use super::sys::{self, Fork};
 use super::wire::{self, Report, Setup};
-use super::{Layer, anchor, cgroup, root};
+use super::{Layer, anchor, cgroup, gvisor, root};
 
 /// The uid and gid everybody has inside.
 pub(super) const INSIDE_ID: u32 = 1000;
@@ -114,7 +114,11 @@ fn keep(control: &UnixStream) -> Result<(), Stop> {
         note(&mut ledger, Name::HostUid, Ok(format!("uid {}, the service's own user", host_ids.0)))?;
     }
 
-    let group = cgroup::Place::make(std::process::id(), &setup.limits);
+    let own = match setup.runsc {
+        Some(_) => gvisor::OWN_PROCESSES,
+        None => cgroup::OWN_PROCESSES,
+    };
+    let group = cgroup::Place::make(std::process::id(), &setup.limits, own);
     note(&mut ledger, Name::Limits, group.as_ref().map(cgroup::Place::describe).map_err(String::clone))?;
     let group = group.ok();
     let ended =

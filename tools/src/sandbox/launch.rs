@@ -15,10 +15,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::root::{self, HOME};
+use super::runsc;
 use super::toolchains::{self, Toolchains};
 use super::wire::{self, Report, Setup, Shown};
 use super::{Layer, Sandbox};
 use crate::egress::{Gate, Proxy};
+use crate::policy::Backend;
 use crate::{Error, Policy};
 
 /// How long a helper may take to say hello, and then to be ready. Milliseconds are usual; a loaded machine takes more.
@@ -29,7 +31,12 @@ const READY_WALL: Duration = Duration::from_secs(30);
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(super) async fn open(policy: Policy) -> Result<Sandbox, Error> {
-    let setup = setup(&policy, &toolchains::find(), false)?;
+    let mut setup = setup(&policy, &toolchains::find(), false)?;
+    let runsc = match policy.backend {
+        Backend::Native => None,
+        Backend::Runsc => Some(runsc::find()?),
+    };
+    setup.runsc.clone_from(&runsc);
     let workspace = setup
         .workspace
         .to_str()
@@ -80,19 +87,24 @@ pub(super) async fn open(policy: Policy) -> Result<Sandbox, Error> {
             for layer in &missing {
                 tracing::warn!(layer = layer.name, detail = layer.detail, "sandbox layer missing");
             }
-            Ok(Sandbox {
+            let sandbox = Sandbox {
                 control,
                 _keeper: keeper,
                 workspace,
                 limits: policy.limits,
                 missing,
                 cgroup,
+                in_gvisor: runsc.is_some(),
                 project: tokio::sync::Mutex::default(),
                 outputs: super::outputs::Outputs::default(),
                 background: super::Background::default(),
                 gate,
                 _proxy: proxy,
-            })
+            };
+            if let Some(runsc) = runsc {
+                runsc::try_out(&sandbox, &runsc).await?;
+            }
+            Ok(sandbox)
         }
         Report::Missing { layer, .. } => {
             Err(Error::Missing { layer: layer.name, detail: layer.detail, mend: layer.mend })
@@ -242,6 +254,7 @@ fn setup(policy: &Policy, toolchains: &Toolchains, probing: bool) -> Result<Setu
     Ok(Setup {
         workspace,
         frozen: policy.frozen,
+        runsc: None,
         limits: policy.limits.clone(),
         read_only: shown,
         env: environment(policy, toolchains),

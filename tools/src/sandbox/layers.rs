@@ -34,6 +34,7 @@ pub(super) enum Name {
     Secrets,
     Landlock,
     Seccomp,
+    Gvisor,
 }
 
 /// What becomes of a sandbox without a layer.
@@ -63,12 +64,13 @@ impl Name {
             Name::Secrets => "secrets",
             Name::Landlock => "landlock",
             Name::Seccomp => "seccomp",
+            Name::Gvisor => "gvisor",
         }
     }
 
     pub(super) fn without(self) -> Without {
         match self {
-            Name::User | Name::Mount | Name::Pid | Name::Root => Without::Nothing,
+            Name::User | Name::Mount | Name::Pid | Name::Root | Name::Gvisor => Without::Nothing,
             Name::HostUid
             | Name::Ipc
             | Name::Uts
@@ -106,6 +108,10 @@ impl Name {
                 "Use a kernel from 5.19 on with CONFIG_SECURITY_LANDLOCK, and put `landlock` in its `lsm=` boot parameter"
             }
             Name::Seccomp => "Use a kernel with CONFIG_SECCOMP_FILTER",
+            Name::Gvisor => {
+                "Install a runsc of 2024 or later (Debian from 13 on: apt install runsc; others: \
+                 https://gvisor.dev/docs/user_guide/install), or set backend = \"native\" under [sandbox] in the settings"
+            }
         }
     }
 

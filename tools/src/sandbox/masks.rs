@@ -49,6 +49,8 @@ impl Looked {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Covered {
     pub(super) count: usize,
+    /// How many of them were not covered before.
+    pub(super) new: usize,
     /// Whether there is more than can be covered or looked at.
     pub(super) more: bool,
 }
@@ -108,7 +110,10 @@ impl Covered {
             return;
         }
         match mask(entry) {
-            Ok(()) => self.count += 1,
+            Ok(new) => {
+                self.count += 1;
+                self.new += usize::from(new);
+            }
             // Gone since it was seen, or a link, which names something that is covered itself or lies outside.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
             Err(error) => *failed = Some(error),
@@ -116,25 +121,26 @@ impl Covered {
     }
 }
 
-/// Mounts the closed file or folder over an entry.
-fn mask(entry: &Entry<'_>) -> io::Result<()> {
+/// Mounts the closed file or folder over an entry. Returns whether that was still to be done.
+fn mask(entry: &Entry<'_>) -> io::Result<bool> {
     let with = match entry.kind {
         FileType::Directory => MASK_FOLDER,
         FileType::RegularFile | FileType::Socket | FileType::Fifo => MASK_FILE,
         // A link is what it leads to; devices cannot be made here.
         FileType::Symlink | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {
-            return Ok(());
+            return Ok(false);
         }
     };
     // What is covered already shows the closed file: it is on another file system than its folder.
     let (here, folder) = (entry.stat(), rustix::fs::fstat(entry.folder)?);
     if here.is_some_and(|here| here.st_dev != folder.st_dev) {
-        return Ok(());
+        return Ok(false);
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount: OwnedFd = rustix::mount::open_tree(CWD, with, flags)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(rustix::mount::move_mount(mount.as_fd(), "", entry.folder, entry.name, flags)?)
+    rustix::mount::move_mount(mount.as_fd(), "", entry.folder, entry.name, flags)?;
+    Ok(true)
 }
 
 /// Whether a process listens at a socket. Nothing is said to it: a socket of another type is refused before it hears of it.

@@ -15,6 +15,9 @@
 //! For each command: a pid namespace and /proc of its own, no capabilities, no new privileges, Landlock, seccomp, rlimits,
 //! and an environment that is built, not inherited. A command ends with everything it started. All of this but the environment
 //! is ready before the command is known: an init with a process that waits to become the command.
+//!
+//! Under [`Backend::Runsc`](crate::Backend) that process boots a gVisor instead and runs the command there: see `gvisor`. All the rest is
+//! the same.
 
 mod anchor;
 mod background;
@@ -24,6 +27,7 @@ mod command;
 mod confine;
 mod file_helper;
 mod growth;
+mod gvisor;
 mod keeper;
 mod launch;
 mod layers;
@@ -31,6 +35,7 @@ mod masks;
 mod outputs;
 mod root;
 mod run;
+mod runsc;
 mod survey;
 mod sys;
 mod syscalls;
@@ -142,6 +147,7 @@ pub struct Sandbox {
     limits: Limits,
     missing: Vec<Layer>,
     cgroup: Option<cgroup::Place>,
+    in_gvisor: bool,
     /// What its source files define, as far as anybody asked.
     pub(crate) project: tokio::sync::Mutex<Project>,
     outputs: outputs::Outputs,
@@ -281,6 +287,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// shows. It opens a sandbox on an empty folder and reports how far it came. Blocks for some milliseconds.
 pub fn probe() -> Vec<Layer> {
     launch::probe(None)
+}
+
+/// Whether commands can run in gVisor on this host: its version and where it is, or what is wrong and how to mend it. It opens
+/// a sandbox on an empty folder and runs a command there, which takes some tenths of a second.
+pub async fn probe_runsc() -> Layer {
+    runsc::probe().await
 }
 
 /// Becomes the sandbox's helper if this process was started as one, and then never returns. The first line of `main`:

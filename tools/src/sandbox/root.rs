@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
+use super::gvisor;
 use super::sys::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::wire::{Setup, Shown};
 use crate::egress;
@@ -90,6 +91,9 @@ pub(super) fn take(setup: &Setup, workspace: Option<OwnedFd>) -> io::Result<Piec
         let path = Path::new("/dev").join(name);
         pieces.devices.push(detach(&path, &path, NO_SUID | NO_EXEC)?);
     }
+    if let Some(runsc) = &setup.runsc {
+        pieces.system.push(detach(runsc, Path::new(gvisor::PROGRAM), READ_ONLY | NO_SUID | NO_DEV)?);
+    }
     for Shown { host, at } in &setup.read_only {
         // A toolchain that was there when the service looked may be gone: the sandbox is smaller, not broken.
         if host.exists() {
@@ -128,6 +132,15 @@ pub(super) fn detach_mapped(host: &Path, userns: OwnedFd, attributes: u64) -> io
     Ok(mount)
 }
 
+/// The folders commands may write to.
+pub(super) fn writable(setup: &Setup) -> Vec<&Path> {
+    let mut writable = ["/tmp", "/var/tmp", "/dev/shm", HOME].map(Path::new).to_vec();
+    if !setup.frozen {
+        writable.push(&setup.workspace);
+    }
+    writable
+}
+
 /// Puts the root together, moves into it and lets go of the host's.
 pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
     let base = BUILD_SITES.map(Path::new).into_iter().find(|site| site.is_dir());
@@ -138,6 +151,9 @@ pub(super) fn enter(pieces: Pieces, setup: &Setup) -> io::Result<()> {
     mount_tmpfs(base, 8 << 20, "0755")?;
     for folder in ["/etc", "/etc/ssl", "/proc", "/dev", "/tmp", "/run", "/var/tmp", HOME] {
         make_folders(&inside(folder))?;
+    }
+    if setup.runsc.is_some() {
+        make_folders(&inside(gvisor::PLACE))?;
     }
     symlink("/run", inside("/var/run"))?;
     for (target, link) in pieces.links {
@@ -237,7 +253,7 @@ fn put(piece: &Piece, base: &Path) -> io::Result<()> {
         .map_err(|error| named(error.into()))
 }
 
-fn mount_tmpfs(at: &Path, bytes: u64, mode: &str) -> io::Result<()> {
+pub(super) fn mount_tmpfs(at: &Path, bytes: u64, mode: &str) -> io::Result<()> {
     // An inode for each 4 KiB, as for pages: a flood of empty files stops as a flood of bytes does.
     let options = format!("size={bytes},nr_inodes={},mode={mode}", (bytes / 4096).max(1024));
     let options = sys::c_string(options)?;

@@ -1,8 +1,9 @@
 //! Running one job in an open sandbox: starting it, reading what it prints, and ending it.
 
+use std::fs::File;
 use std::future::pending;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,8 +114,13 @@ pub(super) async fn start(
     let bytes = command.stdin.or_else(|| keep_input.then(Vec::new));
     let input = bytes.as_ref().map(|_| io::pipe()).transpose().map_err(Error::io("making a pipe"))?;
     let (input, to_input) = input.unzip();
-    let kind = if input.is_some() { Kind::CommandWithInput } else { Kind::Command };
-    let fds: Vec<OwnedFd> = [Some(to_output.into()), input.map(Into::into)].into_iter().flatten().collect();
+    let (kind, fds) = match sandbox.in_gvisor && !words.tty {
+        true => gvisor_streams(to_output, input).map_err(Error::io("preparing the streams"))?,
+        false => {
+            let kind = if input.is_some() { Kind::CommandWithInput } else { Kind::Command };
+            (kind, [Some(to_output.into()), input.map(Into::into)].into_iter().flatten().collect())
+        }
+    };
     let channel = begin(sandbox, kind, &fds, &words).await?;
     let output = pipe::Receiver::from_owned_fd(output.into()).map_err(Error::io("reading the output"))?;
     let to_input = to_input.map(|pipe| pipe::Sender::from_owned_fd(pipe.into())).transpose();
@@ -123,6 +129,17 @@ pub(super) async fn start(
     let job = Job { channel, words: Vec::new(), input };
     let output_bytes = sandbox.limits.output_bytes;
     Ok(Started { output, job, wall, output_bytes, cgroup, kills_before, began })
+}
+
+/// The streams of a command in gVisor, where standard output and standard error must be opened each for itself: it makes each of
+/// them non-blocking and gives the command what flags it finds, so that one that it meets twice fails when it is full.
+fn gvisor_streams(output: io::PipeWriter, input: Option<io::PipeReader>) -> io::Result<(Kind, Vec<OwnedFd>)> {
+    let errors = File::options().write(true).open(format!("/proc/self/fd/{}", output.as_raw_fd()))?;
+    let input = match input {
+        Some(input) => input.into(),
+        None => File::open("/dev/null")?.into(),
+    };
+    Ok((Kind::Wired, vec![output.into(), input, errors.into()]))
 }
 
 /// Listens to a command until nothing of it is left. Every await may be the last: then dropping the channel tells the anchor

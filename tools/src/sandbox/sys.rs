@@ -203,6 +203,34 @@ pub(super) fn default_signals() {
     }
 }
 
+/// Keeps all signals that can be kept from this process. A program it starts has none blocked.
+pub(super) fn block_signals() {
+    // SAFETY: `all` is filled by sigfillset before it is read, and the old mask is not asked for.
+    // WHY: no wrapper in use offers the signal mask.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+}
+
+/// The next signal that was kept from this process, which is waited for at most so long.
+pub(super) fn next_signal(at_most: std::time::Duration) -> Option<libc::c_int> {
+    let wall = libc::timespec {
+        tv_sec: libc::time_t::try_from(at_most.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(at_most.subsec_nanos()),
+    };
+    // SAFETY: `all` is filled by sigfillset before it is read, the time lives through the call, and what is known of the signal
+    // beside its number is not asked for.
+    // WHY: no wrapper in use offers to wait for signals.
+    let signal = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigtimedwait(&raw const all, std::ptr::null_mut(), &raw const wall)
+    };
+    (signal > 0).then_some(signal)
+}
+
 /// Makes writing to a closed pipe or socket an error instead of this process's end.
 pub(super) fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN is a valid action for SIGPIPE.

@@ -16,6 +16,8 @@ pub(super) enum For {
     Command,
     /// Our own file helper: it opens files and does nothing else.
     Files,
+    /// A gVisor, which has filters of its own: only what a command could lead it to do to the host's files.
+    Gvisor,
 }
 
 /// The compiled filter.
@@ -25,11 +27,20 @@ pub(super) fn filter(purpose: For) -> Filter {
 
 fn verdicts(purpose: For) -> BTreeMap<u32, Verdict> {
     let number = |call: i64| u32::try_from(call).expect("calls have small numbers");
+    if purpose == For::Gvisor {
+        let mut verdicts: BTreeMap<u32, Verdict> = (0..CALLS).map(|call| (call, Verdict::Allowed)).collect();
+        let mut rules = Rules::new();
+        special_modes(&mut rules);
+        verdicts.extend(rules.into_iter().map(|(call, rules)| (number(call), Verdict::RefusedIf(rules))));
+        verdicts.insert(number(libc::SYS_fallocate), taking_room());
+        return verdicts;
+    }
     let mut allowed: Vec<i64> = COMMON.iter().chain(LEGACY).chain(&[FCHMODAT2]).copied().collect();
     match purpose {
         For::Command => allowed.extend(PROCESSES_AND_SOCKETS.iter().chain(LEGACY_PROCESSES)),
         // Beyond opening files: to answer over its channel.
         For::Files => allowed.extend([libc::SYS_openat2, libc::SYS_sendto]),
+        For::Gvisor => {}
     }
     let mut verdicts: BTreeMap<u32, Verdict> =
         allowed.into_iter().map(|call| (number(call), Verdict::Allowed)).collect();
@@ -40,40 +51,38 @@ fn verdicts(purpose: For) -> BTreeMap<u32, Verdict> {
         }
     }
     if purpose == For::Command {
-        // Room that is taken without a byte being written: gigabytes in a millisecond, before anybody could count them. Giving some back is
-        // another mode of the same call.
-        const PUNCHES: u32 = 2;
-        let takes = vec![vec![Condition { argument: 1, test: Test::Bits(PUNCHES, 0) }]];
-        verdicts.insert(number(libc::SYS_fallocate), Verdict::UnsupportedIf(takes));
+        verdicts.insert(number(libc::SYS_fallocate), taking_room());
     }
     verdicts.extend(REFUSED.iter().map(|call| (number(*call), Verdict::Refused)));
     verdicts
 }
 
-/// Calls refused for their arguments: each when all conditions of one of its rules hold.
-fn refused() -> BTreeMap<i64, Vec<Vec<Condition>>> {
-    use Test::{Bits, Equal, Other};
-    let mut rules: BTreeMap<i64, Vec<Vec<Condition>>> = BTreeMap::new();
-    let mut refuse = |call: i64, conditions: &[(u8, Test)]| {
-        let rule = conditions.iter().map(|(argument, test)| Condition { argument: *argument, test: *test });
-        rules.entry(call).or_default().push(rule.collect());
-    };
-    let bits = |flags: libc::c_int| flags.cast_unsigned();
+/// Numbers of calls from which on there is none yet.
+const CALLS: u32 = 1024;
 
-    // New namespaces bring capabilities over fresh kernel objects: most local root exploits of late begin there.
-    for flag in [
-        libc::CLONE_NEWNS,
-        libc::CLONE_NEWCGROUP,
-        libc::CLONE_NEWUTS,
-        libc::CLONE_NEWIPC,
-        libc::CLONE_NEWUSER,
-        libc::CLONE_NEWPID,
-        libc::CLONE_NEWNET,
-    ] {
-        refuse(libc::SYS_clone, &[(0, Bits(bits(flag), bits(flag)))]);
-    }
+/// Room that is taken without a byte being written: gigabytes in a millisecond, before anybody could count them. Giving some back is
+/// another mode of the same call.
+fn taking_room() -> Verdict {
+    const PUNCHES: u32 = 2;
+    Verdict::UnsupportedIf(vec![vec![Condition { argument: 1, test: Test::Bits(PUNCHES, 0) }]])
+}
 
-    // A file owned by the workspace's owner that is set-user-id would be a trap for whoever runs it outside.
+/// What calls are refused for: all conditions of one of a call's rules.
+type Rules = BTreeMap<i64, Vec<Vec<Condition>>>;
+
+fn refuse(rules: &mut Rules, call: i64, conditions: &[(u8, Test)]) {
+    let rule = conditions.iter().map(|(argument, test)| Condition { argument: *argument, test: *test });
+    rules.entry(call).or_default().push(rule.collect());
+}
+
+fn bits(flags: libc::c_int) -> u32 {
+    flags.cast_unsigned()
+}
+
+/// A file owned by the workspace's owner that is set-user-id would be a trap for whoever runs it outside.
+fn special_modes(rules: &mut Rules) {
+    use Test::Bits;
+    let mut refuse = |call: i64, conditions: &[(u8, Test)]| refuse(rules, call, conditions);
     for mode in [libc::S_ISUID, libc::S_ISGID] {
         let carries = |index: u8| (index, Bits(mode, mode));
         let creates = |index: u8| (index, Bits(bits(libc::O_CREAT), bits(libc::O_CREAT)));
@@ -92,6 +101,27 @@ fn refused() -> BTreeMap<i64, Vec<Vec<Condition>>> {
             refuse(libc::SYS_open, &[creates(1), carries(2)]);
             refuse(libc::SYS_open, &[unnamed(1), carries(2)]);
         }
+    }
+}
+
+/// Calls refused for their arguments.
+fn refused() -> Rules {
+    use Test::{Bits, Equal, Other};
+    let mut rules = Rules::new();
+    special_modes(&mut rules);
+    let mut refuse = |call: i64, conditions: &[(u8, Test)]| refuse(&mut rules, call, conditions);
+
+    // New namespaces bring capabilities over fresh kernel objects: most local root exploits of late begin there.
+    for flag in [
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWCGROUP,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+    ] {
+        refuse(libc::SYS_clone, &[(0, Bits(bits(flag), bits(flag)))]);
     }
 
     // Typing into a terminal, and the console's paste buffer.
@@ -204,7 +234,7 @@ mod tests {
     #[test]
     fn the_filters_compile_and_fit_the_kernel() {
         // The kernel takes at most 4,096 instructions; a filter that grew beyond would fail at the first command.
-        for purpose in [For::Command, For::Files] {
+        for purpose in [For::Command, For::Files, For::Gvisor] {
             let length = filter(purpose).steps().len();
             assert!(length < 4096, "{purpose:?}: {length}");
         }

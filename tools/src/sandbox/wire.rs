@@ -44,6 +44,9 @@ pub(super) struct Setup {
     /// Whether it can only be read.
     #[serde(default)]
     pub(super) frozen: bool,
+    /// The gVisor that commands run in, where they do.
+    #[serde(default)]
+    pub(super) runsc: Option<PathBuf>,
     pub(super) limits: Limits,
     pub(super) read_only: Vec<Shown>,
     /// Complete environment of a command, before its own additions.
