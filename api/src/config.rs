@@ -716,6 +716,7 @@ mod tests {
                 session_cost_max = 0.0
 
                 [sandbox]
+                backend = "native"
                 lowered = []
 
                 [sandbox.egress]
