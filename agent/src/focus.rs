@@ -82,6 +82,60 @@ pub(crate) fn pieces(texts: &[&str], names: &[String]) -> Option<Vec<Vec<String>
     Some((0..texts.len()).map(of_text).collect())
 }
 
+/// Whether a text is a skeleton that waits to be written: it defines things that do nothing yet, or nothing at all. Changed
+/// piece by piece it fails its tests until the last piece is there.
+pub(crate) fn hollow(text: &str) -> bool {
+    const MARKS: [&str; 9] = ["#", "//", "*", "/*", "--", "@", "\"", "'", "package "];
+    let (mut stubs, mut works) = (0, 0);
+    let mut quoted = false;
+    for line in text.lines().map(str::trim) {
+        let quotes = line.matches("\"\"\"").count() + line.matches("'''").count();
+        if quoted || quotes > 0 && (line.starts_with("\"\"\"") || line.starts_with("'''")) {
+            // What a Python definition says of itself.
+            quoted ^= quotes % 2 == 1;
+            continue;
+        }
+        let said = line.trim_end_matches([';', ',', '}', ' ']);
+        let inner = said.rsplit_once(['{', ':']).map_or(said, |(_, inner)| inner.trim());
+        if idle(said) || defines(line).is_some() && idle(inner) {
+            stubs += 1;
+        } else if line.chars().any(char::is_alphanumeric)
+            && !MARKS.iter().any(|mark| line.starts_with(mark))
+            && !imports(line)
+            && defines(line).is_none()
+        {
+            works += 1;
+        }
+    }
+    works <= stubs
+}
+
+/// What a text defines, each as its line says so up to the name.
+pub(crate) fn heads(text: &str) -> Vec<String> {
+    /// A grammar asks for all of them at once.
+    const HEADS_MAX: usize = 12;
+    let head = |line: &str| {
+        let name = defines(line)?;
+        // A Go method's receiver may hold its name too.
+        let at = line.find(&format!("{name}(")).or_else(|| line.find(name))?;
+        Some(line[..at + name.len()].to_string())
+    };
+    let mut heads: Vec<String> = text.lines().map(str::trim).filter_map(head).collect();
+    heads.sort_unstable();
+    heads.dedup();
+    heads.truncate(HEADS_MAX);
+    heads
+}
+
+/// Whether a statement says that something is still to be written.
+fn idle(statement: &str) -> bool {
+    let throws = ["raise ", "throw ", "panic(", "panic!("].iter().any(|word| statement.starts_with(word));
+    let lower = statement.to_lowercase();
+    ["pass", "..."].contains(&statement)
+        || ["todo!(", "unimplemented!("].iter().any(|word| statement.starts_with(word))
+        || throws && ["implement", "todo", "unsupportedoperation"].iter().any(|word| lower.contains(word))
+}
+
 /// The definitions of a text, with the lines they take.
 fn definitions<'a>(lines: &[&'a str]) -> Vec<(&'a str, Range<usize>)> {
     let mut found = Vec::new();
@@ -211,6 +265,44 @@ mod tests {
             ]
         );
         assert_eq!(of(text, &["unknown"]), None, "what leads nowhere excludes nothing");
+    }
+
+    #[test]
+    fn a_skeleton_is_told_from_what_works() {
+        for text in [
+            "",
+            "\n# Nothing yet.\n",
+            "class Full(BufferError):\n    pass\n\n\nclass Buffer:\n    def __init__(self, capacity):\n        pass\n",
+            "import math\n\ndef area(r):\n    \"\"\"The area.\n\n    It is what it is.\n    \"\"\"\n    raise NotImplementedError\n",
+            "def f(x): ...\n",
+            "pub fn f(x: u32) -> u32 {\n    todo!(\"write {x}\")\n}\n",
+            "export const f = (x) => {\n  throw new Error('Remove this line and implement the function');\n};\n",
+            "package f\n\nfunc F(x int) int {\n\tpanic(\"Please implement F\")\n}\n",
+            "class A {\n    int f(int x) {\n        throw new UnsupportedOperationException(\"…\");\n    }\n}\n",
+        ] {
+            assert!(hollow(text), "{text}");
+        }
+        for text in [
+            "def f(x):\n    return x + 1\n",
+            "def f(x):\n    y = x\n    return y\n\n\nclass E(Exception):\n    pass\n",
+            "def f(x):\n    if x < 0:\n        raise ValueError(\"negative\")\n    return x\n",
+            "pub fn f(x: u32) -> u32 {\n    x + 1\n}\n",
+            "LIMIT = 3\n",
+        ] {
+            assert!(!hollow(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_skeleton_defines_is_kept() {
+        let python =
+            "import a\n\nclass B(A):\n    def f(self, x):\n        pass\n\n    def g(self):\n        pass\n";
+        assert_eq!(heads(python), ["class B", "def f", "def g"]);
+        assert_eq!(
+            heads("func (c *Count) Count(n int) int {\n\tpanic(\"todo\")\n}\n"),
+            ["func (c *Count) Count"]
+        );
+        assert_eq!(heads("export const f = (x) => {\n};\n"), ["export const f"]);
     }
 
     #[test]

@@ -132,6 +132,11 @@ impl Known {
 
     /// Takes in the answer of `read`: `a.py, lines 3-7 of 20:` and these lines.
     fn read(&mut self, answer: &str) {
+        if let Some(path) = answer.strip_suffix(" is empty.").filter(|path| !path.ends_with('/')) {
+            self.add_path(path);
+            self.keep(path.to_string(), Seen { lines: Some(0), stretches: vec![(1, String::new())] });
+            return;
+        }
         let Some((path, first, last, lines, body)) = shown(answer) else { return };
         self.add_path(path);
         let mut text = String::new();
@@ -353,7 +358,8 @@ mod tests {
         session.call("read", json!({}), false, "a.py, lines 1-1 of 1:\nx");
         session.read("empty is empty.").read("").read("src/ holds:\na.py (3 B)");
         assert_eq!(session.text("a.py"), some(&["three\n"]));
-        assert_eq!(session.text("empty"), None);
+        assert_eq!(session.text("empty"), some(&[""]));
+        assert_eq!(session.text("src"), None);
     }
 
     #[test]

@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use tools::outline::Language;
 use tools::{Outcome, Replay, Spec};
 
 use crate::check;
-use crate::dialect::{Bound, Known as File, Quoted, Shape, To};
+use crate::dialect::{Besides, Bound, Known as File, Quoted, Shape, To};
 use crate::event::Created;
 use crate::focus;
 use crate::known::{Known, TEXT_BYTES_MAX, relative};
@@ -20,6 +21,7 @@ use crate::known::{Known, TEXT_BYTES_MAX, relative};
 const CHANGES: [&str; 2] = ["edit", "write"];
 /// The tool that runs commands, and the one that reads files.
 const RUNS: &str = "exec";
+const WRITES: &str = "write";
 const READS: &str = "read";
 /// Calls after which a led model may answer without having run a command.
 const LOOKS_MAX: usize = 8;
@@ -33,8 +35,18 @@ const ATTEMPTS_MAX: u32 = 40;
 /// and the last anywhere.
 const ROUND: u32 = 4;
 const LED_ATTEMPTS: u32 = 3;
+/// The longest skeleton of a file that is written anew and not changed piece by piece, in bytes: a small model writes what is
+/// longer too badly, and too long.
+const HOLLOW_BYTES_MAX: usize = 4 << 10;
+/// A skeleton is written so many times from its beginning, as long as its tests fail, before what got furthest is built upon: a
+/// small model that has its own text before it writes the same again.
+const DRAFTS: u32 = 6;
+/// The most tokens of a draft: some way beyond the longest skeleton.
+pub(crate) const DRAFT_TOKENS_MAX: u32 = 1_500;
 /// Files that are kept in mind as seen. The texts of these bound what an edit may replace.
 const SEEN_MAX: usize = 8;
+/// Files that are read because people named them.
+const NAMED_MAX: usize = 4;
 
 /// What matters of a session for leading its model. Kept by the fold.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +55,14 @@ pub(crate) struct Lead {
     asked: String,
     /// Whether the last of it was a question: then nothing is to be changed, unless the model wants to.
     question: bool,
+    /// Files that people named and that were not read yet.
+    unread: Vec<String>,
+    /// Files that people named and that are not there: they are to be written, it seems.
+    absent: Vec<String>,
+    /// Commands that people wrote out and that check the project.
+    commands: Vec<String>,
+    /// Skeletons that were written in this turn. What is there now is the model's own, and is written again as a whole.
+    written: Vec<Skeleton>,
     /// Files that were read or changed in this session and may be changed, the latest last.
     seen: Vec<String>,
     /// Whether the last command of this turn succeeded; nothing before the first.
@@ -73,6 +93,14 @@ pub(crate) struct Lead {
     recalled: bool,
 }
 
+/// A file that waits to be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Skeleton {
+    path: String,
+    /// What it defines, as it says so: others count on that.
+    holds: Vec<String>,
+}
+
 /// A change that did not help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tried {
@@ -94,13 +122,29 @@ pub(crate) fn runs(tool: &str) -> bool {
 
 impl Lead {
     pub(crate) fn turn(&mut self) {
-        let Lead { asked, question, seen, .. } = std::mem::take(self);
-        *self = Lead { asked, question, seen, ..Lead::default() };
+        let Lead { asked, question, unread, commands, seen, .. } = std::mem::take(self);
+        *self = Lead { asked, question, unread, commands, seen, ..Lead::default() };
     }
 
-    /// A call came to an end.
-    pub(crate) fn ended(&mut self, name: &str, arguments: &serde_json::Value, outcome: &Outcome) {
+    /// A call came to an end. `known` is what was known before it.
+    pub(crate) fn ended(
+        &mut self,
+        name: &str,
+        arguments: &serde_json::Value,
+        outcome: &Outcome,
+        known: &Known,
+        workspace: &Path,
+    ) {
         let ok = outcome.ok;
+        let path = arguments["path"].as_str().filter(|_| name == WRITES && ok);
+        if let Some(skeleton) = path.and_then(|path| self.skeleton(path, known, workspace)) {
+            self.written.push(skeleton);
+        }
+        if name == RUNS && (outcome.text.contains("not found") || outcome.text.contains("exit code 127")) {
+            // There is no such program here.
+            let command = arguments["command"].as_str();
+            self.commands.retain(|known| Some(known.as_str()) != command);
+        }
         self.since += 1;
         self.failures = if ok { 0 } else { self.failures + 1 };
         let changed = ok && CHANGES.contains(&name);
@@ -124,6 +168,16 @@ impl Lead {
             // What it means to change lies elsewhere, and it would write the same again.
             self.idle.push((path.to_string(), old.trim().to_string()));
         }
+        if let Some(path) = arguments["path"].as_str() {
+            self.absent.retain(|absent| absent != path || !ok);
+            let named = self.unread.iter().any(|named| named == path);
+            if named && name == READS {
+                self.unread.retain(|named| named != path);
+                if !ok {
+                    self.missed(path, &outcome.text);
+                }
+            }
+        }
         let seen = arguments["path"].as_str().filter(|_| changed || ok && name == READS);
         if let Some(path) = seen.filter(|path| !self.untouchable(path)) {
             self.seen.retain(|seen| seen != path);
@@ -131,6 +185,23 @@ impl Lead {
             if self.seen.len() > SEEN_MAX {
                 self.seen.remove(0);
             }
+        }
+    }
+
+    /// A file that people named could not be read.
+    fn missed(&mut self, path: &str, why: &str) {
+        match why.strip_prefix("There is no ").map(|why| why.split_once("Did you mean ")) {
+            Some(Some((_, other))) => self.name(other.trim_end_matches('?')),
+            Some(None) if !self.untouchable(path) => self.absent.push(path.to_string()),
+            _ => {}
+        }
+    }
+
+    /// People named a file.
+    fn name(&mut self, path: &str) {
+        let known = self.seen.iter().chain(&self.unread).any(|known| known == path);
+        if !known && self.unread.len() < NAMED_MAX {
+            self.unread.push(path.to_string());
         }
     }
 
@@ -154,7 +225,27 @@ impl Lead {
         let inside = ["tests/", "test/", "__tests__/", "spec/"]
             .iter()
             .any(|folder| path.starts_with(folder) || path.contains(&format!("/{folder}")));
-        (named || spec || inside) && !self.asked.contains(name)
+        (named || spec || inside) && !self.asked_to_change(name)
+    }
+
+    /// Whether somebody asked for a change of a file with this name, in lower case. Saying where the tests are is no such
+    /// wish, nor is saying that they stay as they are.
+    fn asked_to_change(&self, name: &str) -> bool {
+        const CHANGING: [&str; 17] = [
+            "add", "change", "correct", "edit", "extend", "fix", "mend", "modify", "move", "refactor",
+            "remove", "rename", "repair", "rewrite", "update", "write", "wrong",
+        ];
+        const NOT: [&str; 3] = ["not", "never", "without"];
+        self.asked.split(['\n', ';', '!', '?']).flat_map(|line| line.split(". ")).any(|clause| {
+            let Some(at) = clause.find(name) else { return false };
+            let around = [&clause[..at], &clause[at + name.len()..]].concat();
+            // Only English is read so closely.
+            let words =
+                || around.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty());
+            !around.is_ascii()
+                || words().any(|word| CHANGING.contains(&word))
+                    && !words().any(|word| NOT.contains(&word) || word.ends_with("n't"))
+        })
     }
 
     /// It is told what is remembered of earlier work, if `some` is.
@@ -167,6 +258,12 @@ impl Lead {
         self.question = text.trim_end().ends_with(['?', '？']);
         self.asked.push_str(&text.to_lowercase());
         self.asked.push('\n');
+        file_names(text).for_each(|name| self.name(name));
+        for command in commands(text) {
+            if !self.commands.iter().any(|known| known == command) {
+                self.commands.push(command.to_string());
+            }
+        }
     }
 
     /// A call was made before, with the same answer.
@@ -178,6 +275,18 @@ impl Lead {
     pub(crate) fn undone(&mut self, edits: Vec<Tried>) {
         self.tried.extend(edits.into_iter().map(|edit| (self.attempts, edit)));
         self.attempts += 1;
+    }
+
+    /// The file of which the next reply is a draft.
+    pub(crate) fn drafting(&self, known: &Known, workspace: &Path) -> Option<String> {
+        let now = self.score.is_some() && !self.unchecked && self.attempts < DRAFTS && !self.reads_named();
+        self.hollow(known, workspace).filter(|_| now).map(|skeleton| skeleton.path)
+    }
+
+    /// Whether what was written there is a draft: one of several, of which only one that does everything is kept.
+    pub(crate) fn drafts(&self, path: &str, workspace: &Path) -> bool {
+        let path = relative(workspace, path);
+        self.attempts < DRAFTS && self.written.iter().any(|skeleton| skeleton.path == path)
     }
 
     pub(crate) fn undone_count(&self) -> u32 {
@@ -217,16 +326,76 @@ impl Lead {
         avoid
     }
 
+    /// Whether the next call reads a file that people named.
+    fn reads_named(&self) -> bool {
+        !self.question
+            && self.passed == Some(false)
+            && !self.unchecked
+            && !self.changed
+            && !self.unread.is_empty()
+    }
+
+    /// The skeleton that a path names, or that it named before it was written.
+    fn skeleton(&self, path: &str, known: &Known, workspace: &Path) -> Option<Skeleton> {
+        let path = relative(workspace, path);
+        let text = known.text(&path)?.concat();
+        if text.len() > HOLLOW_BYTES_MAX {
+            return None;
+        }
+        let written = self.written.iter().find(|skeleton| skeleton.path == path);
+        written
+            .cloned()
+            .or_else(|| focus::hollow(&text).then(|| Skeleton { path, holds: focus::heads(&text) }))
+    }
+
+    /// What is to be written: the skeleton that was seen last, or a file that is not there. Now and then a round tries
+    /// something else.
+    fn hollow(&self, known: &Known, workspace: &Path) -> Option<Skeleton> {
+        let last = self.attempts >= DRAFTS && self.attempts % ROUND >= LED_ATTEMPTS;
+        let mut seen = self.seen.iter().rev().filter(|_| !last);
+        let absent = || Some(Skeleton { path: self.absent.first()?.clone(), holds: Vec::new() });
+        let skeleton = seen.find_map(|path| self.skeleton(path, known, workspace));
+        skeleton.or_else(|| absent().filter(|_| self.seen.is_empty()))
+    }
+
+    /// Whether the next call runs the project's check.
+    fn checks(&self) -> bool {
+        !self.question && (self.passed.is_none() || self.unchecked)
+    }
+
+    /// What an edit may replace, and what may be written: a skeleton.
+    pub(crate) fn bounds(&self, known: &Known, workspace: &Path) -> Vec<Bound> {
+        // While nothing fails anything may be written.
+        let failing = self.score.is_some() && !self.unchecked;
+        let hollow = self.hollow(known, workspace).filter(|_| failing);
+        let one_of = |tool: &str, argument: &str, values| Bound {
+            tool: tool.into(),
+            argument: argument.into(),
+            to: To::OneOf { values, besides: Besides::Nothing },
+        };
+        if self.checks() && !self.commands.is_empty() {
+            return vec![one_of(RUNS, "command", self.commands.clone())];
+        }
+        if self.reads_named() {
+            return vec![one_of(READS, "path", self.unread.clone())];
+        }
+        if let Some(Skeleton { path, holds }) = hollow {
+            let whole = Bound { tool: WRITES.into(), argument: "content".into(), to: To::Holding(holds) };
+            return vec![one_of(WRITES, "path", vec![path]), whole];
+        }
+        self.replaceable(known, workspace).into_iter().collect()
+    }
+
     /// What an edit may replace: whole lines of the files that were seen, as they were seen last. Where a file is not known, or
     /// all of them are too long for a grammar, nothing is bound: an edit must stay possible.
-    pub(crate) fn bounds(&self, known: &Known, workspace: &Path) -> Vec<Bound> {
+    fn replaceable(&self, known: &Known, workspace: &Path) -> Option<Bound> {
         let mut texts: Vec<(&str, String)> = Vec::new();
         for path in &self.seen {
-            let Some(text) = known.text(&relative(workspace, path)) else { return Vec::new() };
+            let text = known.text(&relative(workspace, path))?;
             texts.push((path, text.concat()));
         }
         if texts.iter().map(|(_, text)| text.len()).sum::<usize>() > TEXT_BYTES_MAX {
-            return Vec::new();
+            return None;
         }
         let all: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
         let whole = all.iter().map(|text| vec![text.to_string()]).collect::<Vec<_>>();
@@ -236,7 +405,10 @@ impl Lead {
         for pieces in [focus::pieces(&all, self.named()), Some(whole)].into_iter().flatten() {
             for ((path, text), pieces) in texts.iter().zip(pieces) {
                 let avoid = || avoid.iter().filter(|(of, _)| of == path).map(|(_, text)| text.as_str());
-                let pieces: Vec<String> = pieces.iter().flat_map(|piece| without(piece, avoid())).collect();
+                // What stands there twice cannot be replaced.
+                let once = |piece: &String| text.match_indices(piece.as_str()).nth(1).is_none();
+                let pieces = pieces.iter().flat_map(|piece| without(piece, avoid()));
+                let pieces: Vec<String> = pieces.filter(once).collect();
                 if !pieces.is_empty() {
                     let path = relative(workspace, path);
                     files.push(File { path, pieces, whole: text.clone() });
@@ -247,14 +419,14 @@ impl Lead {
             }
         }
         if files.is_empty() {
-            return Vec::new();
+            return None;
         }
         let piece = Quoted { of: "path".into(), files, lines: true, all: None, free: None, others: false };
-        vec![Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(piece) }]
+        Some(Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(piece) })
     }
 
     /// What the next reply may be, and the tools it may not call.
-    pub(crate) fn next(&self, created: &Created) -> (Shape, BTreeSet<String>) {
+    pub(crate) fn next(&self, created: &Created, known: &Known) -> (Shape, BTreeSet<String>) {
         let all_but = |keep: &dyn Fn(&Spec) -> bool| {
             created
                 .tools
@@ -271,9 +443,11 @@ impl Lead {
         let check = created.check.is_some() && runs && !self.question;
         if created.tools.is_empty() {
             (Shape::OneCall, BTreeSet::new())
-        } else if check && (self.passed.is_none() || self.unchecked) {
+        } else if check && self.checks() {
             (Shape::CallNow, all_but(&|spec| spec.name == RUNS))
-        } else if self.seen.is_empty() && self.since < LOOKS_MAX {
+        } else if self.reads_named() && created.tools.iter().any(|spec| spec.name == READS) {
+            (Shape::CallNow, all_but(&|spec| spec.name == READS))
+        } else if self.seen.is_empty() && self.absent.is_empty() && self.since < LOOKS_MAX {
             let unworn = |spec: &Spec| spec.replay == Replay::Safe && !self.worn.contains(&spec.name);
             let without = all_but(&unworn);
             let none = without.len() == created.tools.len();
@@ -292,13 +466,18 @@ impl Lead {
             if self.score.is_some() && !self.unchecked {
                 // The same command on the same files fails the same way.
                 without.insert(RUNS.to_string());
-                without.insert("write".to_string());
-                if self.seen.is_empty() {
-                    without.insert("edit".to_string());
-                } else if self.since >= LOOKS_FAILING || self.changed {
+                let hollow = self.hollow(known, &created.workspace).is_some();
+                let change = if hollow { WRITES } else { "edit" };
+                without.extend(CHANGES.iter().filter(|tool| **tool != change).map(|tool| tool.to_string()));
+                if self.seen.is_empty() && !hollow {
+                    without.insert(change.to_string());
+                } else if self.since >= LOOKS_FAILING || self.changed || hollow {
                     // It has looked, or its own change has failed: what is left is to change something.
-                    without = all_but(&|spec| spec.name == "edit");
-                    return (shape, without);
+                    without = all_but(&|spec| spec.name == change);
+                    // A whole file is best written straight away: telling of it first is writing it twice. Now and then that
+                    // leads to something else.
+                    let straight = hollow && self.attempts.is_multiple_of(2);
+                    return (if straight { Shape::CallNow } else { shape }, without);
                 }
             }
             // Something to do otherwise has to remain.
@@ -306,6 +485,38 @@ impl Lead {
             (shape, if left >= 2 { without } else { BTreeSet::new() })
         }
     }
+}
+
+/// The names of files in a text of people.
+fn file_names(text: &str) -> impl Iterator<Item = &str> {
+    let part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    text.split(move |c| !part(c)).map(|word| word.trim_end_matches('.').trim_start_matches("./")).filter(
+        |word| {
+            let Some((stem, ending)) = word.rsplit_once('.') else { return false };
+            // A name and an ending of letters: no number, no "e.g", no address of a site.
+            !stem.is_empty()
+                && !stem.starts_with(['/', '.'])
+                && !word.contains("..")
+                && (1..=5).contains(&ending.len())
+                && ending.starts_with(|c: char| c.is_ascii_lowercase())
+                && ending.chars().all(|c| c.is_ascii_alphanumeric())
+                && Language::of(Path::new(word)).is_some()
+        },
+    )
+}
+
+/// Commands in a text of people that check a project, by what they are called.
+fn commands(text: &str) -> impl Iterator<Item = &str> {
+    const RUNNERS: [&str; 24] = [
+        "bun", "cargo", "ctest", "deno", "dotnet", "go", "gradle", "jest", "just", "make", "mvn", "node",
+        "npm", "npx", "nox", "pnpm", "pytest", "python", "python3", "rake", "tox", "uv", "vitest", "yarn",
+    ];
+    text.split('`').skip(1).step_by(2).map(str::trim).filter(|quoted| {
+        let mut words = quoted.split(' ');
+        let runner = words.next().is_some_and(|first| RUNNERS.contains(&first) || first.starts_with("./"));
+        let checks = ["test", "check", "spec", "nox", "tox"].iter().any(|word| quoted.contains(word));
+        runner && checks && !quoted.contains('\n')
+    })
 }
 
 /// A text in pieces, without the lines that are to be avoided.
@@ -332,6 +543,7 @@ mod tests {
 
     use super::*;
     use crate::State;
+    use crate::context::Message;
     use crate::decide::Action;
     use crate::event::{Before, Budget, Changed, Event, Recorded, Stop, Usage, digest};
 
@@ -433,6 +645,147 @@ mod tests {
         assert_eq!(session.next(), (Shape::CallNow, vec!["exec".to_string()]));
         session.check(true, "Ran 8 tests in 0.1s\n\nOK");
         assert_eq!(session.next().0, Shape::OneCall);
+    }
+
+    #[test]
+    fn what_people_name_is_read_and_a_skeleton_is_written_at_once() {
+        // Left to itself a small model reads the tests alone, and then changes those.
+        const ASKED: &str = "Write it in `a.py`; the tests are in `a_test.py` (`python3 -m unittest a_test`). Do not change the tests.";
+        let path_of = |session: &Session, tool: &str| {
+            let bounds = session.state.bounds();
+            let bound = bounds.iter().find(|bound| bound.tool == tool && bound.argument == "path");
+            bound.map(|bound| match &bound.to {
+                To::OneOf { values, .. } => values.clone(),
+                To::Piece(_) | To::Holding(_) => Vec::new(),
+            })
+        };
+        let write = |session: &mut Session, content: &str| {
+            session.call(
+                "write",
+                serde_json::json!({"path": "a.py", "content": content}),
+                true,
+                "Wrote a.py",
+            );
+        };
+        let mut session = Session::new();
+        session.tell(Event::Input { id: "2".into(), text: ASKED.into() });
+        session.tell(Event::StepStarted { step: 1 });
+        let command =
+            To::OneOf { values: vec!["python3 -m unittest a_test".into()], besides: Besides::Nothing };
+        assert_eq!(
+            session.state.bounds(),
+            [Bound { tool: "exec".into(), argument: "command".into(), to: command }]
+        );
+        session.check(false, FAILS);
+        assert_eq!(session.next(), (Shape::CallNow, vec!["read".to_string()]));
+        assert_eq!(path_of(&session, "read").unwrap(), ["a.py", "a_test.py"]);
+        session.call("read", serde_json::json!({"path": "a_test.py"}), true, "…");
+        assert_eq!(path_of(&session, "read").unwrap(), ["a.py"]);
+        session.call(
+            "read",
+            serde_json::json!({"path": "a.py"}),
+            true,
+            "a.py, lines 1-2 of 2:\ndef f(x):\n    pass\n",
+        );
+        assert_eq!(session.next(), (Shape::CallNow, vec!["write".to_string()]));
+        assert_eq!(path_of(&session, "write").unwrap(), ["a.py"]);
+        let holds = To::Holding(vec!["def f".into()]);
+        assert!(session.state.bounds().iter().any(|bound| bound.to == holds));
+        write(&mut session, "def f(x):\n    return x\n");
+        assert_eq!(session.next(), (Shape::CallNow, vec!["exec".to_string()]));
+        session.check(false, "NameError: y\n\nRan 8 tests in 0.1s\n\nFAILED (failures=1)");
+        // The first drafts are kept only if they do everything, even if they get further.
+        for draft in 1..DRAFTS {
+            assert!(matches!(session.state.next(), Action::Undo { .. }));
+            session.tell(Event::Undone { note: String::new(), kept: Vec::new() });
+            assert_eq!(session.next().1, ["write"], "{draft}");
+            // What the check said is told, of the last one alone.
+            let conversation = session.state.conversation();
+            let Some(Message::User { text }) = conversation.last() else { panic!("{conversation:?}") };
+            assert!(text.contains("NameError: y"), "{text}");
+            assert!(
+                !conversation[..conversation.len() - 1]
+                    .iter()
+                    .any(|message| matches!(message, Message::User { text } if text.contains("NameError")))
+            );
+            write(&mut session, "def f(x):\n    return x\n");
+            session.check(false, "NameError: y\n\nRan 9 tests in 0.1s\n\nFAILED (failures=1)");
+        }
+        assert!(matches!(session.state.next(), Action::Undo { .. }));
+        session.tell(Event::Undone { note: String::new(), kept: Vec::new() });
+        // Then what gets further stays. It is its own: it is written again, and still holds what it has to.
+        write(&mut session, "def f(x):\n    return x\n");
+        session.check(false, "NameError: y\n\nRan 9 tests in 0.1s\n\nFAILED (failures=1)");
+        assert_eq!(session.next().1, ["write"]);
+        assert!(session.state.bounds().iter().any(|bound| bound.to == holds));
+        write(&mut session, "def f(x):\n    return 2\n");
+        session.check(true, "Ran 9 tests in 0.1s\n\nOK");
+        assert_eq!(session.next().0, Shape::OneCall);
+
+        // A draft that was cut in the middle is none, and is not seen again.
+        let mut session = Session::new();
+        session.check(false, FAILS);
+        session.call(
+            "read",
+            serde_json::json!({"path": "a.py"}),
+            true,
+            "a.py, lines 1-2 of 2:\ndef f(x):\n    pass\n",
+        );
+        session.tell(Event::StepStarted { step: 9 });
+        assert!(session.state.reply_tokens_max() <= DRAFT_TOKENS_MAX);
+        let told = session.state.conversation().len();
+        session.tell(Event::Reply {
+            step: 9,
+            tokens: vec![1, 2],
+            text: String::new(),
+            calls: Vec::new(),
+            refused: vec![crate::event::Refused { text: "{".into(), why: "it was cut".into() }],
+            stop: Stop::Length,
+            usage: Usage::default(),
+        });
+        assert!(
+            matches!(session.state.next(), Action::Undo { files, note } if files.is_empty() && note.contains("a.py"))
+        );
+        session.tell(Event::Undone { note: String::new(), kept: Vec::new() });
+        assert_eq!(session.state.conversation().len(), told + 1, "only why");
+        assert_eq!(session.next().1, ["write"]);
+
+        // One that is not there is to be written; one that lies elsewhere is read there.
+        for (why, next, tool) in [
+            ("There is no a.py in the workspace. Use list or glob to see what there is.", "a.py", "write"),
+            ("There is no a.py. Did you mean src/a.py?", "src/a.py", "read"),
+        ] {
+            let mut session = Session::new();
+            session.tell(Event::Input { id: "2".into(), text: ASKED.into() });
+            session.tell(Event::StepStarted { step: 1 });
+            session.check(false, FAILS);
+            session.call("read", serde_json::json!({"path": "a_test.py"}), true, "…");
+            session.call("read", serde_json::json!({"path": "a.py"}), false, why);
+            assert_eq!(path_of(&session, tool).unwrap(), [next]);
+            let tools = session.next().1;
+            assert!(tools.contains(&tool.to_string()) && !tools.contains(&"edit".to_string()), "{tools:?}");
+        }
+    }
+
+    #[test]
+    fn a_test_is_changed_only_if_somebody_asks_for_that() {
+        for (asked, may) in [
+            ("The tests are in test_a.py. Fix the code.", false),
+            ("Make test_a.py pass, and do not change test_a.py.", false),
+            ("Don't edit test_a.py!", false),
+            ("Add a case to tests/test_a.py.", true),
+            ("Fix a.py and test_a.py.", true),
+            ("test_a.py 有错，请修改", true),
+        ] {
+            let mut lead = Lead::default();
+            lead.asked(asked);
+            assert_eq!(!lead.untouchable("tests/test_a.py"), may, "{asked}");
+        }
+        let names: Vec<&str> = file_names(
+            "See src/a.py, ./b.rs and c.tsx. Not e.g. this, 3.5, /etc/x.py or ../d.py; www.site.org is none.",
+        )
+        .collect();
+        assert_eq!(names, ["src/a.py", "b.rs", "c.tsx"]);
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub struct State {
     /// The one that was learned from, until its model was asked what else it showed.
     reflecting: Option<Diary>,
     attempt: Option<Attempt>,
+    /// What was told last of a draft that was undone.
+    heard: Option<Message>,
     /// What somebody has allowed for the rest of the session: what calls are [about](subject).
     allowed: BTreeSet<String>,
     /// Whether the workspace may be another one than at the last checkpoint, and whether it cannot be kept in this turn.
@@ -338,6 +340,7 @@ impl State {
                 self.repeats(calls);
                 self.answered = calls.is_empty() && refused.is_empty() && self.waiting.is_empty();
                 self.attempt_begins();
+                self.draft_grew(*stop);
                 Arc::make_mut(&mut self.conversation).push(Message::Assistant {
                     tokens: tokens.clone(),
                     text: text.clone(),
@@ -419,14 +422,10 @@ impl State {
                         self.doubtful = true;
                         self.diary.read_external();
                     }
-                    self.lead.ended(&call.name, &call.arguments, outcome);
                     let workspace = self.created.as_ref().map(|created| created.workspace.as_path());
-                    self.known.ended(
-                        workspace.unwrap_or(Path::new("")),
-                        &call.name,
-                        &call.arguments,
-                        outcome,
-                    );
+                    let workspace = workspace.unwrap_or(Path::new(""));
+                    self.lead.ended(&call.name, &call.arguments, outcome, &self.known, workspace);
+                    self.known.ended(workspace, &call.name, &call.arguments, outcome);
                     self.attempt_left(&call, left.as_ref());
                     self.attempt_goes_on(&call, outcome);
                     if let Some(created) = &self.created {

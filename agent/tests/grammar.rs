@@ -11,30 +11,34 @@ const FILE: &str = "def f(a):\n    x = \"1\\n\"\n\n    return a // 2\n";
 /// A token that stands for the mark before a call: the tiny vocabulary has none of its own.
 const MARK: &str = "<|endoftext|>";
 
-/// Whether a reply of this shape may be `text`, to its end.
-fn admits(shape: Shape, files: &[(&str, &str)], text: &str) -> bool {
+fn tiny() -> engine::Engine {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     TinyModel::new("qwen2").write(&path);
-    let engine = engine::Engine::open(
-        &path,
-        engine::Options { threads: 1, ..engine::Options::default() },
-        &mut |_| (),
-    )
-    .unwrap();
+    let options = engine::Options { threads: 1, ..engine::Options::default() };
+    engine::Engine::open(&path, options, &mut |_| ()).unwrap()
+}
+
+/// Whether a reply of this shape may be `text`, to its end, where whole files are known.
+fn admits(shape: Shape, files: &[(&str, &str)], text: &str) -> bool {
+    let known = |(path, text): &(&str, &str)| Known {
+        path: path.to_string(),
+        pieces: vec![text.to_string()],
+        whole: text.to_string(),
+    };
+    admits_of(shape, files.iter().map(known).collect(), text)
+}
+
+/// Whether a reply of this shape may be `text`, to its end.
+fn admits_of(shape: Shape, files: Vec<Known>, text: &str) -> bool {
+    let engine = tiny();
     let toolbox = Toolbox::builtin();
     let mut edit: Spec = toolbox.spec("edit").unwrap().clone();
     edit.parameters["properties"]
         .as_object_mut()
         .unwrap()
         .retain(|name, _| !["all", "unread"].contains(&name.as_str()));
-    let known = |(path, text): &(&str, &str)| Known {
-        path: path.to_string(),
-        pieces: vec![text.to_string()],
-        whole: text.to_string(),
-    };
     let files_are_known = !files.is_empty();
-    let files: Vec<Known> = files.iter().map(known).collect();
     let quoted = Quoted { of: "path".into(), files, lines: true, all: None, free: None, others: false };
     let bound = Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(quoted) };
     // Where nothing was read nothing is bound.
@@ -80,6 +84,119 @@ fn an_edit_replaces_lines_that_stand_in_the_file() {
     }
     // Nothing was read: nothing is bound.
     assert!(admits(Shape::CallNow, &[], &edit("c.py", "anything")));
+}
+
+#[test]
+fn where_every_piece_stands_twice_an_edit_stays_possible() {
+    // What is left of a file when places are avoided may be its repetitions alone. A terminal that nothing fits would leave no
+    // token, and end the turn.
+    let whole = "def f():\n    pass\n\ndef g():\n    pass\n".to_string();
+    let known = |pieces: &[&str]| Known {
+        path: "a.py".into(),
+        pieces: pieces.iter().map(|piece| piece.to_string()).collect(),
+        whole: whole.clone(),
+    };
+    let may = |pieces: &[&str], old: &str| admits_of(Shape::CallNow, vec![known(pieces)], &edit("a.py", old));
+    assert!(may(&["    pass\n", "    pass\n"], "    pass\n"), "the tool says that it stands there twice");
+    assert!(may(&["    pass\n", "def g():\n"], "def g():\n"));
+    assert!(!may(&["    pass\n", "def g():\n"], "    pass\n"), "there is something better");
+    assert!(may(&["n\n"], "anything"), "what may be blanks alone bounds nothing");
+}
+
+#[test]
+fn a_whole_file_begins_at_the_margin_and_holds_what_it_has_to() {
+    let engine = tiny();
+    let tokenizer = engine.tokenizer().clone();
+    let toolbox = Toolbox::builtin();
+    let holds = vec!["def f".to_string(), "class \"A".to_string()];
+    let bounds = [Bound { tool: "write".into(), argument: "content".into(), to: To::Holding(holds) }];
+    let tools = [toolbox.spec("write").unwrap()];
+    for dialect in [Dialect::Hermes, Dialect::Qwen3Coder, Dialect::DsmlV4] {
+        let source = dialect.grammar(&tools, Shape::CallNow, &bounds, |name| tokenizer.special(name));
+        let start = engine.grammar(&source).unwrap();
+        let may = |content: &str| {
+            let arguments = serde_json::json!({"path": "a.py", "content": content});
+            let call = tools::Call { id: String::new(), name: "write".into(), arguments };
+            let tokens = agent::dialect::tokens_of(&dialect.reply("", "", &[call]), &tokenizer).unwrap();
+            let mut grammar = start.clone();
+            grammar.advance(&tokens).is_ok() && grammar.may_end()
+        };
+        assert!(may("def f():\n\n    class \"A\\: 'é'\n"), "{dialect:?}");
+        assert!(may("\"\"\"Says.\"\"\"\nclass \"A\ndef f"), "{dialect:?}");
+        for content in ["  def f():\n  class \"A", "def f():\n", "class A\n", "", "\ndef f class \"A"] {
+            assert!(!may(content), "{dialect:?} {content:?}");
+        }
+    }
+}
+
+#[test]
+fn no_bound_leaves_a_reply_without_a_next_token() {
+    // Whatever files hold, and whatever is left of them: a model that says things at random never comes to a place where nothing
+    // may follow.
+    let engine = tiny();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut chance = 5_u32;
+    let mut roll = |sides: u32| {
+        chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (chance >> 8) % sides
+    };
+    let toolbox = Toolbox::builtin();
+    let edit = toolbox.spec("edit").unwrap();
+    let lines = [
+        "    pass\n",
+        "def f():\n",
+        "\n",
+        "nt\n",
+        "  <tool_call>\n",
+        "</parameter>\n",
+        "x = \"\\n\"\n",
+        "</arg_value>é\n",
+        "\t\n",
+    ];
+    for round in 0..40_u32 {
+        let mut stretch = |longest: u32| {
+            (0..roll(longest)).map(|_| lines[roll(lines.len() as u32) as usize]).collect::<String>()
+        };
+        let (before, between, after) = (stretch(4), stretch(4), stretch(4));
+        let (one, other) = (stretch(5), stretch(3));
+        let whole = format!("{before}{one}{between}{other}{after}");
+        let known = Known { path: "a.py".into(), pieces: vec![one, other], whole: whole.clone() };
+        let (all, free) = (Some("all".into()), Some("unread".into()));
+        let led = round % 2 == 0;
+        let quoted = Quoted {
+            of: "path".into(),
+            files: vec![known],
+            lines: led,
+            all: all.filter(|_| !led),
+            free: free.filter(|_| !led),
+            others: false,
+        };
+        let bounds = [Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(quoted) }];
+        for dialect in Dialect::ALL {
+            let source =
+                dialect.grammar(&[edit], Shape::CallNow, &bounds, |name| engine.tokenizer().special(name));
+            let mut grammar = engine.grammar(&source).unwrap();
+            let mut timeline = engine.timeline();
+            let sampling =
+                engine::Sampling { temperature: 1.0, seed: u64::from(round), ..engine::Sampling::default() };
+            runtime.block_on(async {
+                let start = engine.tokenizer().encode("x").unwrap();
+                timeline.sync(&start, |_| ()).await.unwrap();
+                for at in 0..120 {
+                    if grammar.ended() {
+                        break;
+                    }
+                    let next = timeline.next(&sampling, Some(&mut grammar)).await;
+                    let said = || engine.tokenizer().decode(timeline.tokens());
+                    assert!(
+                        next.is_ok(),
+                        "{dialect:?}, token {at}: {next:?}\n{whole:?} {bounds:?}\n{}",
+                        said()
+                    );
+                }
+            });
+        }
+    }
 }
 
 #[test]

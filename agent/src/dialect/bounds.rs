@@ -34,6 +34,8 @@ pub enum To {
     },
     /// A piece of a file.
     Piece(Quoted),
+    /// A whole text that begins at the margin and holds each of these, in any order.
+    Holding(Vec<String>),
 }
 
 /// What else may be said than what is listed.
@@ -79,6 +81,7 @@ pub(crate) fn text_bytes(bounds: &[Bound]) -> usize {
     let of = |bound: &Bound| match &bound.to {
         To::OneOf { values, .. } => values.iter().map(String::len).sum::<usize>(),
         To::Piece(quoted) => quoted.files.iter().map(|file| file.whole.len()).sum(),
+        To::Holding(texts) => texts.iter().map(String::len).sum(),
     };
     bounds.iter().map(of).sum()
 }
@@ -138,16 +141,16 @@ impl Way<'_> {
 
 /// The ways to write the arguments of a call within its bounds, with their terminals added to `lines`. They exclude each
 /// other, so that what is said first decides. `prefix` keeps the names of terminals apart; no text holds the letters
-/// `barred`, which end it.
+/// `mark`, which end it.
 pub(super) fn ways<'b>(
     bounds: &[&'b Bound],
     tool: &Spec,
     prefix: &str,
     spelling: Spelling,
-    barred: &str,
+    mark: &str,
     lines: &mut String,
 ) -> Vec<Way<'b>> {
-    let barred = match barred {
+    let barred = match mark {
         "" => String::new(),
         barred => format!(" & ~/(?s:.*){}(?s:.*)/", regex(barred)),
     };
@@ -164,6 +167,18 @@ pub(super) fn ways<'b>(
                     }
                 }
             }
+            To::Holding(texts) => {
+                let terminal = format!("{prefix}WHOLE_{i}");
+                let texts = texts.iter().map(|text| spelling(text));
+                let texts = texts.filter(|text| mark.is_empty() || !text.contains(mark));
+                let held: String = texts.map(|text| format!(" & /(?s:.*){}(?s:.*)/", regex(&text))).collect();
+                let within = if spelling("\n") == "\n" { "" } else { line_of(spelling) };
+                let margin = if within.is_empty() { "[^ \\t\\n]" } else { "([^ \\\\]|\\\\\")" };
+                lines.push_str(&format!("{terminal}: /{margin}(?s:.*)/{within}{held}{barred}\n"));
+                for way in &mut ways {
+                    way.terminals.push((&bound.argument, terminal.clone()));
+                }
+            }
             To::Piece(piece) => {
                 let has = |flag: &&String| tool.parameters["properties"].get(flag.as_str()).is_some();
                 let all = piece.all.as_ref().filter(has);
@@ -171,7 +186,11 @@ pub(super) fn ways<'b>(
                 let mut more = Vec::new();
                 for (n, file) in piece.files.iter().enumerate() {
                     let terminal = format!("{prefix}PIECE_{i}_{n}");
-                    let once = pieces(&terminal, file, piece.lines, spelling, &barred, lines);
+                    let possible = Possible::of(file, spelling, mark);
+                    let once = match possible {
+                        Possible::Nothing => String::new(),
+                        _ => pieces(&terminal, file, piece.lines, possible, spelling, &barred, lines),
+                    };
                     for way in &ways {
                         let mut named = way.clone();
                         named.terminals.retain(|(name, _)| *name != piece.of);
@@ -185,6 +204,10 @@ pub(super) fn ways<'b>(
                                 .extend(terminal.map(|name| (bound.argument.as_str(), name.to_string())));
                             more.push(way);
                         };
+                        if possible == Possible::Nothing {
+                            add(&[], None);
+                            continue;
+                        }
                         add(&[(all, false), (free, false)], Some(&once));
                         if all.is_some() {
                             add(&[(all, true), (free, false)], Some(&terminal));
@@ -263,11 +286,65 @@ pub(super) fn line_of(spelling: Spelling) -> &'static str {
     }
 }
 
+/// What pieces of a file there are for sure. A terminal that nothing fits would leave no token to go on with in the middle of a
+/// call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Possible {
+    /// Some that stand in it once.
+    Once,
+    /// Some, but perhaps each of them stands in it more than once.
+    Some,
+    /// Perhaps none.
+    Nothing,
+}
+
+impl Possible {
+    fn of(file: &Known, spelling: Spelling, mark: &str) -> Possible {
+        let mut possible = Possible::Nothing;
+        for stretch in &file.pieces {
+            // No piece holds the mark, so the longest are those between lines that do.
+            for run in runs(stretch, |line| mark.is_empty() || !spelling(line).contains(mark.trim())) {
+                if !spelling(run).contains(|c| !BLANKS.contains(&c)) {
+                    continue;
+                }
+                // What stands twice as a whole does so in every part.
+                let mut places = (0..file.whole.len())
+                    .filter(|&at| file.whole.as_bytes()[at..].starts_with(run.as_bytes()));
+                if places.next().is_none() || places.next().is_none() {
+                    return Possible::Once;
+                }
+                possible = Possible::Some;
+            }
+        }
+        possible
+    }
+}
+
+/// The longest stretches of lines of which each `may` be in one.
+fn runs(text: &str, may: impl Fn(&str) -> bool) -> Vec<&str> {
+    let mut runs = Vec::new();
+    let (mut begin, mut end) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        if !may(line) {
+            runs.push(&text[begin..end]);
+            begin = end + line.len();
+        }
+        end += line.len();
+    }
+    runs.push(&text[begin..end]);
+    runs.retain(|run| !run.is_empty());
+    runs
+}
+
+/// Letters of which alone no piece consists, however white space is spelled.
+const BLANKS: [char; 6] = [' ', '\n', '\t', 'n', 't', '\\'];
+
 /// Adds the terminal of a piece of a file, and one of those pieces that stand in it once, and gives the name of that.
 fn pieces(
     terminal: &str,
     file: &Known,
     lines: bool,
+    possible: Possible,
     spelling: Spelling,
     barred: &str,
     out: &mut String,
@@ -292,9 +369,12 @@ fn pieces(
     let within = if stretches.len() > 1 { " & /[^\\x01]*/" } else { "" };
     out.push_str(&format!("{terminal}: %regex {}{some}{within}{barred}\n", json(&stretches)));
     let twice = repeated(&file.whole, cut);
-    // A text that consists of repetitions would make more of them than there is of itself: then the tool says that one stands
-    // there twice.
-    if twice.is_empty() || twice.iter().map(String::len).sum::<usize>() > file.whole.len() {
+    // A text that consists of repetitions would make more of them than there is of itself, or nothing else: then the tool says
+    // that one stands there twice.
+    if possible != Possible::Once
+        || twice.is_empty()
+        || twice.iter().map(String::len).sum::<usize>() > file.whole.len()
+    {
         return terminal.to_string();
     }
     let twice: Vec<&str> = twice.iter().map(String::as_str).collect();

@@ -69,15 +69,11 @@ impl LocalMind {
         if let Some((.., grammar)) = known {
             return Ok(grammar.clone());
         }
-        let tools: Vec<&Spec> =
-            created.tools.iter().filter(|spec| !manner.without.contains(&spec.name)).collect();
-        let special = |name: &str| self.engine.tokenizer().special(name);
-        let source = |bounds| self.dialect.grammar(&tools, manner.shape, bounds, special);
-        let grammar = match self.engine.grammar(&source(&manner.bounds)) {
+        let grammar = match self.compiled(created, manner, &manner.bounds) {
             // What cannot be bound is free: a reply must stay possible, whatever stands in a file.
             Err(error @ engine::Error::Grammar(_)) if !manner.bounds.is_empty() => {
                 tracing::warn!(%error, "arguments are not bound");
-                self.engine.grammar(&source(&[]))?
+                self.compiled(created, manner, &[])?
             }
             made => made?,
         };
@@ -89,6 +85,25 @@ impl LocalMind {
         }
         let (without, bounds) = (manner.without.clone(), manner.bounds.clone());
         self.grammars.push_back((manner.shape, without, bounds, grammar.clone()));
+        Ok(grammar)
+    }
+
+    fn compiled(
+        &self,
+        created: &Created,
+        manner: &Manner,
+        bounds: &[Bound],
+    ) -> Result<Grammar, engine::Error> {
+        let tools: Vec<&Spec> =
+            created.tools.iter().filter(|spec| !manner.without.contains(&spec.name)).collect();
+        let special = |name: &str| self.engine.tokenizer().special(name);
+        self.engine.grammar(&self.dialect.grammar(&tools, manner.shape, bounds, special))
+    }
+
+    /// The grammar of a reply of which `said` has been said, without the bounds of its arguments.
+    fn unbound(&self, created: &Created, manner: &Manner, said: &[Token]) -> Result<Grammar, engine::Error> {
+        let mut grammar = self.compiled(created, manner, &[])?;
+        grammar.advance(said)?;
         Ok(grammar)
     }
 
@@ -160,6 +175,7 @@ impl LocalMind {
         let mut shown = Shown::new(self.dialect);
         let mut repeats = Repeats::default();
         let decoding = Instant::now();
+        let mut bound = !manner.bounds.is_empty();
         let stop = loop {
             if reply.len() >= room {
                 break Stop::Length;
@@ -167,7 +183,17 @@ impl LocalMind {
             let next = tokio::select! {
                 biased;
                 () = cancel.set() => break Stop::Interrupted,
-                next = self.timeline.next(&manner.sampling, Some(&mut grammar)) => next?,
+                next = self.timeline.next(&manner.sampling, Some(&mut grammar)) => next,
+            };
+            let next = match next {
+                // What is bound led to where nothing fits, or became too much for the library: the reply goes on without.
+                Err(error @ engine::Error::Grammar(_)) if bound => {
+                    tracing::warn!(%error, "arguments are bound no longer");
+                    bound = false;
+                    grammar = self.unbound(created, manner, &reply).map_err(|_| error)?;
+                    continue;
+                }
+                next => next?,
             };
             usage.output_tokens += 1;
             if tokenizer.ends().contains(&next) {
@@ -177,6 +203,10 @@ impl LocalMind {
             shown.add(tokenizer.bytes(next), out);
             if let Some(repeat) = repeats.push(next) {
                 out.say(Progress::Looping { what: looping(repeat, &reply, &tokenizer) });
+                // A small model does not come out of it, and would take minutes to the end of its reply.
+                if created.led && repeat.times >= LOOP_TIMES && repeat.times * repeat.length >= LOOP_TOKENS {
+                    break Stop::Length;
+                }
             }
             out.say(Progress::Speed {
                 output_tokens: usage.output_tokens,
@@ -230,6 +260,10 @@ pub(crate) fn weigh(
     }
     Ok(tokens)
 }
+
+/// So often, and for so many tokens, a led model may say the same in a row before its reply is cut.
+const LOOP_TIMES: usize = 8;
+const LOOP_TOKENS: usize = 192;
 
 /// A stretch that a reply repeats, for people.
 fn looping(repeat: Repeat, reply: &[Token], tokenizer: &Tokenizer) -> Loop {
@@ -310,6 +344,51 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+
+    #[test]
+    fn where_bounds_lead_nowhere_a_reply_goes_on_without_them() {
+        // A grammar that leaves no token would end the turn, for nothing that anybody did.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny.gguf");
+        engine::testing::TinyModel::new("qwen2").write(&path);
+        let options = engine::Options { threads: 1, ..engine::Options::default() };
+        let engine = Engine::open(&path, options, &mut |_| ()).unwrap();
+        let toolbox = tools::Toolbox::builtin();
+        let created = Created {
+            dialect: "qwen3-coder".into(),
+            tools: vec![toolbox.spec("edit").unwrap().clone()],
+            budget: crate::Budget { reply_tokens_max: 200, ..crate::Budget::default() },
+            ..Created::default()
+        };
+        // No tool shows this control character, and no piece holds it: nothing fits.
+        let stretch = "a\u{1}b\n".to_string();
+        let known =
+            crate::dialect::Known { path: "a.py".into(), pieces: vec![stretch; 2], whole: String::new() };
+        let quoted = crate::dialect::Quoted {
+            of: "path".into(),
+            files: vec![known],
+            lines: true,
+            all: None,
+            free: None,
+            others: false,
+        };
+        let to = crate::dialect::To::Piece(quoted);
+        let manner = Manner {
+            shape: crate::dialect::Shape::CallNow,
+            bounds: vec![Bound { tool: "edit".into(), argument: "old".into(), to }],
+            sampling: engine::Sampling { temperature: 1.0, ..engine::Sampling::default() },
+            without: std::collections::BTreeSet::new(),
+        };
+        let mut mind = LocalMind::new(engine, &created, None, None).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let said = [Message::User { text: "x".into() }];
+        let out = Sink::new(|_| ());
+        let (_switch, cancel) = Cancel::pair();
+        let thought = runtime.block_on(mind.think(&said, &created, &manner, &cancel, &out)).unwrap();
+        let text = mind.engine.tokenizer().decode(&thought.tokens);
+        let (_, old) = text.split_once("<parameter=old>").unwrap_or_else(|| panic!("{text:?}"));
+        assert!(!old.trim().is_empty(), "{text:?}");
+    }
 
     #[test]
     fn a_reader_sees_text_without_call_marks_or_broken_characters() {

@@ -1,13 +1,15 @@
 //! Attempts of a led model: changes that are kept if the project's check then gets further, and undone otherwise.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use tools::{Call, Outcome};
 
 use super::State;
 use crate::check;
-use crate::event::Changed;
+use crate::context::Message;
+use crate::event::{Changed, Stop};
 use crate::known::Known;
 use crate::lead::{self, Lead, Tried};
 
@@ -30,6 +32,8 @@ pub(super) struct Attempt {
     checks: u32,
     /// Changes that were refused.
     slips: u32,
+    /// Whether it is a draft of a whole file.
+    draft: bool,
     /// What the check complained of before.
     complaint: Option<String>,
     /// Why it did not help.
@@ -43,20 +47,40 @@ impl State {
         let led = self.created.as_ref().is_some_and(|created| created.led);
         let changes = self.calls.iter().any(|(call, _)| lead::changes(&call.name));
         if let Some(passed) = self.lead.passed_before().filter(|_| led && changes && self.attempt.is_none()) {
-            self.attempt = Some(Attempt {
-                messages: self.conversation.len(),
-                tried: self.tried.len(),
-                lead: self.lead.clone(),
-                known: self.known.clone(),
-                guided: self.guided.clone(),
-                passed,
-                files: Vec::new(),
-                edits: Vec::new(),
-                checks: 0,
-                slips: 0,
-                complaint: self.lead.complaint(),
-                verdict: None,
-            });
+            self.attempt = Some(self.attempt_at(passed));
+        }
+    }
+
+    /// A draft that was cut before its end is none.
+    pub(super) fn draft_grew(&mut self, stop: Stop) {
+        let cut = stop == Stop::Length && self.calls.is_empty() && !self.refused.is_empty();
+        let Some(path) = self.drafting().filter(|_| cut && self.attempt.is_none()) else { return };
+        let verdict = "it grew too long, or said the same again and again, and was cut".to_string();
+        let edits = vec![Tried { path, old: String::new(), new: String::new() }];
+        self.attempt = self.lead.passed_before().map(|passed| Attempt {
+            edits,
+            draft: true,
+            verdict: Some(verdict),
+            ..self.attempt_at(passed)
+        });
+    }
+
+    /// An attempt that begins here, with so many tests passing.
+    fn attempt_at(&self, passed: u32) -> Attempt {
+        Attempt {
+            messages: self.conversation.len(),
+            tried: self.tried.len(),
+            lead: self.lead.clone(),
+            known: self.known.clone(),
+            guided: self.guided.clone(),
+            passed,
+            files: Vec::new(),
+            edits: Vec::new(),
+            checks: 0,
+            slips: 0,
+            draft: false,
+            complaint: self.lead.complaint(),
+            verdict: None,
         }
     }
 
@@ -74,6 +98,9 @@ impl State {
         if lead::changes(&call.name) {
             let text = |name: &str| call.arguments[name].as_str().unwrap_or_default().to_string();
             let path = text("path");
+            let workspace =
+                self.created.as_ref().map_or(Path::new(""), |created| created.workspace.as_path());
+            attempt.draft |= outcome.ok && self.lead.drafts(&path, workspace);
             attempt.edits.push(Tried { path: path.clone(), old: text("old"), new: text("new") });
             if !outcome.ok {
                 // What was refused has changed nothing and says what to do instead: once that is worth a second look,
@@ -90,9 +117,9 @@ impl State {
             let further = check::passed(&outcome.text).is_some_and(|passed| passed > attempt.passed);
             let complaint = check::complaint(&outcome.text);
             let new = attempt.complaint.as_ref().is_none_or(|before| *before != complaint);
-            if outcome.ok || further {
+            if outcome.ok || further && !attempt.draft {
                 self.attempt = None;
-            } else if attempt.checks == 0 && new {
+            } else if attempt.checks == 0 && new && !attempt.draft {
                 // It fails in another way now: a change in the right place often lacks only its other half.
                 attempt.checks += 1;
             } else {
@@ -119,9 +146,16 @@ impl State {
         ))
     }
 
-    /// The model is not told: it was seen to write again whatever stood before it, the more so if that was wrong.
+    /// The model is not told: it was seen to write again whatever stood before it, the more so if that was wrong. Of a draft
+    /// it hears what the check said, for the next one begins with nothing.
     pub(super) fn undo(&mut self) {
         let Some(attempt) = self.attempt.take() else { return };
+        let path = attempt.edits.last().map(|edit| edit.path.clone()).unwrap_or_default();
+        let verdict = attempt.verdict.filter(|_| attempt.draft).map(|verdict| Message::User {
+            text: format!(
+                "Another {path} was tried before, and the tests then said:\n{verdict}\nWrite one with which they pass."
+            ),
+        });
         self.calls.clear();
         self.refused.clear();
         self.tried.truncate(attempt.tried);
@@ -133,5 +167,13 @@ impl State {
         self.lead.undone(attempt.edits);
         let conversation = Arc::make_mut(&mut self.conversation);
         conversation.truncate(attempt.messages);
+        if let Some(verdict) = verdict {
+            // The last one is enough.
+            if self.heard.is_some() && self.heard.as_ref() == conversation.last() {
+                conversation.pop();
+            }
+            conversation.push(verdict.clone());
+            self.heard = Some(verdict);
+        }
     }
 }

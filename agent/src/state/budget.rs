@@ -2,6 +2,7 @@
 
 use super::State;
 use crate::event::{Budget, money};
+use crate::lead::DRAFT_TOKENS_MAX;
 
 /// So many calls in a row that lead nowhere end a turn: the model was told of each, and sampled ever more freely.
 const CIRCLES_MAX: u32 = 8;
@@ -112,7 +113,9 @@ impl State {
             0 => u64::MAX,
             most => most.saturating_sub(self.usage.output_tokens + self.kids_tokens()),
         };
-        let left = of_turn.min(of_session).min(u64::from(reply_tokens_max));
+        // A file that grows beyond what it was to be is none.
+        let of_draft = self.drafting().map_or(u32::MAX, |_| DRAFT_TOKENS_MAX);
+        let left = of_turn.min(of_session).min(u64::from(reply_tokens_max.min(of_draft)));
         u32::try_from(left).unwrap_or(reply_tokens_max)
     }
 

@@ -122,7 +122,7 @@ impl State {
     /// What the next reply may be, and the tools it may not call. A small model is led.
     pub fn shape(&self) -> (Shape, BTreeSet<String>) {
         match &self.created {
-            Some(created) if created.led => self.lead.next(created),
+            Some(created) if created.led => self.lead.next(created, &self.known),
             Some(created) if created.parent.is_some() => {
                 let named = |spec: &Spec| Call {
                     id: String::new(),
@@ -143,6 +143,12 @@ impl State {
             Some(created) => self.known.bounds(&created.tools),
             None => Vec::new(),
         }
+    }
+
+    /// The file of which the next reply is a draft.
+    pub(super) fn drafting(&self) -> Option<String> {
+        let created = self.created.as_ref().filter(|created| created.led)?;
+        self.lead.drafting(&self.known, &created.workspace)
     }
 
     #[cfg(test)]
