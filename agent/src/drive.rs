@@ -433,7 +433,7 @@ impl Driver<'_> {
         created.budget.session_cost_nanos_max = self.state.cost_left_nanos();
         let (shape, without) = self.state.shape();
         let manner = Manner {
-            sampling: sampling(&created.sampling, self.state.circles(), self.state.undone()),
+            sampling: sampling(&created.sampling, self.state),
             shape,
             without,
             bounds: self.state.bounds(),
@@ -748,12 +748,15 @@ impl Driver<'_> {
 
 /// How a reply is sampled: as the session says, more freely after attempts that were undone, and the longer the model
 /// goes in circles. The seed decides as ever, so the same journal gives the same reply.
-fn sampling(usual: &engine::Sampling, circles: u32, undone: u32) -> engine::Sampling {
+fn sampling(usual: &engine::Sampling, state: &State) -> engine::Sampling {
+    let (circles, undone) = (state.circles(), state.undone());
     if circles == 0 {
         // The next attempt stands where the last one stood, so it has to differ by chance.
         let temperature = match undone {
             0 => return usual.clone(),
             1..=2 => 0.6,
+            // A whole file has more places to go wrong in than a few lines.
+            _ if state.drafting().is_some() => 0.6,
             _ => 0.9,
         };
         let seed = usual.seed.wrapping_add(u64::from(undone));

@@ -127,6 +127,23 @@ pub(crate) fn heads(text: &str) -> Vec<String> {
     heads
 }
 
+/// What of a skeleton does nothing yet: definitions with what stands in place of their bodies.
+pub(crate) fn stubs(text: &str) -> Vec<String> {
+    const STUBS_MAX: usize = 12;
+    let lines: Vec<&str> = text.lines().collect();
+    let callable =
+        |line: &str| defines(line).is_some() && line.contains('(') && !line.trim().starts_with("class ");
+    let waits = |line: &str| idle(line.trim().trim_end_matches([';', ',']));
+    let stub = |pair: &[&str]| {
+        (callable(pair[0]) && waits(pair[1])).then(|| format!("{}\n{}", pair[0].trim(), pair[1].trim_end()))
+    };
+    let mut stubs: Vec<String> = lines.windows(2).filter_map(stub).collect();
+    stubs.sort_unstable();
+    stubs.dedup();
+    stubs.truncate(STUBS_MAX);
+    stubs
+}
+
 /// Whether a statement says that something is still to be written.
 fn idle(statement: &str) -> bool {
     let throws = ["raise ", "throw ", "panic(", "panic!("].iter().any(|word| statement.starts_with(word));
@@ -298,6 +315,8 @@ mod tests {
         let python =
             "import a\n\nclass B(A):\n    def f(self, x):\n        pass\n\n    def g(self):\n        pass\n";
         assert_eq!(heads(python), ["class B", "def f", "def g"]);
+        assert_eq!(stubs(python), ["def f(self, x):\n        pass", "def g(self):\n        pass"]);
+        assert!(stubs("class E(Exception):\n    pass\n").is_empty());
         assert_eq!(
             heads("func (c *Count) Count(n int) int {\n\tpanic(\"todo\")\n}\n"),
             ["func (c *Count) Count"]

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use agent::dialect::{Bound, Dialect, Known, Quoted, Shape, To};
+use agent::dialect::{Bound, Dialect, Known, Quoted, Shape, To, Whole};
 use engine::testing::TinyModel;
 use tools::{Spec, Toolbox};
 
@@ -109,7 +109,9 @@ fn a_whole_file_begins_at_the_margin_and_holds_what_it_has_to() {
     let tokenizer = engine.tokenizer().clone();
     let toolbox = Toolbox::builtin();
     let holds = vec!["def f".to_string(), "class \"A".to_string()];
-    let bounds = [Bound { tool: "write".into(), argument: "content".into(), to: To::Holding(holds) }];
+    let never = vec!["def f():\n    pass".to_string()];
+    let bounds =
+        [Bound { tool: "write".into(), argument: "content".into(), to: To::Whole(Whole { holds, never }) }];
     let tools = [toolbox.spec("write").unwrap()];
     for dialect in [Dialect::Hermes, Dialect::Qwen3Coder, Dialect::DsmlV4] {
         let source = dialect.grammar(&tools, Shape::CallNow, &bounds, |name| tokenizer.special(name));
@@ -122,8 +124,15 @@ fn a_whole_file_begins_at_the_margin_and_holds_what_it_has_to() {
             grammar.advance(&tokens).is_ok() && grammar.may_end()
         };
         assert!(may("def f():\n\n    class \"A\\: 'é'\n"), "{dialect:?}");
-        assert!(may("\"\"\"Says.\"\"\"\nclass \"A\ndef f"), "{dialect:?}");
-        for content in ["  def f():\n  class \"A", "def f():\n", "class A\n", "", "\ndef f class \"A"] {
+        assert!(may("\"\"\"Says.\"\"\"\nclass \"A\n    pass\ndef f\n"), "{dialect:?}");
+        for content in [
+            "  def f():\n  class \"A\n",
+            "def f():\n",
+            "class A\n",
+            "",
+            "\ndef f class \"A\n",
+            "class \"A\ndef f():\n    pass\n",
+        ] {
             assert!(!may(content), "{dialect:?} {content:?}");
         }
     }
@@ -141,7 +150,7 @@ fn no_bound_leaves_a_reply_without_a_next_token() {
         (chance >> 8) % sides
     };
     let toolbox = Toolbox::builtin();
-    let edit = toolbox.spec("edit").unwrap();
+    let (edit, write) = (toolbox.spec("edit").unwrap(), toolbox.spec("write").unwrap());
     let lines = [
         "    pass\n",
         "def f():\n",
@@ -171,10 +180,15 @@ fn no_bound_leaves_a_reply_without_a_next_token() {
             free: free.filter(|_| !led),
             others: false,
         };
-        let bounds = [Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(quoted) }];
+        let written = Whole { holds: vec![stretch(3)], never: vec![format!("{}.", stretch(2))] };
+        let bounds = [
+            Bound { tool: "edit".into(), argument: "old".into(), to: To::Piece(quoted) },
+            Bound { tool: "write".into(), argument: "content".into(), to: To::Whole(written) },
+        ];
+        let tool = if round % 4 < 3 { edit } else { write };
         for dialect in Dialect::ALL {
             let source =
-                dialect.grammar(&[edit], Shape::CallNow, &bounds, |name| engine.tokenizer().special(name));
+                dialect.grammar(&[tool], Shape::CallNow, &bounds, |name| engine.tokenizer().special(name));
             let mut grammar = engine.grammar(&source).unwrap();
             let mut timeline = engine.timeline();
             let sampling =

@@ -34,8 +34,18 @@ pub enum To {
     },
     /// A piece of a file.
     Piece(Quoted),
-    /// A whole text that begins at the margin and holds each of these, in any order.
-    Holding(Vec<String>),
+    /// A whole file.
+    Whole(Whole),
+}
+
+/// A file that is written as a whole: its first letter stands at the margin, and its last line ends. So a quotation mark in the
+/// middle of a line cannot be taken for the end of a text in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Whole {
+    /// What it holds, in any order.
+    pub holds: Vec<String>,
+    /// What it does not hold.
+    pub never: Vec<String>,
 }
 
 /// What else may be said than what is listed.
@@ -81,7 +91,7 @@ pub(crate) fn text_bytes(bounds: &[Bound]) -> usize {
     let of = |bound: &Bound| match &bound.to {
         To::OneOf { values, .. } => values.iter().map(String::len).sum::<usize>(),
         To::Piece(quoted) => quoted.files.iter().map(|file| file.whole.len()).sum(),
-        To::Holding(texts) => texts.iter().map(String::len).sum(),
+        To::Whole(whole) => whole.holds.iter().chain(&whole.never).map(String::len).sum(),
     };
     bounds.iter().map(of).sum()
 }
@@ -167,14 +177,21 @@ pub(super) fn ways<'b>(
                     }
                 }
             }
-            To::Holding(texts) => {
+            To::Whole(Whole { holds, never }) => {
                 let terminal = format!("{prefix}WHOLE_{i}");
-                let texts = texts.iter().map(|text| spelling(text));
-                let texts = texts.filter(|text| mark.is_empty() || !text.contains(mark));
-                let held: String = texts.map(|text| format!(" & /(?s:.*){}(?s:.*)/", regex(&text))).collect();
-                let within = if spelling("\n") == "\n" { "" } else { line_of(spelling) };
-                let margin = if within.is_empty() { "[^ \\t\\n]" } else { "([^ \\\\]|\\\\\")" };
-                lines.push_str(&format!("{terminal}: /{margin}(?s:.*)/{within}{held}{barred}\n"));
+                let spelled = |text: &String| spelling(text);
+                let held = holds.iter().map(spelled).filter(|text| mark.is_empty() || !text.contains(mark));
+                let held: String = held.map(|text| format!(" & /(?s:.*){}(?s:.*)/", regex(&text))).collect();
+                let never = never.iter().map(spelled);
+                let never: String =
+                    never.map(|text| format!(" & ~/(?s:.*){}(?s:.*)/", regex(&text))).collect();
+                let (begins, ends, within) = match spelling("\n") == "\n" {
+                    // The line break before the mark ends the last line there.
+                    true => ("[^ \\t\\n]", "", ""),
+                    false => ("([^ \\\\]|\\\\\")", "\\\\n", line_of(spelling)),
+                };
+                let text = format!("/{begins}(?s:.*){ends}/{within}{held}{never}{barred}");
+                lines.push_str(&format!("{terminal}: {text}\n"));
                 for way in &mut ways {
                     way.terminals.push((&bound.argument, terminal.clone()));
                 }

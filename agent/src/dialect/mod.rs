@@ -25,7 +25,7 @@ mod stream;
 mod transcript;
 
 pub(crate) use bounds::text_bytes;
-pub use bounds::{Besides, Bound, Known, Quoted, To};
+pub use bounds::{Besides, Bound, Known, Quoted, To, Whole};
 pub use json::spaced;
 pub use stream::{Part, Reader};
 pub use transcript::{Effort, Orders, Said, Task, Transcript, Turn};

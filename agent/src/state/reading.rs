@@ -146,7 +146,7 @@ impl State {
     }
 
     /// The file of which the next reply is a draft.
-    pub(super) fn drafting(&self) -> Option<String> {
+    pub(crate) fn drafting(&self) -> Option<String> {
         let created = self.created.as_ref().filter(|created| created.led)?;
         self.lead.drafting(&self.known, &created.workspace)
     }
