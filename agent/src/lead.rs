@@ -143,7 +143,7 @@ impl Lead {
         if let Some(skeleton) = path.and_then(|path| self.skeleton(path, known, workspace)) {
             self.written.push(skeleton);
         }
-        if name == RUNS && (outcome.text.contains("not found") || outcome.text.contains("exit code 127")) {
+        if name == RUNS && !ok && outcome.text.contains("exit code 127") {
             // There is no such program here.
             let command = arguments["command"].as_str();
             self.commands.retain(|known| Some(known.as_str()) != command);

@@ -667,7 +667,7 @@ impl State {
             self.attempt = None;
         }
         for text in &self.waiting {
-            self.lead.asked(text);
+            self.lead.asked(enclosed::of_people(text));
         }
         let mut news = self.created.as_ref().filter(|_| !self.waiting.is_empty()).and_then(|created| {
             let now = equipped::foreign(&created.tools);

@@ -26,17 +26,20 @@ fn to_change(asked: &str, name: &str) -> bool {
         "add", "change", "correct", "edit", "extend", "fix", "mend", "modify", "move", "refactor", "remove",
         "rename", "repair", "rewrite", "update", "write", "wrong",
     ];
-    const NOT: [&str; 3] = ["not", "never", "without"];
     asked.split(['\n', ';', '!', '?']).flat_map(|line| line.split(". ")).any(|clause| {
         let Some(at) = clause.find(name) else { return false };
         let around = [&clause[..at], &clause[at + name.len()..]].concat();
         // Only English is read so closely.
         let words =
             || around.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty());
-        !around.is_ascii()
-            || words().any(|word| CHANGING.contains(&word))
-                && !words().any(|word| NOT.contains(&word) || word.ends_with("n't"))
+        !around.is_ascii() || words().any(|word| CHANGING.contains(&word)) && !denies(&around)
     })
+}
+
+/// Whether a clause in lower case says that something is not to be.
+fn denies(clause: &str) -> bool {
+    let mut words = clause.split(|c: char| !c.is_alphanumeric() && c != '\'');
+    words.any(|word| ["not", "never", "without"].contains(&word) || word.ends_with("n't"))
 }
 
 /// The names of files in a text of people.
@@ -63,12 +66,15 @@ pub(super) fn commands(text: &str) -> impl Iterator<Item = &str> {
         "bun", "cargo", "ctest", "deno", "dotnet", "go", "gradle", "jest", "just", "make", "mvn", "node",
         "npm", "npx", "nox", "pnpm", "pytest", "python", "python3", "rake", "tox", "uv", "vitest", "yarn",
     ];
-    text.split('`').skip(1).step_by(2).map(str::trim).filter(|quoted| {
+    let parts: Vec<&str> = text.split('`').collect();
+    let quoted = parts.chunks_exact(2).map(|pair| (pair[0], pair[1].trim())).filter(|(before, quoted)| {
         let mut words = quoted.split(' ');
         let runner = words.next().is_some_and(|first| RUNNERS.contains(&first) || first.starts_with("./"));
         let checks = ["test", "check", "spec", "nox", "tox"].iter().any(|word| quoted.contains(word));
-        runner && checks && !quoted.contains('\n')
-    })
+        let clause = before.rsplit(['.', ';', '\n', '!']).next().unwrap_or_default().to_lowercase();
+        runner && checks && !quoted.contains('\n') && !denies(&clause)
+    });
+    quoted.map(|(_, command)| command).collect::<Vec<_>>().into_iter()
 }
 
 #[cfg(test)]
@@ -92,5 +98,12 @@ mod tests {
         )
         .collect();
         assert_eq!(names, ["src/a.py", "b.rs", "c.tsx"]);
+    }
+
+    #[test]
+    fn a_command_that_is_written_out_checks_unless_it_is_denied() {
+        let text = "Run `cargo test -p a` and `./check.sh`. Don't run `npm test`; never `make check`. `cargo run`, `ls tests`.";
+        assert_eq!(commands(text).collect::<Vec<_>>(), ["cargo test -p a", "./check.sh"]);
+        assert_eq!(commands("an open ` mark `pytest").count(), 0);
     }
 }

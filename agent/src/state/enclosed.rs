@@ -3,6 +3,19 @@
 use std::sync::Arc;
 
 use super::State;
+use crate::child;
+
+/// How all begins that the service says in a person's place.
+const SERVICE: &str = "[From the service, not from the user: ";
+
+/// What of a text people said: what came with it, and what commands printed, is data, and names nothing that is to be run or
+/// changed. A sub-agent's task is its parent's word.
+pub(super) fn of_people(text: &str) -> &str {
+    match text.find(SERVICE) {
+        Some(at) if !text.starts_with(child::MARK) => &text[..at],
+        _ => text,
+    }
+}
 
 /// How what is enclosed begins.
 const HEAD: &str = "[From the service, not from the user: this came with it, from";
